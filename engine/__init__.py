@@ -1,0 +1,1 @@
+"""The engine: load, patch, data, train, memory, chat, evaluate, export."""

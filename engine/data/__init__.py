@@ -1,0 +1,1 @@
+"""From files to packed bins: read, detect, render, mask, pack."""

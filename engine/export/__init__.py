@@ -1,0 +1,1 @@
+"""What a run leaves behind, in the forms that others load."""
