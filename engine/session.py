@@ -1,0 +1,175 @@
+"""Session: one run in one worker thread, and the two queues that lead in and out.
+
+The worker is a plain thread, never an executor's: an executor joins its threads at exit, and a run
+must neither be killed nor waited for just because its viewer went. Viewers poll `events_since`; the
+worker never calls them, so a terminal that stops reading cannot stop the training. Commands are
+queued and taken up by the loop at a step boundary.
+
+States: idle -> loading -> ready -> training <-> paused, out-of-memory -> finished | failed. This
+module is light; torch is first imported inside the worker.
+"""
+
+import contextlib
+import logging
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+
+from . import events as ev
+from .runs import EventLog, RunDirectory
+
+
+class Control:
+    """The worker's end of a session: tell what happens, hear what to do."""
+
+    def __init__(self, log: EventLog, *, attended: bool) -> None:
+        self.attended = attended
+        """Whether somebody can answer an out-of-memory question."""
+        self._log = log
+        self._commands: queue.SimpleQueue[ev.Command] = queue.SimpleQueue()
+        self._state: ev.State = "idle"
+
+    @property
+    def state(self) -> ev.State:
+        return self._state
+
+    def emit(self, event: ev.Event) -> None:
+        self._log.append(event)
+
+    def set_state(self, state: ev.State, reason: str = "") -> None:
+        self._state = state
+        self.emit(ev.StateChanged(state, reason))
+
+    def history(self) -> list[ev.Event]:
+        """Every event of the run so far, those of earlier processes included."""
+        return self._log.since(0)
+
+    def submit(self, command: ev.Command) -> None:
+        self._commands.put(command)
+
+    def next_command(self, timeout: float | None = 0.0) -> ev.Command | None:
+        """The next command; None when none came within `timeout` seconds (None: wait for ever)."""
+        with contextlib.suppress(queue.Empty):
+            if timeout == 0.0:
+                return self._commands.get_nowait()
+            return self._commands.get(timeout=timeout)
+        return None
+
+
+class Session:
+    """Trains a run directory. `start()` returns at once; everything else is polled."""
+
+    def __init__(self, run: RunDirectory, *, resume: bool = False, attended: bool = False) -> None:
+        self.run = run
+        self._resume = resume
+        self._log = EventLog(run.events_file)
+        self._control = Control(self._log, attended=attended)
+        self._thread = threading.Thread(target=self._work, name="evenfall-worker")
+
+    @property
+    def state(self) -> ev.State:
+        return self._control.state
+
+    @property
+    def done(self) -> bool:
+        """Started and ended: no event will follow."""
+        return self._thread.ident is not None and not self._thread.is_alive()
+
+    @property
+    def log_error(self) -> str | None:
+        """Why the last events are not on disk; None when they are."""
+        return self._log.write_error
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, command: ev.Command) -> None:
+        """Queue a command; an event says when it was applied or why it was refused."""
+        self._control.submit(command)
+
+    def set_attended(self, attended: bool) -> None:
+        """Say whether somebody still watches (a detached run answers out-of-memory by itself)."""
+        self._control.attended = attended
+
+    def events_since(self, n: int) -> list[ev.Event]:
+        return self._log.since(n)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end; False where it is still running after `timeout` seconds."""
+        self._thread.join(timeout)
+        return self.done
+
+    def _work(self) -> None:
+        control = self._control
+        with _library_output_in(self.run):
+            try:
+                with self.run.lock():
+                    control.set_state("loading")
+                    from .worker import work
+
+                    work(self.run, control, resume=self._resume)
+            except BaseException as error:
+                logging.getLogger("evenfall").exception("the run failed")
+                _drop_frames(error)
+                steps = self.run.checkpoints()
+                hint = getattr(error, "hint", "") or f"the traceback is in {self.run.log_file}"
+                message = str(error) or type(error).__name__
+                control.emit(ev.Failed(message, hint, steps[-1] if steps else None))
+                control.set_state("failed", message.splitlines()[0])
+            finally:
+                self._log.close()
+
+
+def _drop_frames(error: BaseException | None) -> None:
+    """Let go of the locals that a traceback keeps alive (GPU tensors above all)."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+@contextlib.contextmanager
+def _library_output_in(run: RunDirectory):
+    """Send logging and warnings to the run's log file while the worker lives."""
+    handler = logging.FileHandler(run.log_file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(min(level or logging.WARNING, logging.WARNING))
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)
+        root.setLevel(level)
+        handler.close()
+
+
+def run_headless(
+    session: Session, tell: Callable[[ev.Event], None], *, poll_seconds: float = 0.1
+) -> int:
+    """Run a session to its end in the foreground and return the process's exit code.
+
+    `tell` gets every event once, in order. Ctrl-C raises KeyboardInterrupt here as anywhere; the
+    command line turns it, like SIGTERM, into `Stop(save=True)`.
+    """
+    seen = 0
+    session.start()
+    while True:
+        ended = session.wait(poll_seconds)
+        for event in session.events_since(seen):
+            seen = event.n
+            tell(event)
+        if ended:
+            break
+    sys.stdout.flush()
+    return EXIT_CODES.get(session.state, 1)
+
+
+EXIT_CODES: dict[ev.State, int] = {"finished": 0, "failed": 1, "out-of-memory": 3}
+"""Process exit codes: 0 finished, 1 failed, 2 wrong usage, 3 ended by out-of-memory, 130 Ctrl-C."""
