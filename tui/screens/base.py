@@ -1,0 +1,185 @@
+"""What every screen shares: the nav strip, the body, the line of keys, and the rules of life.
+
+A screen's timers rest while it is hidden (Textual's own go on firing), it hears of a run's news
+through `source_changed`, and a verb that cannot be done now is greyed and says why when pressed.
+Below 80x24 a page says so in place of the body; runs are not touched by the size of a window.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen, Screen
+from textual.timer import Timer
+from textual.widgets import Static
+
+from ..actions import ScreenName, bindings_of, verbs_of
+from ..notices import notice
+from ..widgets.keybar import KeyBar, KeyItem, shown_key
+from ..widgets.nav import NavStrip
+
+if TYPE_CHECKING:
+    from ..app import EvenfallApp
+
+WIDTH_CLASSES = [(0, "-too-narrow"), (80, "-narrow"), (100, "-wide")]
+HEIGHT_CLASSES = [(0, "-too-short"), (24, "-short"), (30, "-tall")]
+
+
+class EvenfallScreen(Screen[None]):
+    """Base of the six screens. A screen sets NAME, composes its body and has `action_<verb>`s."""
+
+    NAME: ClassVar[ScreenName]
+    HORIZONTAL_BREAKPOINTS = WIDTH_CLASSES
+    VERTICAL_BREAKPOINTS = HEIGHT_CLASSES
+    AUTO_FOCUS = ""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        if "NAME" in cls.__dict__:
+            cls.BINDINGS = [*cls.__dict__.get("BINDINGS", ()), *bindings_of(cls.NAME)]
+        super().__init_subclass__(**options)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._own_timers: list[Timer] = []
+        self._shown = False
+
+    def compose(self) -> ComposeResult:
+        yield NavStrip(self.NAME)
+        yield Static(id="too-small", markup=False)
+        with Vertical(id="body"):
+            yield from self.compose_body()
+        yield KeyBar()
+
+    def compose_body(self) -> ComposeResult:
+        """What lies between the nav strip and the line of keys."""
+        yield from ()
+
+    # What screens use
+
+    @property
+    def evenfall(self) -> "EvenfallApp":
+        """The app, with its type."""
+        return cast("EvenfallApp", self.app)
+
+    @property
+    def shown(self) -> bool:
+        """Whether this screen is on top now."""
+        return self._shown
+
+    def why_not(self, verb: str) -> str | None:
+        """Why this screen's verb cannot be done now, in a sentence; None where it can."""
+        return None
+
+    def verb_title(self, verb: str) -> str | None:
+        """Another title for a verb in its present meaning (`Resume` for `Pause`), if it has one."""
+        return None
+
+    def source_changed(self) -> None:
+        """The viewed run has news, or the screen has just come into view. At most 4 Hz."""
+
+    def draft_changed(self) -> None:
+        """`app.draft` is another one now, or the screen has just come into view."""
+
+    def poll_every(self, seconds: float, callback: Callable[[], object]) -> Timer:
+        """A timer that rests while the screen is hidden or lies under a dialog."""
+        timer = self.set_interval(seconds, callback, pause=not self._shown)
+        self._own_timers.append(timer)
+        return timer
+
+    def tell(
+        self, text: object, severity: Literal["information", "warning", "error"] = "information"
+    ) -> None:
+        """Show a passing notice; any text is safe."""
+        notice(self.evenfall, text, severity)
+
+    def refresh_keys(self) -> None:
+        """Look anew at which verbs can be done, and show it."""
+        items = []
+        for verb in verbs_of(self.NAME):
+            if verb.footer:
+                title = self.verb_title(verb.id) or verb.title
+                items.append(KeyItem(verb.id, shown_key(verb.key), title, not self._why(verb.id)))
+        self.query_one(KeyBar).set_data(items)
+
+    def refresh_nav(self) -> None:
+        self.query_one(NavStrip).set_data(self.evenfall.marks(), self.evenfall.memory_gb())
+
+    # How it is done
+
+    def _why(self, verb: str) -> str | None:
+        own = any(known.id == verb and known.screen == self.NAME for known in verbs_of(self.NAME))
+        return self.why_not(verb) if own else self.evenfall.why_not(verb)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        del parameters
+        if any(verb.id == action and verb.screen == self.NAME for verb in verbs_of(self.NAME)):
+            return None if self.why_not(action) else True
+        return True
+
+    def on_key(self, event: events.Key) -> None:
+        # A key of a verb that can be done never comes here: its binding has taken it.
+        for verb in verbs_of(self.NAME):
+            if event.key in verb.key.split(",") and (reason := self._why(verb.id)):
+                event.stop()
+                self.tell(f"{verb.title}: {reason}", "warning")
+                return
+
+    def on_mount(self) -> None:
+        self.refresh_keys()
+
+    def on_screen_resume(self) -> None:
+        self._shown = True
+        for timer in self._own_timers:
+            timer.resume()
+        self.refresh_nav()
+        self.draft_changed()
+        self.source_changed()
+        self.refresh_keys()
+
+    def on_screen_suspend(self) -> None:
+        self._shown = False
+        for timer in self._own_timers:
+            timer.pause()
+
+    def on_resize(self, event: events.Resize) -> None:
+        width, height = event.size
+        self.query_one("#too-small", Static).update(
+            Content(f"Evenfall needs 80x24, this window has {width}x{height}.\n\n")
+            + Content("A run that is going goes on.")
+        )
+
+    @on(NavStrip.Chosen)
+    def _go(self, message: NavStrip.Chosen) -> None:
+        message.stop()
+        self.evenfall.show(message.screen_name)
+
+    @on(KeyBar.Pressed)
+    async def _press(self, message: KeyBar.Pressed) -> None:
+        message.stop()
+        if reason := self._why(message.verb):
+            self.tell(reason, "warning")
+            return
+        own = any(v.id == message.verb and v.screen == self.NAME for v in verbs_of(self.NAME))
+        await self.run_action(message.verb if own else f"app.{message.verb}")
+
+
+class EvenfallModal(ModalScreen[Any]):
+    """Base of the dialogs: esc closes with None; a run's news reach it through `source_changed`."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "close", "Close")]
+    HORIZONTAL_BREAKPOINTS = WIDTH_CLASSES
+    VERTICAL_BREAKPOINTS = HEIGHT_CLASSES
+
+    @property
+    def evenfall(self) -> "EvenfallApp":
+        return cast("EvenfallApp", self.app)
+
+    def source_changed(self) -> None:
+        """The live run has news. At most 4 Hz."""
+
+    def action_close(self) -> None:
+        self.dismiss(None)

@@ -1,0 +1,7 @@
+"""Train: a run, live or on record."""
+
+from .base import EvenfallScreen
+
+
+class TrainScreen(EvenfallScreen):
+    NAME = "train"
