@@ -42,6 +42,33 @@ VERBS: tuple[Verb, ...] = (
     Verb("quit", "q", "Quit", "Quit; during a run it asks: detach, save and stop, or stay", "app"),
     Verb("detach", "D", "Detach", "Leave the screens; a run goes on without them", "app", False),
     Verb("back", "escape", "Back", "Leave a field, then close a dialog; never quits", "app", False),
+    # Model
+    Verb("choose", "enter", "Choose", "Take the model or recipe under the cursor", "model"),
+    Verb("find", "slash", "Find", "Filter the list, or type a hub id or a local folder", "model"),
+    Verb("advanced", "a", "Settings", "Show or hide the settings of the run", "model"),
+    # Data
+    Verb("data_path", "slash", "Path", "Type the file, folder or hub id to learn from", "data"),
+    Verb("next_row", "j,n", "Next row", "Look at the next row", "data"),
+    Verb("previous_row", "k,p", "Previous", "Look at the row before", "data"),
+    Verb("raw", "r", "Raw", "Show the row as it stands in the file, or as tokens again", "data"),
+    Verb("reload", "u", "Read again", "Read the data again", "data", False),
+    Verb("stop_reading", "escape", "Cancel", "Stop reading; else leave a field", "data", False),
+    # Export
+    Verb("start_export", "x", "Export", "Write the forms that are ticked", "export"),
+    Verb("export_pick", "r", "Run", "Choose another run", "export"),
+    Verb("stop_export", "escape", "Cancel",
+         "Stop the export and remove what it had written; else leave a field", "export", False),
+    # Chat
+    Verb("write", "i,enter", "Write", "Go to the prompt", "chat"),
+    Verb("adapter", "b,ctrl+t", "Base/tuned",
+         "Answer with the adapter on or off from now on (ctrl+t also while typing)", "chat"),
+    Verb("compare", "c,ctrl+o", "Compare",
+         "Let base and tuned answer the same prompt (ctrl+o also while typing)", "chat"),
+    Verb("new_chat", "n", "New", "Forget this conversation", "chat"),
+    Verb("chat_pick", "r", "Run", "Choose another run", "chat"),
+    Verb("unload", "u", "Unload", "Give the model's memory back", "chat", False),
+    Verb("recall", "up", "Last prompt", "While typing: the prompt before", "chat", False),
+    Verb("stop_answer", "escape", "Stop", "Stop the answer; else leave the prompt", "chat", False),
 )  # fmt: skip
 
 
