@@ -1,0 +1,222 @@
+"""Plain words for models, recipes, the machine and what the next run will do."""
+
+import re
+from typing import TYPE_CHECKING
+
+from textual.content import Content
+
+from ..engine.config import RunConfig
+from ..presets.load import RecipePreset
+from .machine import Machine
+from .model_catalog import ModelEntry, short_count
+from .safe_text import safe_str, safe_text
+from .settings import FIELDS, field_text, short_number
+from .widgets.form import FormRow
+
+if TYPE_CHECKING:
+    from ..engine.data.preview import DataPreview
+
+MUTED = "$text-muted"
+_SETTINGS = (
+    ("model.quantization", "base weights"),
+    ("adapter.r", "rank r"),
+    ("adapter.lora_alpha", "lora_alpha"),
+    ("adapter.target_modules", "target_modules"),
+    ("train.learning_rate", "learning rate"),
+    ("train.per_device_train_batch_size", "batch (bins)"),
+    ("train.gradient_accumulation_steps", "accumulation"),
+    ("train.max_steps", "max_steps"),
+    ("train.num_train_epochs", "epochs"),
+    ("data.max_length", "max_length"),
+    ("train.gradient_checkpointing", "grad checkpointing"),
+    ("data.eval_fraction", "held out"),
+    ("train.eval_steps", "evaluate every"),
+    ("train.save_steps", "save every"),
+    ("train.seed", "seed"),
+)
+"""Keys of the settings form, and what the form calls them."""
+
+
+def setting_rows() -> list[FormRow]:
+    """The rows of the settings form, made from the configuration's own description."""
+    rows = []
+    for key, title in _SETTINGS:
+        field = FIELDS[key]
+        choices = tuple((word, word) for word in field.choices)
+        if field.takes == "true | false":
+            choices = (("false", "off"), ("true", "on"))
+        help = f"{key}: {field.takes}" + (f". {field.description}" if field.description else "")
+        empty = "empty: by epochs" if key == "train.max_steps" else ""
+        rows.append(FormRow(key, title, help, choices, empty))
+    return rows
+
+
+def _pairs(pairs: list[tuple[str, Content]]) -> Content:
+    return Content("\n").join(Content.styled(f"{name:<11}", MUTED) + text for name, text in pairs)
+
+
+def plan(draft: RunConfig, recipe: str | None) -> Content:
+    """What will be trained, and the keys that go on: four lines."""
+    adapter, data, train = draft.adapter, draft.data, draft.train
+    targets = field_text(adapter.target_modules)
+    weights = "4-bit NF4" if draft.model.quantization == "nf4" else "16-bit"
+    base = f"{safe_str(draft.model.name_or_path, 48)} in {weights}"
+    lora = f" · LoRA r {adapter.r}, α {short_number(adapter.lora_alpha)}, {safe_str(targets, 24)}"
+    rows = f" · first {data.max_rows:,} rows" if data.max_rows else ""
+    held = f" · {100 * data.eval_fraction:g} % held out" if data.eval_fraction else ""
+    length = (
+        f"{train.max_steps} steps" if train.max_steps else f"{train.num_train_epochs:g} epoch(s)"
+    )
+    bins = f"{train.per_device_train_batch_size} × {train.gradient_accumulation_steps}"
+    rate = f"rate {short_number(train.learning_rate)} {train.lr_scheduler_type}"
+    how = Content(f"{length} · {bins} bins of {data.max_length:,} tokens an update · {rate}")
+    return _pairs(
+        [
+            ("will train", Content.styled(base, "bold") + Content(lora)),
+            ("on", Content.styled(safe_str(data.path, 48), "bold") + Content(rows + held)),
+            ("how", how if recipe else how + Content.styled(" · own settings", MUTED)),
+            (
+                "next",
+                Content.assemble(
+                    ("2", "$accent bold"),
+                    " look at the data   ",
+                    ("3", "$accent bold"),
+                    " train",
+                ),
+            ),
+        ]
+    )
+
+
+def short_note(entry: ModelEntry) -> str:
+    """A few words for the list."""
+    if entry.name_or_path == "demo":
+        return "start here · 1 min on CPU"
+    if entry.preset and entry.preset.gated and entry.where == "hub":
+        return "gated: needs a login"
+    if entry.where == "local":
+        return entry.name_or_path
+    return ""
+
+
+def tagline(entry: ModelEntry) -> str:
+    """One sentence on a model."""
+    if entry.name_or_path == "demo":
+        return "Demo: tiny model, trains in about a minute, works on CPU"
+    return " ".join(entry.preset.note.split()) if entry.preset else one_line(entry)
+
+
+def first_clause(text: str) -> str:
+    """The beginning of a sentence, up to its first colon, stop or bracket."""
+    return re.split(r"[:.(]", " ".join(text.split()), maxsplit=1)[0].strip()
+
+
+def one_line(entry: ModelEntry) -> str:
+    """A model in a few facts."""
+    if entry.where == "hub" and not entry.preset:
+        return f"{entry.name_or_path} from the hub (it is downloaded when the run starts)"
+    facts = [entry.family, f"{entry.size} parameters" if entry.size else "",
+             f"{entry.gigabytes:.2f} GB" if entry.gigabytes else "",
+             f"{entry.context:,} tokens" if entry.context else "", entry.where]  # fmt: skip
+    return f"{entry.name}: {', '.join(fact for fact in facts if fact)}"
+
+
+def model(entry: ModelEntry) -> Content:
+    """The detail pane of a model."""
+    preset = entry.preset
+    size = f" ({entry.gigabytes:.2f} GB)" if entry.gigabytes else ""
+    if entry.where == "hub" and entry.parameters:
+        size = f", about {2 * entry.parameters / 1e9:.1f} GB to download"
+    where = {
+        "bundled": f"ships with Evenfall{size}",
+        "cached": f"on this disk, in the hub's cache{size}",
+        "local": f"a folder on this disk{size}",
+        "hub": f"on the hub{size or ': downloaded when the run starts'}",
+    }[entry.where]
+    pairs = [("id", safe_text(entry.name_or_path, 200))]
+    if entry.parameters:
+        pairs.append(
+            ("weights", Content(f"{short_count(entry.parameters)} ({entry.parameters:,})"))
+        )
+    if entry.family:
+        pairs.append(("family", safe_text(entry.family, 60)))
+    if entry.context:
+        pairs.append(("context", Content(f"{entry.context:,} tokens")))
+    pairs.append(("where", Content(where)))
+    note = Content("")
+    if entry.name_or_path == "demo":
+        note = Content.styled("\n\nTiny model, trains in about a minute, works on CPU.", "$accent")
+    if preset:
+        pairs.append(("licence", safe_text(preset.licence, 60)))
+        if preset.gated:
+            pairs.append(("gated", Content("yes: `hf auth login`, then accept its terms")))
+        if preset.recipe:
+            pairs.append(("recipe", Content(preset.recipe)))
+        note += Content("\n\n") + safe_text(" ".join(preset.note.split()), 600)
+    elif entry.where != "hub":
+        note = Content("\n\nNo preset knows this model: it takes the settings shown below.")
+    return Content.styled(safe_str(entry.name, 80), "bold") + Content("\n\n") + _pairs(pairs) + note
+
+
+def recipe(preset: RecipePreset) -> Content:
+    """The detail pane of a recipe: what it is for, and the reason of every setting."""
+    parts = [
+        Content.styled(preset.title, "bold"),
+        Content(f"\n{' '.join(preset.purpose.split())}\n"),
+    ]
+    for key, value in preset.settings.items():
+        parts.append(Content.assemble((f"\n{key} ", "$accent"), f"{field_text(value)}\n"))
+        parts.append(Content.styled(" ".join(preset.reasons[key].split()) + "\n", MUTED))
+    return Content("").join(parts)
+
+
+def machine(facts: Machine | None) -> Content:
+    """The machine card: two lines, of which the first stands alone on small screens."""
+    if facts is None:
+        return _pairs([("machine", Content.styled("reading…", MUTED))])
+    disk = f"{facts.disk_free_gb:,.0f} GB disk free"
+    here = "in tmux or screen" if facts.multiplexer else "no tmux: a run survives a dropped link"
+    follow = "" if facts.multiplexer else " (evenfall watch follows it)"
+    cpu = f"{facts.cpus} CPU threads, {facts.memory_gb:.0f} GB memory"
+    if facts.gpus:
+        first = facts.gpus[0]
+        more = f" (and {len(facts.gpus) - 1} more)" if len(facts.gpus) > 1 else ""
+        free = f"{first.free_gb:.0f} of {first.total_gb:.0f} GB free"
+        gpu = Content(f"{safe_str(first.name, 40)}{more}, {free} · {disk}")
+    else:
+        banner = "no GPU: the demo and small models train on the CPU"
+        gpu = Content.styled(banner, "$warning") + Content(f" · {disk}")
+    return _pairs([("machine", gpu), ("", Content(f"{cpu} · {here}{follow}"))])
+
+
+def failure(message: str, hint: str = "") -> Content:
+    """An error in place of what it kept from being shown."""
+    text = Content.styled("✗ ", "$error") + safe_text(message, 2000, lines=True)
+    return text + Content.styled(f"\n{hint}", MUTED) if hint else text
+
+
+def preview(found: "DataPreview", max_length: int) -> Content:
+    """The account of a data set: format, rows and tokens, and what was left out and why."""
+    rows = [f"{found.rows:,} read", f"{found.kept:,} to learn from"]
+    if found.eval_rows:
+        rows.append(f"{found.eval_rows:,} held out")
+    if found.cut:
+        rows.append(f"{found.cut:,} cut short")
+    share = 100 * found.trained_tokens / found.tokens if found.tokens else 0
+    tokens = (
+        f"{found.tokens:,}, of which {found.trained_tokens:,} are learnt ({share:.0f} %)"
+        f" · {found.bins:,} bins of {max_length:,}"
+    )
+    what = Content.styled(safe_str(found.format, 40), "bold")
+    if found.reason:
+        what += Content(" · ") + safe_text(found.reason, 200)
+    pairs = [("found", what), ("rows", Content(" · ".join(rows)))]
+    if found.dropped:
+        total = sum(found.dropped.values())
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in found.dropped.items())
+        pairs.append(("! dropped", safe_text(f"{total:,}: {reasons}", 300, style="$warning")))
+    if found.notes:
+        notes = ", ".join(f"{note} ({count:,} rows)" for note, count in found.notes.items())
+        pairs.append(("! note", safe_text(notes, 300, style="$warning")))
+    pairs.append(("tokens", Content(tokens)))
+    return _pairs(pairs)

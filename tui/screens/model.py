@@ -1,0 +1,302 @@
+"""Model: which base model, by which recipe, on which machine; and what the next run will be.
+
+The first screen. One list of models (presets, the cache, local folders), one of recipes, and a plain
+summary of what follows from them with the key that goes on. Taking a preset is editing the draft; the
+settings form edits the same draft key by key, so nothing is hidden behind a preset's name.
+"""
+
+from typing import Any
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.widgets import Input, Static
+
+from ...engine.config import ConfigError, RunConfig, parse_config
+from ...engine.jobs import Job
+from ...presets.load import model_preset, recipe_presets
+from .. import describe
+from ..machine import Machine, read_machine
+from ..model_catalog import ModelEntry, NotAModel, catalogue, look_up
+from ..safe_text import safe_text
+from ..settings import (
+    field_text,
+    model_in,
+    override_of,
+    overrides_between,
+    preset_settings,
+    recipe_in,
+    value_of,
+)
+from ..widgets.field import TextField
+from ..widgets.form import Form
+from ..widgets.pick_list import Column, PickList, PickRow
+from .base import EvenfallScreen
+
+COLUMNS = (
+    Column("MODEL", 18), Column("PARAMS", 7, True), Column("CONTEXT", 7, True),
+    Column("WHERE", 7), Column("", 0),
+)  # fmt: skip
+RECIPE_COLUMNS = (Column("RECIPE", 29), Column("", 0))
+
+
+class ModelScreen(EvenfallScreen):
+    NAME = "model"
+    CSS_PATH = "../styles/model.tcss"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._entries: list[ModelEntry] = []
+        self._applied: dict[str, Any] = {}
+        self._recipe: str | None = None
+        self._machine: Job[Machine] | None = None
+        self._filled_from: RunConfig | None = None
+        self._detail = ""
+
+    def compose_body(self) -> ComposeResult:
+        with Horizontal(id="model-line"):
+            yield Static("Model", id="model-label", markup=False)
+            yield TextField(
+                placeholder="/ to search the list, or type a hub id or a local folder",
+                id="model-find",
+            )
+        yield Static("", id="model-hint", markup=False)
+        with Horizontal(id="model-panes"):
+            with Vertical(id="model-lists"):
+                yield PickList(COLUMNS, id="models")
+                yield PickList(RECIPE_COLUMNS, id="recipes")
+            with VerticalScroll(id="model-side", can_focus=False):
+                yield Static("", id="model-detail", markup=False)
+            yield Form(describe.setting_rows(), id="model-form")
+        yield Static("", id="model-plan", markup=False)
+        yield Static("", id="model-machine", markup=False)
+
+    def on_mount(self) -> None:
+        super().on_mount()
+        if self.evenfall.draft == parse_config({"output_dir": self.evenfall.draft.output_dir}):
+            self._apply("demo", model_preset("demo").recipe, tell=False)
+        self._entries = catalogue(self.evenfall.draft.model.name_or_path)
+        self.query_one("#models", PickList).focus_rows()
+        self._show_machine()
+        output_dir = self.evenfall.root
+        self._machine = Job(lambda job: read_machine(output_dir), "machine")
+        self.poll_every(0.25, self._poll_machine)
+
+    # What is shown
+
+    def draft_changed(self) -> None:
+        draft = self.evenfall.draft
+        if draft == self._filled_from:
+            return
+        self._filled_from = draft
+        if all(entry.name_or_path != draft.model.name_or_path for entry in self._entries):
+            self._entries = catalogue(draft.model.name_or_path)
+        self._list_models()
+        recipe = recipe_in(draft, self._recipe)
+        self.query_one("#recipes", PickList).set_rows(
+            [
+                PickRow(
+                    preset.id,
+                    (preset.title, describe.first_clause(preset.purpose)),
+                    preset.id == recipe,
+                )
+                for preset in recipe_presets()
+            ]
+        )
+        self.query_one("#model-plan", Static).update(describe.plan(draft, recipe))
+        self.query_one(Form).set_values(
+            {row.key: field_text(value_of(draft, row.key)) for row in describe.setting_rows()}
+        )
+
+    def _list_models(self) -> None:
+        words = self.query_one("#model-find", TextField).value.casefold().split()
+        chosen = self.evenfall.draft.model.name_or_path
+        rows = [
+            PickRow(
+                entry.name_or_path,
+                (
+                    entry.name, entry.size, f"{entry.context:,}" if entry.context else "",
+                    entry.where, describe.short_note(entry),
+                ),
+                entry.name_or_path == chosen,
+            )
+            for entry in self._entries
+            if all(word in f"{entry.name} {entry.name_or_path}".casefold() for word in words)
+        ]  # fmt: skip
+        self.query_one("#models", PickList).set_rows(rows)
+
+    @on(PickList.Highlighted, "#models")
+    def _model_under_cursor(self, event: PickList.Highlighted) -> None:
+        entry = next((entry for entry in self._entries if entry.name_or_path == event.row), None)
+        if entry:
+            self._detail = describe.tagline(entry)
+            self.query_one("#model-detail", Static).update(describe.model(entry))
+            self._hint("")
+
+    @on(PickList.Highlighted, "#recipes")
+    def _recipe_under_cursor(self, event: PickList.Highlighted) -> None:
+        if self.query_one("#recipes", PickList).has_focus_within:
+            self._describe_recipe(event.row)
+
+    def on_descendant_focus(self) -> None:
+        recipes, models = self.query_one("#recipes", PickList), self.query_one("#models", PickList)
+        if recipes.has_focus_within and recipes.highlighted:
+            self._describe_recipe(recipes.highlighted)
+        elif models.has_focus_within and models.highlighted:
+            self._model_under_cursor(PickList.Highlighted(models, models.highlighted))
+
+    def _describe_recipe(self, id: str) -> None:
+        recipe = next(preset for preset in recipe_presets() if preset.id == id)
+        self._detail = " ".join(recipe.purpose.split())
+        self.query_one("#model-detail", Static).update(describe.recipe(recipe))
+        self._hint("")
+
+    # The machine
+
+    def _poll_machine(self) -> None:
+        if self._machine and self._machine.done:
+            self._show_machine()
+            self._machine = None
+
+    def _show_machine(self) -> None:
+        line = self.query_one("#model-machine", Static)
+        if self._machine is None:
+            line.update(describe.machine(None))
+        elif self._machine.error:
+            line.update(safe_text(f"machine    cannot be read: {self._machine.error}", 200))
+        elif not self._machine.cancelled:
+            line.update(describe.machine(self._machine.result))
+
+    # Taking a model or recipe
+
+    @on(PickList.Picked, "#models")
+    def _pick_model(self, event: PickList.Picked) -> None:
+        entry = next(entry for entry in self._entries if entry.name_or_path == event.row)
+        self._take(entry)
+
+    @on(PickList.Picked, "#recipes")
+    def _pick_recipe(self, event: PickList.Picked) -> None:
+        self._recipe = event.row
+        self._apply(model_in(self.evenfall.draft), event.row)
+
+    def _take(self, entry: ModelEntry) -> None:
+        if entry.preset:
+            own = self._recipe if entry.preset.id != "demo" else None
+            self._apply(entry.preset.id, own or entry.preset.recipe)
+            return
+        override = override_of("model.name_or_path", entry.name_or_path)
+        wanted = preset_settings(None, self._recipe or recipe_in(self.evenfall.draft))
+        self._change([override, *overrides_between(self.evenfall.draft, self._applied, wanted)])
+        self._applied = wanted
+
+    def _apply(self, model: str | None, recipe: str | None, *, tell: bool = True) -> None:
+        wanted = preset_settings(model, recipe)
+        overrides = overrides_between(self.evenfall.draft, self._applied, wanted)
+        self._applied = wanted
+        if not tell:
+            self.evenfall.update_draft(overrides)
+        else:
+            self._change(overrides)
+
+    def _change(self, overrides: list[str]) -> None:
+        """Apply and say what was changed, so that a preset changes nothing unseen."""
+        try:
+            self.evenfall.update_draft(overrides)
+        except ConfigError as error:
+            self._hint(str(error), bad=True)
+            return
+        self._hint("")
+        self.evenfall.set_mark("model", "done")
+        if overrides:
+            keys = ", ".join(override.partition("=")[0] for override in overrides)
+            self.tell(f"Set {keys}")
+        else:
+            self.tell("Already so: nothing to change. Press 2 to look at the data.")
+
+    # The field: search, path or hub id
+
+    @on(Input.Changed, "#model-find")
+    def _typed(self, event: Input.Changed) -> None:
+        self._list_models()
+        self._hint(self._meaning(event.value))
+
+    def _meaning(self, text: str) -> str:
+        """What enter will do with the text."""
+        if not text.strip():
+            return ""
+        if self._is_search(text):
+            count = self.query_one("#models", PickList).row_count
+            return f"{count} of {len(self._entries)} models · enter goes to the list"
+        try:
+            entry = look_up(text, self._entries)
+        except NotAModel as error:
+            return str(error)
+        return f"enter takes {describe.one_line(entry)}"
+
+    def _is_search(self, text: str) -> bool:
+        """A word that some listed model matches, and no path or hub id."""
+        return "/" not in text and self.query_one("#models", PickList).row_count > 0
+
+    @on(TextField.Committed, "#model-find")
+    def _entered(self, event: TextField.Committed) -> None:
+        if not event.entered or not event.text.strip():
+            return
+        models = self.query_one("#models", PickList)
+        if self._is_search(event.text):
+            models.focus_rows()
+            return
+        try:
+            entry = look_up(event.text, self._entries)
+        except NotAModel as error:
+            self._hint(str(error), bad=True)
+            return
+        if entry not in self._entries:
+            self._entries.insert(0, entry)
+        event.field.put("")
+        self._filled_from = None
+        self._take(entry)
+        models.focus_rows()
+
+    def _hint(self, text: str, *, bad: bool = False) -> None:
+        """Say something under the field; else, where there is no detail pane, what the cursor is on."""
+        self.query_one("#model-find", TextField).mark_bad(bad)
+        if not text and self.has_class("-narrow"):
+            text = self._detail
+        style = "$text-error" if bad else "$text-muted"
+        self.query_one("#model-hint", Static).update(safe_text(text, 300, style=style))
+
+    # The settings form
+
+    @on(Form.Changed)
+    def _set(self, event: Form.Changed) -> None:
+        try:
+            self.evenfall.update_draft([override_of(event.key, event.text)])
+        except ConfigError as error:
+            self.query_one(Form).set_error(event.key, str(error))
+        else:
+            self.query_one(Form).set_error(event.key, "")
+
+    # Verbs
+
+    def why_not(self, verb: str) -> str | None:
+        if verb == "choose" and self.has_class("-advanced"):
+            return "the settings are open; a closes them"
+        return None
+
+    def verb_title(self, verb: str) -> str | None:
+        return "Close settings" if verb == "advanced" and self.has_class("-advanced") else None
+
+    def action_choose(self) -> None:
+        self.query_one("#models", PickList).focus_rows()
+
+    def action_find(self) -> None:
+        self.query_one("#model-find", TextField).focus()
+
+    def action_advanced(self) -> None:
+        opened = not self.has_class("-advanced")
+        self.set_class(opened, "-advanced")
+        if opened:
+            self.query_one(Form).focus_first()
+        else:
+            self.query_one("#models", PickList).focus_rows()
+        self.refresh_keys()

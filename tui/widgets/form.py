@@ -1,0 +1,131 @@
+"""Form: configuration keys as rows of name, control and, under the row at fault, what is wrong.
+
+The form knows keys and texts only. It says which key got which text (`Form.Changed`); whoever listens
+tries it and answers with `set_values` or `set_error`. The line at the bottom describes the row that has
+the focus, so that every key explains itself without a manual.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.events import DescendantFocus
+from textual.message import Message
+from textual.widgets import Static
+
+from ..safe_text import safe_text
+from .field import Choice, TextField
+
+
+@dataclass(frozen=True)
+class FormRow:
+    """One key of a form."""
+
+    key: str
+    title: str
+    help: str
+    """What it is and what it takes, for the line at the bottom."""
+    choices: tuple[tuple[str, str], ...] = ()
+    """(value, shown word) pairs; none: free text."""
+    placeholder: str = ""
+
+
+class _Row(Vertical):
+    """A row's name and control, and the error under them."""
+
+    def __init__(self, row: FormRow) -> None:
+        super().__init__()
+        self.row = row
+        self._error = Static("", classes="row-error", markup=False)
+        self._control: Choice | TextField = (
+            Choice(row.choices) if row.choices else TextField(placeholder=row.placeholder)
+        )
+
+    def compose(self) -> ComposeResult:
+        with Horizontal(classes="row-line"):
+            yield Static(Content(self.row.title), classes="row-name", markup=False)
+            yield self._control
+        yield self._error
+
+    def put(self, text: str) -> None:
+        if not self._control.has_focus or isinstance(self._control, Choice):
+            self._control.put(text)
+        self.set_error("")
+
+    def set_error(self, message: str) -> None:
+        self._error.update(safe_text(message, 400))
+        self._error.display = bool(message)
+        if isinstance(self._control, TextField):
+            self._control.mark_bad(bool(message))
+
+    def focus_control(self) -> None:
+        self._control.focus()
+
+
+class Form(Vertical):
+    """A column of `FormRow`s."""
+
+    DEFAULT_CSS = """
+    Form { height: auto; }
+    Form VerticalScroll { height: auto; max-height: 1fr; }
+    Form _Row { height: auto; }
+    Form .row-line { height: 1; }
+    Form .row-name { width: 24; color: $text-muted; }
+    Form _Row:focus-within .row-name { color: $accent; text-style: bold; }
+    Form .row-error { color: $text-error; display: none; padding-left: 2; height: auto; }
+    Form TextField { max-width: 40; }
+    Form .form-help { height: 2; color: $text-muted; margin-top: 1; }
+    """
+
+    @dataclass
+    class Changed(Message):
+        """The user gave `key` the text `text`."""
+
+        key: str
+        text: str
+
+    def __init__(self, rows: Sequence[FormRow], *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._rows = {row.key: _Row(row) for row in rows}
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(can_focus=False):
+            yield from self._rows.values()
+        yield Static("", classes="form-help", markup=False)
+
+    def set_values(self, values: Mapping[str, str]) -> None:
+        """Show the texts that stand; a field that is being typed in keeps what was typed."""
+        for key, text in values.items():
+            self._rows[key].put(text)
+
+    def set_error(self, key: str, message: str) -> None:
+        """Show why the text of `key` was refused; an empty message clears it."""
+        self._rows[key].set_error(message)
+
+    def focus_first(self) -> None:
+        next(iter(self._rows.values())).focus_control()
+
+    @on(DescendantFocus)
+    def _describe(self, event: DescendantFocus) -> None:
+        row = next((node for node in event.widget.ancestors if isinstance(node, _Row)), None)
+        if row is not None:
+            self.query_one(".form-help", Static).update(Content(row.row.help))
+
+    @on(TextField.Committed)
+    def _text(self, event: TextField.Committed) -> None:
+        event.stop()
+        self._tell(event.field, event.text)
+        if event.entered:
+            self.screen.focus_next()
+
+    @on(Choice.Changed)
+    def _chosen(self, event: Choice.Changed) -> None:
+        event.stop()
+        self._tell(event.choice, event.value)
+
+    def _tell(self, control: Choice | TextField, text: str) -> None:
+        row = next(node for node in control.ancestors if isinstance(node, _Row))
+        self.post_message(self.Changed(row.row.key, text))
