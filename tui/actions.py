@@ -42,6 +42,17 @@ VERBS: tuple[Verb, ...] = (
     Verb("quit", "q", "Quit", "Quit; during a run it asks: detach, save and stop, or stay", "app"),
     Verb("detach", "D", "Detach", "Leave the screens; a run goes on without them", "app", False),
     Verb("back", "escape", "Back", "Leave a field, then close a dialog; never quits", "app", False),
+    # Train
+    Verb("pause", "space", "Pause", "Pause after this step, memory kept; or go on", "train"),
+    Verb("rate", "l", "Rate", "Change the learning rate", "train"),
+    Verb("save_now", "s", "Save", "Write a checkpoint after this step", "train"),
+    Verb("evaluate_now", "e", "Eval", "Evaluate on the held-out rows after this step", "train"),
+    Verb("stop_run", "x", "Stop", "End the run after this step; it asks whether to save", "train"),
+    Verb("window", "w", "Window", "Plot the whole run, the last 500 or the last 60 steps", "train"),
+    Verb("log_y", "y", "Log", "Plot the loss on a logarithmic scale, or not", "train"),
+    Verb("run_info", "i", "Info", "Facts about this run, and which parts run fast", "train"),
+    Verb("run_draft", "r", "Run", "Start the next run; or take up the one that is shown", "train"),
+    Verb("recover", "o", "Memory", "Show what helps when memory has run out", "train", False),
     # Model
     Verb("choose", "enter", "Choose", "Take the model or recipe under the cursor", "model"),
     Verb("find", "slash", "Find", "Filter the list, or type a hub id or a local folder", "model"),

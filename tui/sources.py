@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from ..engine import events as ev
+from ..engine.config import ConfigError, RunConfig
 from ..engine.jobs import Job
 from ..engine.progress import RunProgress
 from ..engine.runs import EventTail, RunDirectory
@@ -21,6 +22,8 @@ class RunSource(Protocol):
     """A run as the screens see it."""
 
     run: RunDirectory
+    config: RunConfig | None
+    """None where run.yaml cannot be read, or is not read yet."""
     progress: RunProgress
     story: Story
     pending: dict[str, ev.Command]
@@ -53,6 +56,7 @@ class _Folded:
 
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
+        self.config: RunConfig | None = None
         self.progress = RunProgress()
         self.story = Story()
         self.pending: dict[str, ev.Command] = {}
@@ -70,9 +74,18 @@ class _Folded:
             self.story.add(event)
             if isinstance(event, ev.CommandApplied | ev.CommandRefused):
                 self.pending.pop(event.command, None)
+            elif isinstance(event, ev.RecoveryApplied):  # the run's configuration is another now
+                self.config = _config_of(self.run)
         if self.progress.state in ("failed", "finished"):
             self.pending.clear()
         return count > 0
+
+
+def _config_of(run: RunDirectory) -> RunConfig | None:
+    try:
+        return run.config()
+    except ConfigError:
+        return None
 
 
 class LiveRun(_Folded):
@@ -80,6 +93,7 @@ class LiveRun(_Folded):
 
     def __init__(self, session: Session) -> None:
         super().__init__(session.run)
+        self.config = _config_of(session.run)
         self.session = session
 
     @property
@@ -113,8 +127,8 @@ class ReplayRun(_Folded):
         self._live = False
         self._checked = float("-inf")
         self.loading = True
-        self._first: Job[list[ev.Event]] | None = Job(
-            lambda job: self._tail.read_new(), "read-events"
+        self._first: Job[tuple[RunConfig | None, list[ev.Event]]] | None = Job(
+            lambda job: (_config_of(run), self._tail.read_new()), "read-events"
         )
 
     @property
@@ -144,7 +158,8 @@ class ReplayRun(_Folded):
             return False
         first, self._first, self.loading = self._first, None, False
         if first.error is None:
-            self._fold(first.result)
+            self.config, events = first.result
+            self._fold(events)
         return True
 
     def submit(self, command: ev.Command) -> None:

@@ -51,6 +51,14 @@ def loss_text(loss: float) -> str:
     return f"{loss:.3f}" if abs(loss) < 100 else f"{loss:.3g}"
 
 
+def rate_text(rate: float) -> str:
+    """A learning rate: 2e-4, 1.24e-5, 0.01."""
+    if rate == 0 or rate >= 0.01:
+        return f"{rate:.3g}"
+    mantissa, _, exponent = f"{rate:.2e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
 COMMANDS = {
     "Pause": "pause", "Resume": "resume", "SaveNow": "save", "EvaluateNow": "evaluation",
     "SetLearningRate": "learning rate", "Stop": "stop", "ApplyRecovery": "recovery",
@@ -150,11 +158,15 @@ class Story:
                 return Line(event.step, f"saved checkpoint ({size})", "good")
             case ev.LearningRateChanged():
                 how = "held" if event.mode == "hold" else "schedule scaled"
-                return Line(event.step, f"lr {event.old:.3g} → {event.new:.3g} ({how})", "you")
-            case ev.CommandApplied():
-                what = COMMANDS.get(event.command, event.command)
-                detail = f": {event.detail}" if event.detail else ""
-                return Line(event.step, f"{what} done{detail}", "you")
+                return Line(
+                    event.step, f"lr {rate_text(event.old)} → {rate_text(event.new)} ({how})", "you"
+                )
+            case ev.CommandApplied(command="Resume"):
+                return Line(event.step, "goes on", "you")
+            case ev.CommandApplied(command="Stop"):
+                return Line(event.step, "stops here", "you")
+            case ev.CommandApplied():  # each has an event of its own that says more
+                return None
             case ev.CommandRefused():
                 what = COMMANDS.get(event.command, event.command)
                 return Line(self._step, f"{what} refused: {event.why}", "warning")

@@ -38,6 +38,7 @@ EVENFALL = Theme(
         "text": TEXT,
         "text-muted": MUTED,
         "text-disabled": "#6c6c6c",  # 242
+        "chart-band": "#5f87af",  # 67
         "raised": RAISED,
         "line": LINE,
         "border": LAMP,

@@ -5,14 +5,21 @@ read. `EVENFALL_UPDATE_SNAPSHOTS=1` rewrites them.
 """
 
 import asyncio
+import math
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from textual.app import App
 from textual.pilot import Pilot
+
+from evenfall.engine import events as ev
+from evenfall.engine.config import parse_config
+from evenfall.engine.runs import RunDirectory
+from evenfall.tui.app import EvenfallApp
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 WIDE, SMALL = (120, 36), (80, 24)
@@ -76,3 +83,134 @@ def same_as_snapshot() -> Callable[[App[Any], str], None]:
         assert shown == file.read_text(encoding="utf-8")
 
     return check
+
+
+class FakeSession:
+    """A session without an engine: tests put events in and look at the commands that came."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.run = run
+        self.done = False
+        self.state: ev.State = "idle"
+        self.log_error: str | None = None
+        self.commands: list[ev.Command] = []
+        self.attended = True
+        self._events: list[ev.Event] = []
+
+    def start(self) -> None:
+        """The engine would begin here."""
+
+    def tell(self, *events: ev.Event) -> None:
+        """Number and stamp events as the log does, one second apart from a fixed time on."""
+        for event in events:
+            n = len(self._events) + 1
+            self._events.append(replace(event, n=n, t=1_700_000_000.0 + n))
+            if isinstance(event, ev.StateChanged):
+                self.state = event.state
+
+    def events_since(self, n: int) -> list[ev.Event]:
+        return self._events[n:]
+
+    def submit(self, command: ev.Command) -> None:
+        self.commands.append(command)
+
+    def set_attended(self, attended: bool) -> None:
+        self.attended = attended
+
+
+def set_up(total: int = 3100, eval_rows: int = 250) -> list[ev.Event]:
+    """The events of a run up to its first step."""
+    return [
+        ev.StateChanged("loading"),
+        ev.RunStarted("0412-llama8b", 4242, "NVIDIA H200", {"torch": "2.13.0"}),
+        ev.Progress("reading rows", fraction=0.5),
+        ev.Progress("loading weights", "shard 2 of 4", 0.5),
+        ev.PartsPatched(
+            [
+                {"name": "LlamaRMSNorm 4096", "kind": "rms_norm", "count": 65, "fast": True,
+                 "reason": "proved itself", "error": 2.1e-3, "eager_error": 2.4e-3},
+                {"name": "LlamaMLP 14336", "kind": "swiglu", "count": 32, "fast": True,
+                 "reason": "proved itself", "error": 2.9e-3, "eager_error": 3.0e-3},
+                {"name": "LlamaRotaryEmbedding", "kind": "rope", "count": 1, "fast": False,
+                 "reason": "no kernel for this part", "error": None, "eager_error": None},
+            ]
+        ),
+        ev.ModelLoaded("llama-3.1-8b", "llama", 8_030_000_000, 41_900_000, "nf4", "bfloat16", 5.6, 9.3),
+        ev.DataPrepared(
+            format="alpaca", reason="keys instruction, output", rows=12_431, kept=12_417,
+            dropped={"nothing to learn": 14}, cut=87, eval_rows=eval_rows, tokens=6_100_000,
+            trained_tokens=2_870_000, bins=2_980, max_length=2048, total_steps=total,
+            lengths=[311] * 100, notes={},
+        ),
+        ev.StateChanged("ready"),
+    ]  # fmt: skip
+
+
+def step(n: int, total: int = 3100, loss: float | None = None) -> ev.Step:
+    """Step n of a run whose loss falls as losses do, with a little fixed noise."""
+    wobble = 0.08 * math.sin(n * 12.9898) * math.cos(n * 78.233)
+    falling = 0.95 + 2.1 * math.exp(-n / (total / 9)) + wobble
+    return ev.Step(
+        n, 3.0 * n / total, falling if loss is None else loss, 2e-4 * (1 - n / total),
+        0.41 + wobble, 32_768, 15_000, 2.91 + wobble, 61.2 + wobble, 66.0, 79.6,
+        skipped=loss is not None and not math.isfinite(loss),
+    )  # fmt: skip
+
+
+def training(done: int = 1243, total: int = 3100) -> list[ev.Event]:
+    """A run in the middle of its training."""
+    events = [*set_up(total), ev.StateChanged("training")]
+    for n in range(1, done + 1):
+        events.append(step(n, total))
+        if n % 400 == 0:
+            events.append(ev.Evaluated(n, 1.0 + 1.6 * math.exp(-n / (total / 9)), 250, 12.5))
+        if n % 600 == 0:
+            events.append(ev.CheckpointSaved(n, f"checkpoints/step-{n}", 168.0, 1.9))
+    return events
+
+
+OOM = ev.OutOfMemory(
+    1250, "step", "CUDA out of memory", 3.4, 61.2, 78.7, 60.8, 79.6,
+    [
+        ev.Rung("recompute", "Recompute activations", "the same result, slower",
+                {"train.gradient_checkpointing": True}, 48.2, 0.75, True),
+        ev.Rung("micro-batch", "Batch 2, accumulation 8", "the same tokens an update",
+                {"train.per_device_train_batch_size": 2}, 52.0, 0.94, True),
+        ev.Rung("shorter", "Cut rows to 1,024 tokens", "affects 87 rows (0.7 %)",
+                {"data.max_length": 1024}, 40.5, 1.11, False),
+    ],
+)  # fmt: skip
+
+
+def make_run(root: Path, name: str = "0412-llama8b") -> RunDirectory:
+    """A run directory with a configuration and no events."""
+    run = RunDirectory(root / name)
+    run.path.mkdir(parents=True)
+    run.write_config(
+        parse_config(
+            {
+                "name": name,
+                "model": {"name_or_path": "meta-llama/llama-3.1-8b"},
+                "data": {"path": "alpaca-clean.jsonl", "eval_fraction": 0.02},
+                "train": {"num_train_epochs": 3, "eval_steps": 400, "save_steps": 600,
+                          "per_device_train_batch_size": 4, "gradient_accumulation_steps": 4},
+            }
+        )
+    )  # fmt: skip
+    return run
+
+
+@pytest.fixture
+def run_directory(tmp_path: Path) -> RunDirectory:
+    return make_run(tmp_path / "runs")
+
+
+@pytest.fixture
+def session(run_directory: RunDirectory) -> FakeSession:
+    return FakeSession(run_directory)
+
+
+@pytest.fixture
+def train_app(tmp_path: Path) -> EvenfallApp:
+    """The app on its Train screen, over an empty folder of runs."""
+    return EvenfallApp(root=tmp_path / "runs", first="train")

@@ -1,7 +1,299 @@
-"""Train: a run, live or on record."""
+"""Train: a run as it goes, or as it went; and the verbs that steer it.
 
+Texts follow the poll of the app (4 Hz); the plots are drawn once a second at most and only when there
+is something new, as they are what the screen costs.
+"""
+
+import time
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+from textual.widgets import Static
+
+from ...engine import events as ev
+from ...engine.progress import RunProgress
+from .. import run_view as view
+from ..history import History
+from ..sources import RunSource
+from ..story import Line as StoryLine
+from ..widgets.charts import Chart
+from ..widgets.lines import Facts, Line, ProgressLine
+from ..widgets.log import LogPanel
 from .base import EvenfallScreen
+from .modals import InfoModal, LearningRateModal, StopModal
+
+CHART_SECONDS = 1.0
+STEERING = {"pause", "rate", "save_now", "evaluate_now", "stop_run", "recover"}
+TONES = {
+    "plain": "text", "good": "success", "warning": "warning", "error": "error", "you": "accent",
+    "dim": "text-muted",
+}  # fmt: skip
 
 
 class TrainScreen(EvenfallScreen):
+    """Draws `app.source`."""
+
     NAME = "train"
+    CSS_PATH = "../styles/train.tcss"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._source: RunSource | None = None
+        self._history = History()
+        self._window: int | None = None
+        self._y_log = False
+        self._lines_shown = 0
+        self._drawn_at = float("-inf")
+        self._drawn: object = None
+
+    def compose_body(self) -> ComposeResult:
+        yield Static(id="no-run", markup=False)
+        with Vertical(id="run"):
+            yield Line(id="status")
+            yield ProgressLine(id="progress")
+            yield Static(id="card", markup=False)
+            with Horizontal(id="panels"):
+                with Vertical(id="left"):
+                    yield Chart("the first step is awaited", id="loss")
+                    with Horizontal(id="small-charts"):
+                        yield Chart("", id="rate")
+                        yield Chart("", id="memory")
+                with Vertical(id="right"):
+                    yield Facts("this run", id="facts")
+                    yield LogPanel(id="log")
+
+    def on_mount(self) -> None:
+        super().on_mount()
+        self.poll_every(CHART_SECONDS, self.draw_charts)
+
+    # What is shown
+
+    def draft_changed(self) -> None:
+        if not self.evenfall.source:
+            self._show_empty()
+
+    def source_changed(self) -> None:
+        source = self.evenfall.source
+        self.query_one("#no-run").display = source is None
+        self.query_one("#run").display = source is not None
+        if source is None:
+            self._show_empty()
+            return
+        if source is not self._source:
+            self._take_up(source)
+        self._show_texts(source)
+        self._show_story(source)
+        if time.monotonic() - self._drawn_at >= CHART_SECONDS or source.done:
+            self.draw_charts()
+
+    def _take_up(self, source: RunSource) -> None:
+        self._source = source
+        self._history = History()
+        self._lines_shown = 0
+        self._drawn_at, self._drawn = float("-inf"), None
+        self.query_one(LogPanel).forget()
+
+    def _show_empty(self) -> None:
+        draft = self.evenfall.draft
+        lines = [
+            Content.styled("No run yet", "bold"),
+            Content(""),
+            view.key_hint(("1", "pick a model"), ("2", "pick data"), ("r", "start")),
+            Content(""),
+            Content.styled("r would train", "$text-muted"),
+            view.recipe_line(draft, RunProgress()),
+        ]
+        self.query_one("#no-run", Static).update(Content("\n").join(lines))
+
+    def _show_texts(self, source: RunSource) -> None:
+        state = view.state_of(source)
+        left = Content("  ").join(
+            [view.badge(state), Content.styled(view.safe_str(source.name, 40), "bold"),
+             view.recipe_line(source.config, source.progress)]
+        )  # fmt: skip
+        self.query_one("#status", Line).set_data(left, self._status_right(source))
+        bar = view.bar_view(source, source.config)
+        self.query_one("#progress", ProgressLine).set_data(bar.before, bar.fraction, bar.after)
+        self.query_one("#facts", Facts).set_data(view.facts(source, source.config))
+        self._show_card(view.card(source))
+
+    def _status_right(self, source: RunSource) -> Content:
+        session = self.evenfall.session
+        if source is self.evenfall.live and session and session.log_error:
+            words = view.safe_str(session.log_error, 40)
+            return Content.styled(f"! the run's log is not on disk: {words}", "$error")
+        if self.evenfall.leaving:
+            return Content.styled("○ saving, then leaving …", "$accent")
+        return view.status_right(source)
+
+    def _show_card(self, content: Content | None) -> None:
+        widget = self.query_one("#card", Static)
+        shown = getattr(widget, "content", None)
+        same = isinstance(shown, Content) and content is not None and content.is_same(shown)
+        if content is None:
+            widget.display = False
+        elif not same:
+            widget.update(content)
+            widget.display = True
+
+    def _show_story(self, source: RunSource) -> None:
+        new = source.story.total - self._lines_shown
+        if new <= 0:
+            return
+        self._lines_shown = source.story.total
+        lines = list(source.story.lines)[-new:]
+        self.query_one(LogPanel).tell([self._log_line(line) for line in lines])
+
+    def _log_line(self, line: StoryLine) -> tuple[int | None, str, str]:
+        return line.step, line.text, self.evenfall.theme_variables[TONES[line.tone]]
+
+    def draw_charts(self) -> None:
+        """Draw what is new since the last time."""
+        source = self.evenfall.source
+        if source is None:
+            return
+        progress = source.progress
+        now = (id(source), progress.last_event, self._window, self._y_log)
+        if now == self._drawn:
+            return
+        self._drawn, self._drawn_at = now, time.monotonic()
+        history, window = self._history, self._window
+        history.follow(progress.steps)
+        colors = self._palette()
+        empty = "no step was made" if source.done else "the first step is awaited"
+        self.query_one("#loss", Chart).set_data(
+            view.loss_plot(history, progress, colors, window, self._y_log),
+            view.loss_title(history, progress, colors, window, self._y_log),
+            empty,
+        )
+        self.query_one("#rate", Chart).set_data(
+            view.rate_plot(history, progress, colors, window), view.rate_title(progress, colors)
+        )
+        self.query_one("#memory", Chart).set_data(
+            view.memory_plot(history, progress, colors, window), view.memory_title(progress, colors)
+        )
+
+    def _palette(self) -> view.Palette:
+        names = self.evenfall.theme_variables
+        return view.Palette(
+            band=names["chart-band"],
+            smooth=names["accent"],
+            held_out=names["success"],
+            change=names["secondary"],
+            lost=names["error"],
+            rate=names["primary"],
+            memory=names["secondary"],
+        )
+
+    # Verbs
+
+    def why_not(self, verb: str) -> str | None:
+        source = self.evenfall.source
+        if verb == "run_draft":
+            return "a run is going: x stops it" if self.evenfall.busy else None
+        if source is None:
+            return "there is no run yet: r starts one"
+        if verb not in STEERING:
+            return None
+        if reason := source.read_only:
+            return reason
+        return self._why_not_steer(verb, source)
+
+    def _why_not_steer(self, verb: str, source: RunSource) -> str | None:
+        state = source.progress.state
+        if source.done or state in ("failed", "finished"):
+            return "the run has ended"
+        if verb == "recover":
+            return None if state == "out-of-memory" else "the run has all the memory it needs"
+        if verb == "stop_run":
+            return None
+        if state == "out-of-memory":
+            return "the run waits for an answer: o shows what helps"
+        if state not in ("training", "paused"):
+            return "the run is still being set up"
+        if verb == "evaluate_now" and source.progress.data and not source.progress.data.eval_rows:
+            return "no rows are held out: set data.eval_fraction before the run"
+        return None
+
+    def verb_title(self, verb: str) -> str | None:
+        source = self.evenfall.source
+        if verb == "pause" and source and source.progress.state == "paused":
+            return "Go on"
+        if verb == "run_draft" and self._resumable():
+            return "Resume"
+        return None
+
+    def _resumable(self) -> bool:
+        """Whether `r` takes up the viewed run rather than starting the draft."""
+        source = self.evenfall.source
+        if source is None or not source.done or source.loading:
+            return False
+        state, progress = view.state_of(source), source.progress
+        if state == "failed":
+            return progress.failed is not None and progress.failed.resume_step is not None
+        return state == "interrupted" or (state == "stopped" and bool(progress.checkpoints))
+
+    def action_run_draft(self) -> None:
+        source = self.evenfall.source
+        if source and self._resumable():
+            self.evenfall.resume_run(source.run)
+        else:
+            self.evenfall.start_run()
+
+    def _submit(self, command: ev.Command) -> None:
+        if self.evenfall.source:
+            self.evenfall.source.submit(command)
+            self._show_texts(self.evenfall.source)
+
+    def action_pause(self) -> None:
+        source = self.evenfall.source
+        paused = source is not None and source.progress.state == "paused"
+        self._submit(ev.Resume() if paused else ev.Pause())
+
+    def action_save_now(self) -> None:
+        self._submit(ev.SaveNow())
+
+    def action_evaluate_now(self) -> None:
+        self._submit(ev.EvaluateNow())
+
+    def action_stop_run(self) -> None:
+        self.evenfall.push_screen(StopModal(), self._stop_answered)
+
+    def _stop_answered(self, save: bool | None) -> None:
+        if save is not None:
+            self._submit(ev.Stop(save=save))
+
+    def action_rate(self) -> None:
+        source = self.evenfall.source
+        if source and source.progress.steps:
+            current = source.progress.steps[-1].learning_rate
+            self.evenfall.push_screen(LearningRateModal(current), self._rate_answered)
+        else:
+            self.tell("The first step is not done yet", "warning")
+
+    def _rate_answered(self, command: ev.SetLearningRate | None) -> None:
+        if command:
+            self._submit(command)
+
+    def action_recover(self) -> None:
+        self.evenfall.ask_recovery()
+
+    def action_window(self) -> None:
+        at = view.WINDOWS.index(self._window)
+        self._window = view.WINDOWS[(at + 1) % len(view.WINDOWS)]
+        self.draw_charts()
+
+    def action_log_y(self) -> None:
+        self._y_log = not self._y_log
+        self.draw_charts()
+
+    def action_run_info(self) -> None:
+        source = self.evenfall.source
+        if source:
+            rows = [
+                ("run", view.safe_text(source.run.path)),
+                *view.facts(source, source.config),
+            ]
+            parts = source.progress.parts.parts if source.progress.parts else []
+            self.evenfall.push_screen(InfoModal(rows, parts))

@@ -20,6 +20,10 @@ KEY_NAMES = {
 """Textual's name of a key -> how it is shown; others are shown as they are."""
 
 
+KEPT = ("help", "quit")
+"""Verbs that are shown however narrow the screen."""
+
+
 def shown_key(keys: str) -> str:
     """The first key of a comma list, as it is written on screen."""
     first = keys.split(",")[0]
@@ -37,7 +41,7 @@ class KeyItem:
 
 
 class KeyBar(Widget):
-    """Entries from left to right; the last ones of a narrow screen make room for `? Help`."""
+    """Entries from left to right; a narrow screen leaves some out, but never `? Help`."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"keys--key", "keys--title", "keys--off"}
     DEFAULT_CSS = """
@@ -61,26 +65,24 @@ class KeyBar(Widget):
         self._spans: list[tuple[int, int, str]] = []
 
     def set_data(self, items: Sequence[KeyItem]) -> None:
-        """What to show, the most useful first; a verb named `help` is always kept."""
+        """What to show, the most useful first."""
         if tuple(items) != self._items:
             self._items = tuple(items)
             self.refresh()
 
     def _that_fit(self, width: int) -> list[KeyItem]:
-        def length(item: KeyItem) -> int:
-            return len(item.key) + len(item.title) + 3
-
-        kept = [item for item in self._items if item.verb == "help"]
-        room = width - 1 - sum(map(length, kept))
-        chosen: list[KeyItem] = []
-        for item in self._items:
-            if item.verb == "help":
-                continue
-            if length(item) > room:
+        kept = list(self._items)
+        excess = sum(len(item.key) + len(item.title) + 3 for item in kept) - width
+        # What cannot be done now goes first, then the last entries, never the way out or the help.
+        spare = [item for item in reversed(kept) if not item.enabled]
+        spare += [item for item in reversed(kept) if item.enabled]
+        for item in spare:
+            if excess <= 0:
                 break
-            room -= length(item)
-            chosen.append(item)
-        return chosen + kept
+            if item.verb not in KEPT:
+                kept.remove(item)
+                excess -= len(item.key) + len(item.title) + 3
+        return kept
 
     def render_line(self, y: int) -> Strip:
         width = self.size.width

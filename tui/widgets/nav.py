@@ -65,7 +65,8 @@ class NavStrip(Widget):
         position = 1
         for number, name in enumerate(SCREENS, 1):
             here = name == self._here
-            title = name.capitalize() if here or not narrow else name.capitalize()[:3]
+            short = narrow and not here and len(name) > 4
+            title = name.capitalize()[:3] if short else name.capitalize()
             mark = self._marks.get(name, "")
             style = self._style("here" if here else "other")
             parts = [(f" {number} {title} ", style)]
