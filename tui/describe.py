@@ -1,20 +1,27 @@
 """Plain words for models, recipes, the machine and what the next run will do."""
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textual.content import Content
 
 from ..engine.config import RunConfig
+from ..engine.runs import RunDirectory
 from ..presets.load import RecipePreset
 from .machine import Machine
 from .model_catalog import ModelEntry, short_count
+from .run_facts import Kept, RunFacts
 from .safe_text import safe_str, safe_text
 from .settings import FIELDS, field_text, short_number
 from .widgets.form import FormRow
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..engine.chat import Chat
     from ..engine.data.preview import DataPreview
+    from ..engine.export.run import Exported
 
 MUTED = "$text-muted"
 _SETTINGS = (
@@ -220,3 +227,104 @@ def preview(found: "DataPreview", max_length: int) -> Content:
         pairs.append(("! note", safe_text(notes, 300, style="$warning")))
     pairs.append(("tokens", Content(tokens)))
     return _pairs(pairs)
+
+
+def no_run(purpose: str) -> Content:
+    """Export and Chat before there is any run."""
+    return Content.assemble(
+        (f"There is no run {purpose} yet.\n\n", "bold"),
+        ("3", "$accent bold"), " goes to training: the demo takes about a minute.\n",
+    )  # fmt: skip
+
+
+def run_line(facts: RunFacts) -> Content:
+    """A run in a line, and what to do where it has saved nothing."""
+    line = Content.styled(safe_str(facts.run.name, 60), "bold")
+    line += safe_text(f" · {facts.state} at step {facts.step:,} · base {facts.model}", 120)
+    lines = _pairs([("run", line)])
+    if not facts.kept:
+        lines += Content.styled(
+            "\n\nIt has saved nothing yet: its first checkpoint can be exported (on 3, s saves now).",
+            "$warning",
+        )
+    return lines
+
+
+def megabytes(size: float) -> str:
+    """5.2 -> `5.2 MB`, 16100 -> `16.1 GB`."""
+    return f"{size / 1000:.1f} GB" if size >= 1000 else f"{size:.1f} MB"
+
+
+def export_sizes(facts: RunFacts, kept: Kept) -> dict[str, tuple[float | None, str]]:
+    """Form -> (expected MB, what it is for)."""
+    label = "" if kept.step is None else f"-step-{kept.step}"
+    words = {
+        "adapter": (kept.megabytes, "what was learnt (PEFT); used with its base"),
+        "merged": (facts.merged_mb, f"one whole model, {facts.merged_dtype}, adapter folded in"),
+    }
+    again = {form: " · replaces the one there" for form in words if f"{form}{label}" in facts.there}
+    return {form: (size, text + again.get(form, "")) for form, (size, text) in words.items()}
+
+
+def form_line(size: float | None, words: str, *, ticked: bool) -> Content:
+    """An export form's expected size and purpose."""
+    shown = megabytes(size) if size is not None else "size ?"
+    return Content.styled(f"{shown:>8}  {words}", "" if ticked else MUTED)
+
+
+def disk_line(free_gb: float, needed_mb: float, folder: Path) -> Content:
+    """Whether the disk takes what is ticked, and where it will lie."""
+    disk = f"{free_gb:,.1f} GB free, about {megabytes(needed_mb)} needed"
+    short = needed_mb / 1000 > free_gb
+    shown = Content.styled(f"! {disk}", "$error") if short else Content(disk)
+    return _pairs([("disk", shown), ("into", safe_text(folder, 300))])
+
+
+def export_hint(facts: RunFacts) -> Content:
+    """The next key, before anything was exported."""
+    there = f"There already: {', '.join(facts.there)}.\n" if facts.there else ""
+    return safe_text(there, 300, lines=True, style=MUTED) + Content.assemble(
+        ("x", "$accent bold"), " writes what is ticked (space ticks), and checks what it wrote."
+    )
+
+
+def exported(done: "Sequence[Exported]") -> Content:
+    """What was written, where, and how it was checked."""
+    parts = []
+    for item in done:
+        parts.append(Content.styled(f"✓ {item.form}", "$success bold"))
+        parts.append(Content(f"  {megabytes(item.megabytes)}\n"))
+        parts.append(safe_text(f"  {item.path}\n", 400, lines=True))
+        parts.append(safe_text(f"  {item.check}\n\n", 400, lines=True, style=MUTED))
+    parts.append(Content.assemble(("5", "$accent bold"), " chats with the run"))
+    return Content("").join(parts)
+
+
+def chat_line(run: RunDirectory | None, chat: "Chat | None", *, loading: bool) -> Content:
+    """Which run is talked with, and where it runs."""
+    if run is None:
+        return Content("")
+    where = "loading" if loading else "not loaded (i loads it)"
+    if chat is not None:
+        where = f"on {chat.device}"
+    name = Content.styled(safe_str(run.name, 60), "bold")
+    return _pairs([("run", name + safe_text(f" · {where}", 80))])
+
+
+def chat_mode(mode: str) -> Content:
+    """Who answers: tuned, base, or both."""
+    words = []
+    for name in ("tuned", "base", "both"):
+        mark, style = ("● ", "$accent bold") if name == mode else ("○ ", MUTED)
+        words.append(Content.styled(f"{mark}{name}", style))
+    return _pairs([("answers", Content("  ").join(words))])
+
+
+def chat_hint() -> Content:
+    """What to do before the first prompt."""
+    return Content.assemble(
+        ("Write below and press enter.\n\n", "bold"),
+        ("ctrl+t", "$accent bold"), " switches between the base model and the tuned one\n",
+        ("ctrl+o", "$accent bold"), " lets both answer the same prompt\n",
+        ("esc", "$accent bold"), "    leaves the prompt; then the keys below work",
+    )  # fmt: skip

@@ -139,3 +139,43 @@ class Choice(Widget, can_focus=True):
         at = values.index(self.value) if self.value in values else -step
         self.value = values[(at + step) % len(values)]
         self.post_message(self.Changed(self, self.value))
+
+
+class Tick(Widget, can_focus=True):
+    """`[x] label`: on or off, told by the mark and not by its colour."""
+
+    DEFAULT_CSS = """
+    Tick { width: auto; height: 1; padding: 0 1; }
+    Tick:focus { background: $accent; color: $background; text-style: bold; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("space,enter", "turn", "Tick", show=False)]
+    value: reactive[bool] = reactive(False)
+
+    @dataclass
+    class Changed(Message):
+        """The user ticked it, or took the tick away."""
+
+        tick: "Tick"
+        value: bool
+
+        @property
+        def control(self) -> "Tick":
+            return self.tick
+
+    def __init__(self, label: str, value: bool, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._label = label
+        self.set_reactive(Tick.value, value)
+
+    def get_content_width(self, container: object, viewport: object) -> int:
+        return self.render().cell_length
+
+    def render(self) -> Content:
+        return Content(f"[{'x' if self.value else ' '}] {self._label}")
+
+    def on_click(self) -> None:
+        self.action_turn()
+
+    def action_turn(self) -> None:
+        self.value = not self.value
+        self.post_message(self.Changed(self, self.value))

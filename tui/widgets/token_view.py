@@ -109,6 +109,8 @@ def _cut(text: str, first: int, width: int) -> Iterator[str]:
             end = blank
         elif end < len(text) and room < width:
             end = 0  # no blank, but a whole line is free below
+        if end == 0 and room >= width:
+            end = 1  # a character wider than the line
         yield text[:end]
         text, room = text[end:], width
 

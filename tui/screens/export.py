@@ -1,0 +1,233 @@
+"""Export: write a run's adapter, or the base with the adapter merged in, and prove what was written.
+
+Everything heavy runs in a job. Cancelling it removes what it had written: the engine writes beside the
+place and renames at the end, so an export is there whole or not at all.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
+from textual.widgets import Static
+
+from ...engine.jobs import Job
+from ...engine.runs import RunDirectory, list_runs
+from .. import describe
+from ..machine import disk_free_gb
+from ..run_facts import Kept, RunFacts, read_facts, saved_key
+from ..safe_text import safe_text
+from ..widgets.field import Choice, Tick
+from ..widgets.job_line import JobLine
+from .base import EvenfallScreen
+from .pick_run import PickRunModal
+
+if TYPE_CHECKING:
+    from ...engine.export.run import Exported
+
+FORMS = ("adapter", "merged")
+
+
+def write_export(
+    run: RunDirectory, forms: Sequence[str], checkpoint: int | None, job: Job[Any]
+) -> "list[Exported]":
+    """Runs in a job."""
+    from ...engine.export.run import export_run
+
+    return export_run(run, forms, checkpoint=checkpoint, report=job.report)
+
+
+class ExportScreen(EvenfallScreen):
+    NAME = "export"
+    CSS_PATH = "../styles/export.tcss"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._facts: RunFacts | None = None
+        self._key: tuple[object, ...] | None = None
+        self._reading: Job[RunFacts] | None = None
+        self._writing: Job[list[Exported]] | None = None
+        self._outcome: Content | None = None
+
+    def compose_body(self) -> ComposeResult:
+        yield Static("", id="export-run", markup=False)
+        with Horizontal(id="export-from"):
+            yield Static("from", classes="export-name", markup=False)
+            yield Choice([("", "…")], id="export-kept")
+        for form in FORMS:
+            with Horizontal(classes="export-form"):
+                yield Tick(form, form == "adapter", id=f"form-{form}")
+                yield Static("", id=f"about-{form}", markup=False)
+        yield Static("", id="export-disk", markup=False)
+        yield JobLine("esc cancels", id="export-job")
+        with VerticalScroll(id="export-scroll", can_focus=False):
+            yield Static("", id="export-outcome", markup=False)
+
+    def on_mount(self) -> None:
+        super().on_mount()
+        self.query_one("#form-adapter", Tick).focus()
+        self.poll_every(0.25, self._poll)
+
+    def on_unmount(self) -> None:
+        if self._writing:
+            self._writing.cancel()
+            self._writing.wait(2.0)
+
+    # The run
+
+    def source_changed(self) -> None:
+        run = self.evenfall.chosen_run
+        key = None if run is None else (run.path, saved_key(run), self.evenfall.busy)
+        if run is not None and key != self._key:
+            if self._facts and self._facts.run.path != run.path:
+                self._facts, self._outcome = None, None
+            self._read(run)
+        self._key = key
+        self._show()
+
+    def _read(self, run: RunDirectory) -> None:
+        self._reading = Job(lambda job: read_facts(run), "run-facts")
+
+    def _poll(self) -> None:
+        if self._reading and self._reading.done:
+            reading, self._reading = self._reading, None
+            if reading.error is not None:
+                self._facts, self._outcome = None, describe.failure(reading.error)
+            else:
+                self._take_facts(reading.result)
+            self._show()
+        job = self._writing
+        if job is None:
+            return
+        if not job.done:
+            self.query_one(JobLine).set_data(job.message or "starting", job.fraction)
+            return
+        self._writing = None
+        self.query_one(JobLine).set_data("")
+        self._finish(job)
+
+    def _take_facts(self, facts: RunFacts) -> None:
+        self._facts = facts
+        choice = self.query_one("#export-kept", Choice)
+        names = [(_kept_id(kept), _kept_name(kept, facts)) for kept in facts.kept]
+        values = [value for value, _ in names]
+        value = choice.value if choice.value in values else (values[0] if values else "")
+        choice.set_options(names, value)
+
+    def _finish(self, job: "Job[list[Exported]]") -> None:
+        if job.cancelled:
+            self._outcome = Content.styled("Cancelled; nothing was left behind.", "$warning")
+        elif job.error is not None:
+            self._outcome = describe.failure(job.error, "x tries again")
+        else:
+            self._outcome = describe.exported(job.result)
+            self.evenfall.set_mark("export", "done")
+        if self._facts:
+            self._read(self._facts.run)
+        self._show()
+
+    # What is shown
+
+    def _show(self) -> None:
+        facts, usable = self._facts, bool(self._facts and self._facts.kept)
+        for part in self.query("#export-from, .export-form, #export-disk"):
+            part.display = usable
+        line = self.query_one("#export-run", Static)
+        if self.evenfall.chosen_run is None:
+            line.update(describe.no_run("to export"))
+        elif facts is None:
+            line.update(safe_text(f"reading {self.evenfall.chosen_run.name}…", style="$text-muted"))
+        else:
+            line.update(describe.run_line(facts))
+        if facts and usable:
+            self._show_sizes(facts)
+        outcome = self.query_one("#export-outcome", Static)
+        if self._writing is not None:
+            outcome.update("")
+        elif self._outcome is not None:
+            outcome.update(self._outcome)
+        else:
+            outcome.update(describe.export_hint(facts) if facts and usable else "")
+        self.refresh_keys()
+
+    def _show_sizes(self, facts: RunFacts) -> None:
+        sizes = describe.export_sizes(facts, self._kept(facts))
+        forms = self._forms()
+        for form, (size, words) in sizes.items():
+            shown = describe.form_line(size, words, ticked=form in forms)
+            self.query_one(f"#about-{form}", Static).update(shown)
+        needed = sum(sizes[form][0] or 0.0 for form in forms)
+        free = disk_free_gb(facts.run.path)
+        self.query_one("#export-disk", Static).update(
+            describe.disk_line(free, needed, facts.run.exports)
+        )
+
+    def _kept(self, facts: RunFacts) -> Kept:
+        value = self.query_one("#export-kept", Choice).value
+        return next((kept for kept in facts.kept if _kept_id(kept) == value), facts.kept[0])
+
+    def _forms(self) -> list[str]:
+        return [form for form in FORMS if self.query_one(f"#form-{form}", Tick).value]
+
+    @on(Tick.Changed)
+    @on(Choice.Changed)
+    def _changed(self) -> None:
+        self._show()
+
+    # Verbs
+
+    def why_not(self, verb: str) -> str | None:
+        if verb not in ("start_export", "export_pick"):
+            return None
+        if self._writing is not None:
+            return "an export is going; esc cancels it"
+        if verb == "export_pick":
+            return None if self.evenfall.chosen_run else "there is no run yet: 3 starts one"
+        if self.evenfall.chosen_run is None:
+            return "there is no run yet: 3 starts one"
+        if self._facts is None:
+            return "the run is still being read"
+        if not self._facts.kept:
+            return "this run has saved nothing yet"
+        if not self._forms():
+            return "tick what to write first (space ticks)"
+        if "merged" in self._forms() and self.evenfall.busy:
+            return "merging needs the memory that the run uses: stop or finish it first"
+        return None
+
+    def action_start_export(self) -> None:
+        facts = self._facts
+        if facts is None or not facts.kept:
+            return
+        forms, step = self._forms(), self._kept(facts).step
+        self._outcome = None
+        self._writing = self.evenfall.start_job(
+            lambda job: write_export(facts.run, forms, step, job), "export"
+        )
+        self._poll()
+        self._show()
+
+    def action_export_pick(self) -> None:
+        def take(run: RunDirectory | None) -> None:
+            if run is not None:
+                self.evenfall.chosen_run = run
+                self.source_changed()
+
+        runs = list_runs(self.evenfall.root)
+        self.evenfall.push_screen(PickRunModal(runs, self.evenfall.chosen_run), take)
+
+    def action_stop_export(self) -> None:
+        if self._writing is not None:
+            self._writing.cancel()
+        else:
+            self.set_focus(None)
+
+
+def _kept_id(kept: Kept) -> str:
+    return "final" if kept.step is None else str(kept.step)
+
+
+def _kept_name(kept: Kept, facts: RunFacts) -> str:
+    return f"final, step {facts.step}" if kept.step is None else f"checkpoint of step {kept.step}"
