@@ -37,30 +37,41 @@ class ModelConfig(_Section):
     """Which base model, and how its weights are held."""
 
     name_or_path: str = Field(
-        "demo", min_length=1, description="hub id, local directory, or `demo` (the embedded model)"
+        default="demo",
+        min_length=1,
+        description="hub id, local directory, or `demo` (the embedded model)",
     )
-    revision: str | None = Field(None, description="branch, tag or commit on the hub")
+    revision: str | None = Field(default=None, description="branch, tag or commit on the hub")
     quantization: Literal["nf4", "none"] = Field(
-        "nf4", description="nf4: 4-bit NormalFloat, double-quantised (QLoRA); none: 16-bit LoRA"
+        default="nf4",
+        description="nf4: 4-bit NormalFloat, double-quantised (QLoRA); none: 16-bit LoRA",
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="compute dtype; auto: bfloat16 on a GPU that has it, float32 on a CPU"
+        default="auto",
+        description="compute dtype; auto: bfloat16 on a GPU that has it, float32 on a CPU",
     )
     trust_remote_code: bool = Field(
-        False, description="run Python code that comes with the model: only if you trust its author"
+        default=False,
+        description="run Python code that comes with the model: only if you trust its author",
     )
 
 
 class AdapterConfig(_Section):
     """LoRA (Hu et al. 2021), in PEFT's names. Adapter weights are kept in float32."""
 
-    r: int = Field(16, ge=1, le=1024, description="rank")
-    lora_alpha: float = Field(32, gt=0, description="the update is scaled by lora_alpha / r")
-    lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
-    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = Field(
-        "all-linear", description="`all-linear`, or names such as [q_proj, v_proj]"
+    r: int = Field(default=16, ge=1, le=1024, description="rank")
+    lora_alpha: float = Field(
+        default=32, gt=0, description="the update is scaled by lora_alpha / r"
     )
-    use_rslora: bool = Field(False, description="scale by lora_alpha / sqrt(r) (rank-stabilised)")
+    lora_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="dropout on the adapter's input"
+    )
+    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = Field(
+        default="all-linear", description="`all-linear`, or names such as [q_proj, v_proj]"
+    )
+    use_rslora: bool = Field(
+        default=False, description="scale by lora_alpha / sqrt(r) (rank-stabilised)"
+    )
 
 
 DataFormat = Literal["auto", "alpaca", "messages", "sharegpt", "prompt_completion", "text"]
@@ -70,56 +81,69 @@ class DataConfig(_Section):
     """What is learnt from, and how a row becomes tokens."""
 
     path: str = Field(
-        "demo",
+        default="demo",
         min_length=1,
         description="json, jsonl, csv, parquet or txt file, hub id, or `demo`",
     )
-    name: str | None = Field(None, description="configuration of a hub data set")
-    split: str = Field("train", min_length=1, description="split of a hub data set")
-    format: DataFormat = Field("auto", description="row format; auto detects it and says which")
-    max_rows: int | None = Field(None, ge=1, description="take only the first rows")
-    max_length: int = Field(2048, ge=8, description="tokens in a bin; no row may be longer")
+    name: str | None = Field(default=None, description="configuration of a hub data set")
+    split: str = Field(default="train", min_length=1, description="split of a hub data set")
+    format: DataFormat = Field(
+        default="auto", description="row format; auto detects it and says which"
+    )
+    max_rows: int | None = Field(default=None, ge=1, description="take only the first rows")
+    max_length: int = Field(default=2048, ge=8, description="tokens in a bin; no row may be longer")
     over_long: Literal["cut", "drop"] = Field(
-        "cut", description="a row longer than max_length: cut its end, or drop it (both counted)"
+        default="cut",
+        description="a row longer than max_length: cut its end, or drop it (both counted)",
     )
     assistant_only_loss: bool = Field(
-        True, description="learn the answers only; false learns prompts too"
+        default=True, description="learn the answers only; false learns prompts too"
     )
-    eval_path: str | None = Field(None, description="held-out file; default: taken from `path`")
+    eval_path: str | None = Field(
+        default=None, description="held-out file; default: taken from `path`"
+    )
     eval_fraction: float = Field(
-        0.0, ge=0, le=0.5, description="share of the rows held out for evaluation"
+        default=0.0, ge=0, le=0.5, description="share of the rows held out for evaluation"
     )
-    shuffle: bool = Field(True, description="new order of bins each epoch, from train.seed")
+    shuffle: bool = Field(default=True, description="new order of bins each epoch, from train.seed")
 
 
 class TrainConfig(_Section):
     """The loop: length, batch, optimiser, cadence, and what happens when memory runs out."""
 
-    num_train_epochs: float = Field(1.0, gt=0, description="passes over the data")
-    max_steps: int | None = Field(None, ge=1, description="optimiser steps; overrides epochs")
-    per_device_train_batch_size: int = Field(1, ge=1, description="packed bins in a micro-batch")
-    gradient_accumulation_steps: int = Field(8, ge=1, description="micro-batches in one update")
-    learning_rate: float = Field(2e-4, ge=0, le=10, description="peak learning rate")
-    lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: int = Field(5, ge=0, description="optimiser steps of linear warm-up")
-    weight_decay: float = Field(0.0, ge=0, le=1)
-    max_grad_norm: float = Field(1.0, gt=0, description="clip the gradient's norm to this")
-    adam_beta1: float = Field(0.9, ge=0, lt=1)
-    adam_beta2: float = Field(0.999, ge=0, lt=1)
-    adam_epsilon: float = Field(1e-8, gt=0)
-    gradient_checkpointing: bool = Field(
-        False, description="recompute activations in the backward: less memory, about 30 % slower"
+    num_train_epochs: float = Field(default=1.0, gt=0, description="passes over the data")
+    max_steps: int | None = Field(
+        default=None, ge=1, description="optimiser steps; overrides epochs"
     )
-    eval_steps: int | None = Field(None, ge=1, description="evaluate every so many steps")
-    save_steps: int = Field(100, ge=1, description="checkpoint every so many steps")
-    save_total_limit: int = Field(2, ge=1, description="checkpoints to keep")
-    seed: int = Field(42, ge=0, lt=2**31)
+    per_device_train_batch_size: int = Field(
+        default=1, ge=1, description="packed bins in a micro-batch"
+    )
+    gradient_accumulation_steps: int = Field(
+        default=8, ge=1, description="micro-batches in one update"
+    )
+    learning_rate: float = Field(default=2e-4, ge=0, le=10, description="peak learning rate")
+    lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = Field(default=5, ge=0, description="optimiser steps of linear warm-up")
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
+    max_grad_norm: float = Field(default=1.0, gt=0, description="clip the gradient's norm to this")
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
+    adam_epsilon: float = Field(default=1e-8, gt=0)
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="recompute activations in the backward: less memory, about 30 % slower",
+    )
+    eval_steps: int | None = Field(default=None, ge=1, description="evaluate every so many steps")
+    save_steps: int = Field(default=100, ge=1, description="checkpoint every so many steps")
+    save_total_limit: int = Field(default=2, ge=1, description="checkpoints to keep")
+    seed: int = Field(default=42, ge=0, lt=2**31)
     device: Literal["auto", "cuda", "cpu"] = "auto"
     kernels: Literal["auto", "off"] = Field(
-        "auto", description="auto: Triton kernels for every part that proves itself on this GPU"
+        default="auto",
+        description="auto: Triton kernels for every part that proves itself on this GPU",
     )
     on_oom: Literal["ask", "recover", "fail"] = Field(
-        "ask",
+        default="ask",
         description="out of memory: wait for a key, take the first rung that keeps the result, or "
         "end (a run without a terminal treats ask as fail, saving first)",
     )
@@ -128,20 +152,26 @@ class TrainConfig(_Section):
 class ExportConfig(_Section):
     """What `evenfall export` writes when it is given no form."""
 
-    forms: list[Literal["adapter", "merged"]] = Field(["adapter"], min_length=1)
+    forms: list[Literal["adapter", "merged"]] = Field(default=["adapter"], min_length=1)
     dtype: Literal["bfloat16", "float16", "float32"] = Field(
-        "bfloat16", description="dtype of merged weights"
+        default="bfloat16", description="dtype of merged weights"
     )
-    max_shard_size_gb: float = Field(5.0, gt=0, description="GB per merged safetensors file")
+    max_shard_size_gb: float = Field(
+        default=5.0, gt=0, description="GB per merged safetensors file"
+    )
 
 
 class RunConfig(_Section):
     """One run. `RunConfig()` is the demo's model and data with a usable recipe."""
 
     name: str | None = Field(
-        None, pattern=r"^[\w][\w.\-]{0,63}$", description="run name; default: model, data, time"
+        default=None,
+        pattern=r"^[\w][\w.\-]{0,63}$",
+        description="run name; default: model, data, time",
     )
-    output_dir: str = Field("runs", min_length=1, description="folder that holds run directories")
+    output_dir: str = Field(
+        default="runs", min_length=1, description="folder that holds run directories"
+    )
     model: ModelConfig = ModelConfig()
     adapter: AdapterConfig = AdapterConfig()
     data: DataConfig = DataConfig()

@@ -86,6 +86,8 @@ class PartsPatched(Event):
 @dataclass(frozen=True)
 class DataPrepared(Event):
     format: str
+    reason: str
+    """What the format was told from."""
     rows: int
     """Rows read."""
     kept: int
@@ -105,6 +107,8 @@ class DataPrepared(Event):
     total_steps: int
     lengths: list[int]
     """Tokens of each kept row, at most 2,000 of them, evenly spaced in sorted order."""
+    notes: dict[str, int]
+    """What was done to rows that the chat template could not take as they are -> rows."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,283 @@
+"""From a name to a model that is ready to train: tokenizer, base weights, adapter.
+
+Only safetensors are read, and no code that comes with a model runs unless the configuration says so.
+The base is frozen and stays in its own dtypes: unlike the usual k-bit preparation nothing is cast up to
+float32, which for an 8B model saves 2 GB. NF4 (Dettmers et al. 2023, double-quantised) works on a
+GPU and on a CPU. Adapter weights are float32 whatever the base is: in bfloat16 small updates round
+to nothing.
+"""
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import logging as transformers_logging
+
+from ..presets.load import demo_folder
+from . import attention
+from .config import AdapterConfig, ModelConfig
+from .device import compute_dtype
+
+Report = Callable[[str, float | None], None]
+
+
+class LoadError(RuntimeError):
+    """A model that cannot be loaded; the message says which and the fix."""
+
+
+@dataclass
+class LoadedModel:
+    """A base model, frozen, on its device."""
+
+    model: Any
+    name: str
+    family: str
+    """transformers' `model_type`."""
+    quantization: str
+    dtype: torch.dtype
+    packed: bool
+    """Whether its attention is Evenfall's packed one (else: one document a row, stock attention)."""
+    parameters: int
+    weights_gb: float
+    seconds: float
+
+
+def model_source(config: ModelConfig) -> str:
+    """Where transformers finds the model: a folder, or the hub id itself.
+
+    Raises:
+        LoadError: a local path without config.json or without safetensors.
+    """
+    name = config.name_or_path
+    if name == "demo":
+        return str(demo_folder() / "model")
+    folder = Path(name).expanduser()
+    if not folder.exists():
+        if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+            raise LoadError(f"model.name_or_path: {name} does not exist")
+        return name
+    if not (folder / "config.json").is_file():
+        raise LoadError(f"model.name_or_path: {name} holds no config.json: not a model folder")
+    if not any(folder.glob("*.safetensors")):
+        raise LoadError(
+            f"model.name_or_path: {name} holds no *.safetensors. Evenfall reads no pickle files "
+            "(.bin, .pt): convert them with transformers' save_pretrained first"
+        )
+    return str(folder)
+
+
+def load_tokenizer(config: ModelConfig) -> Any:
+    """The model's fast tokenizer.
+
+    Raises:
+        LoadError: not found, no network, gated, or only a slow tokenizer exists.
+    """
+    with _readable_errors(config.name_or_path):
+        tokenizer = AutoTokenizer.from_pretrained(
+            model_source(config),
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
+        )
+    if not tokenizer.is_fast:
+        raise LoadError(
+            f"{config.name_or_path}: has no fast tokenizer (tokenizer.json), which exact masks need"
+        )
+    return tokenizer
+
+
+def load_base(
+    config: ModelConfig, device: torch.device, report: Report, *, packed: bool = True
+) -> LoadedModel:
+    """Load the frozen base model.
+
+    Args:
+        packed: train with packed attention where the family allows it; chat and export want the
+            stock one.
+
+    Raises:
+        LoadError: not found, no network, gated, unsupported quantisation.
+        torch.OutOfMemoryError: it does not fit.
+    """
+    start = time.perf_counter()
+    quiet_libraries()
+    source = model_source(config)
+    dtype = compute_dtype(config.dtype, device)
+    report("reading the model's configuration", None)
+    with _readable_errors(config.name_or_path):
+        arch = AutoConfig.from_pretrained(
+            source, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    stored = getattr(arch, "quantization_config", None)
+    options: dict[str, Any] = {}
+    if stored is not None:
+        _check_stored_quantization(config, stored)
+    elif config.quantization == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    packed = packed and arch.model_type in attention.FAMILIES
+    if packed:
+        options["attn_implementation"] = attention.NAME
+    report(f"loading {config.name_or_path}", None)
+    with _readable_errors(config.name_or_path):
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
+            dtype=dtype,
+            device_map={"": device},
+            use_safetensors=True,
+            **options,
+        )
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    module: Any
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            # A pre-quantised checkpoint names the dtype of the machine that made it.
+            module.compute_dtype = dtype
+            module.compute_type_is_set = True
+    tensors = [*model.parameters(), *model.buffers()]
+    return LoadedModel(
+        model=model,
+        name=config.name_or_path,
+        family=arch.model_type,
+        quantization="nf4" if stored is not None else config.quantization,
+        dtype=dtype,
+        packed=packed,
+        parameters=count_parameters(model),
+        weights_gb=sum(t.numel() * t.element_size() for t in tensors) / 1e9,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _check_stored_quantization(config: ModelConfig, stored: Any) -> None:
+    def read(key: str) -> Any:
+        return stored.get(key) if isinstance(stored, dict) else getattr(stored, key, None)
+
+    method = str(getattr(read("quant_method"), "value", read("quant_method")))
+    if method != "bitsandbytes" or not read("load_in_4bit"):
+        raise LoadError(
+            f"{config.name_or_path}: is quantised with {method}; Evenfall trains on bitsandbytes "
+            "4-bit checkpoints and on unquantised ones (which it quantises while loading)"
+        )
+    if config.quantization == "none":
+        raise LoadError(
+            f"{config.name_or_path}: is a 4-bit checkpoint: set model.quantization=nf4, or name "
+            "the 16-bit model"
+        )
+
+
+def add_adapter(model: Any, config: AdapterConfig, seed: int) -> PeftModel:
+    """Put a new LoRA adapter on a base; A is drawn from `seed`, B is zero, both are float32.
+
+    Raises:
+        LoadError: `target_modules` names no module of this model.
+    """
+    targets = config.target_modules
+    lora = LoraConfig(
+        r=config.r,
+        lora_alpha=config.lora_alpha,  # type: ignore[arg-type] - PEFT takes fractions too
+        lora_dropout=config.lora_dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        use_rslora=config.use_rslora,
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(seed)
+    try:
+        adapted = get_peft_model(model, lora)
+    except ValueError as error:
+        linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if _is_linear(m)})
+        raise LoadError(
+            f"adapter.target_modules: {targets} fits no module of this model; it has "
+            f"{', '.join(linear)} (PEFT said: {error})"
+        ) from error
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    assert isinstance(adapted, PeftModel)
+    return adapted
+
+
+def load_adapter(model: Any, folder: Path) -> PeftModel:
+    """Put a saved adapter on a base, for chat and export (not trainable)."""
+    config = PeftConfig.from_pretrained(str(folder))
+    return PeftModel.from_pretrained(model, str(folder), config=config)
+
+
+def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """Name -> parameter, in the model's order, which optimiser and checkpoints share."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Weights, with 4-bit ones counted as what they stand for; tied ones once."""
+    total = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        total += state.shape.numel() if state is not None else parameter.numel()
+    return total
+
+
+def set_recompute(model: Any, on: bool) -> None:
+    """Switch activation recompute (gradient checkpointing) of every decoder layer."""
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    options = {"use_reentrant": False}
+    if hasattr(base, "activation_checkpointing_enable"):  # transformers >= 5.23
+        if on:
+            base.activation_checkpointing_enable(options)
+        else:
+            base.activation_checkpointing_disable()
+    elif on:
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+    else:
+        base.gradient_checkpointing_disable()
+
+
+def quiet_libraries() -> None:
+    """Progress bars and start-up notices belong to programs that own the terminal."""
+    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.Linear)
+
+
+@contextlib.contextmanager
+def _readable_errors(name: str):
+    """Turn the hub's and transformers' errors into one that says what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        text = str(error)
+        low = text.lower()
+        if "gated" in low or "401" in low or "403" in low:
+            fix = "accept its licence on its hub page, then `hf auth login` (or set HF_TOKEN)"
+        elif "trust_remote_code" in low:
+            fix = "it brings its own Python code: read it, then set model.trust_remote_code=true"
+        elif "safetensors" in low:
+            fix = "it has no safetensors weights; Evenfall reads no pickle files"
+        elif "connect" in low or "offline" in low or "resolve" in low or "couldn't" in low:
+            fix = "no such folder here, and the hub cannot be reached or has no such model"
+        elif "does not recognize this architecture" in low or "model type" in low:
+            fix = "this transformers does not know the architecture: upgrade transformers"
+        else:
+            fix = "see the message"
+        raise LoadError(f"{name}: cannot be loaded: {fix}\n{text}") from error

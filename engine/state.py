@@ -1,0 +1,60 @@
+"""What the loop works on, shared by the modules that act on a run between two updates."""
+
+from dataclasses import dataclass, field
+
+import torch
+from peft import PeftModel
+
+from .config import RunConfig
+from .data.prepare import PreparedData
+from .runs import RunDirectory
+from .schedule import RateChange
+from .session import Control
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; `hint` says what to try."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class OutOfMemoryEnd(TrainingError):
+    """Memory ran out and nobody could answer."""
+
+
+@dataclass
+class LoopState:
+    """Where the loop is, between two updates. A checkpoint holds just this, as JSON."""
+
+    step: int = 0
+    """Optimiser steps done."""
+    epoch: int = 0
+    position: int = 0
+    """Bins of this epoch's order that are done."""
+    packed_length: int = 0
+    """data.max_length when the rows were packed; a recovery may cut rows shorter afterwards."""
+    bins_per_update: int = 0
+    """Fixed at the start: a recovery that halves the batch doubles the accumulation."""
+    tokens: int = 0
+    seconds: float = 0.0
+    rate_changes: list[RateChange] = field(default_factory=list)
+    first_losses: list[float] = field(default_factory=list)
+    last_losses: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Run:
+    """A run in its worker: what is trained, on what, and how far it is."""
+
+    directory: RunDirectory
+    config: RunConfig
+    control: Control
+    model: PeftModel
+    optimizer: torch.optim.Optimizer
+    data: PreparedData
+    state: LoopState
+    device: torch.device
+    packed: bool
+    """False: the model's attention is stock, one document a row."""

@@ -1,0 +1,72 @@
+"""Which rows make an update: bins in their epoch's order, a fixed number of them an update.
+
+The number of bins in an update is fixed when a run starts. Batch size and accumulation only say how they
+are cut into micro-batches, and a shorter max_length only cuts rows and splits bins inside their
+update: whatever a recovery changes, each update holds the same rows in the same order.
+"""
+
+import math
+from collections.abc import Sequence
+
+from .config import RunConfig
+from .data.batch import Batch, Example, collate
+from .data.prepare import Bins
+from .state import LoopState
+
+
+def next_update(bins: Bins, state: LoopState, seed: int, shuffle: bool) -> list[int]:
+    """Indices of the bins of the update that follows `state`."""
+    order = bins.order(state.epoch, seed, shuffle)
+    return list(order[state.position : state.position + state.bins_per_update])
+
+
+def advance(bins: Bins, state: LoopState, done: int) -> None:
+    """Move the data position past an update of `done` bins, into the next epoch at the end of one."""
+    state.position += done
+    if state.position >= len(bins):
+        state.epoch, state.position = state.epoch + 1, 0
+
+
+def total_steps(config: RunConfig, bins: int, bins_per_update: int) -> int:
+    """Optimiser steps of the whole run: `max_steps`, or epochs times updates in an epoch."""
+    if config.train.max_steps is not None:
+        return config.train.max_steps
+    per_epoch = math.ceil(bins / bins_per_update)  # the last update takes what is left
+    return max(1, math.ceil(config.train.num_train_epochs * per_epoch))
+
+
+def micro_batches(
+    bins: Bins, chosen: Sequence[int], config: RunConfig, packed: bool
+) -> list[Batch]:
+    """Batches of up to `per_device_train_batch_size` bins each, or of one row each if not packed.
+
+    Rows longer than `max_length` (which a recovery may have lowered) are cut.
+    """
+    size, length = config.train.per_device_train_batch_size, config.data.max_length
+    groups: list[list[Example]] = []
+    for index in chosen:
+        rows = [_cut(bins.examples[row], length) for row in bins.bins[index]]
+        groups += _split(rows, length) if packed else [[row] for row in rows]
+    if not packed:
+        size = 1
+    parts = [groups[start : start + size] for start in range(0, len(groups), size)]
+    batches = [collate([example for group in part for example in group]) for part in parts]
+    return [batch for batch in batches if batch.trained_tokens]
+
+
+def _cut(example: Example, max_length: int) -> Example:
+    if len(example.ids) <= max_length:
+        return example
+    return Example(example.ids[:max_length], example.trained[:max_length], example.number)
+
+
+def _split(examples: list[Example], max_length: int) -> list[list[Example]]:
+    groups: list[list[Example]] = [[]]
+    room = max_length
+    for example in examples:
+        if len(example.ids) > room and groups[-1]:
+            groups.append([])
+            room = max_length
+        groups[-1].append(example)
+        room -= len(example.ids)
+    return groups

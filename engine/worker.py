@@ -1,0 +1,216 @@
+"""What a session's thread does: load, patch, prepare, train, save; each part an event.
+
+The worker holds no policy of its own: the loop is in train.py, what happens without memory in
+recovery.py. It owns the order of things and the two places where a run begins again: loading under a
+smaller plan, and a new adapter after a lower rank.
+"""
+
+import dataclasses
+import importlib.metadata
+import logging
+import os
+import shutil
+import time
+
+import orjson
+import torch
+
+from . import events as ev
+from . import recovery
+from .checkpoint import load_checkpoint, make_optimizer, save_final_adapter
+from .config import RunConfig
+from .data.prepare import PreparedData, prepare
+from .device import describe_device, pick_device, read_memory
+from .load import (
+    LoadedModel,
+    add_adapter,
+    load_base,
+    load_tokenizer,
+    set_recompute,
+    trainable_parameters,
+)
+from .patch import patch_model
+from .runs import RunDirectory
+from .session import Control
+from .state import LoopState, OutOfMemoryEnd, Run
+from .train import train
+from .updates import total_steps
+
+log = logging.getLogger("evenfall")
+
+
+def work(directory: RunDirectory, control: Control, *, resume: bool) -> None:
+    """Train a run directory from its `run.yaml`, or go on from its newest checkpoint.
+
+    Raises:
+        ConfigError, LoadError, DataError, RunError, TrainingError: the run cannot go on; the message
+            is for the user.
+    """
+    config = directory.config()
+    steps = directory.checkpoints() if resume else []
+    device = pick_device(config.train.device)
+    control.emit(
+        ev.RunStarted(
+            directory.name,
+            os.getpid(),
+            describe_device(device),
+            _versions(),
+            steps[-1] if steps else (0 if resume else None),
+        )
+    )
+    report = _reporter(control)
+    tokenizer = load_tokenizer(config.model)
+    packed_length = _packed_length(directory, steps) or config.data.max_length
+    data = prepare(_with_length(config, packed_length), tokenizer, report)
+    loaded, config = _load(directory, config, device, control)
+    while True:
+        run = _build(directory, config, control, loaded, data, device, packed_length)
+        if steps:
+            run.state = load_checkpoint(directory.checkpoint(steps[-1]), run.model, run.optimizer)
+        _announce(run, loaded, data)
+        control.set_state("ready")
+        outcome = train(run)
+        if outcome != "restart":
+            break
+        config, steps = run.config, []
+        _set_aside_checkpoints(directory, control)
+        loaded.model = run.model.unload()
+    adapter = None if outcome == "abandoned" else save_final_adapter(run)
+    first, last = run.state.first_losses, run.state.last_losses
+    control.emit(
+        ev.Finished(
+            "complete" if outcome == "complete" else "stopped",
+            run.state.step,
+            run.state.seconds,
+            run.state.tokens,
+            adapter,
+            sum(first) / len(first) if first else None,
+            sum(last) / len(last) if last else None,
+        )
+    )
+    control.set_state("finished", "complete" if outcome == "complete" else "stopped by request")
+
+
+def _load(
+    directory: RunDirectory, config: RunConfig, device: torch.device, control: Control
+) -> tuple[LoadedModel, RunConfig]:
+    """Load the base; where it does not fit, under the plan that is chosen then."""
+    while True:
+        trouble = None
+        before_gb = read_memory(device).now_gb
+        try:
+            return load_base(config.model, device, _reporter(control)), config
+        except (RuntimeError, MemoryError) as error:
+            if not recovery.is_out_of_memory(error):
+                raise
+            trouble = recovery.take_down(error, "load", device, 0, before_gb)
+        recovery.free_memory(device)
+        rungs = recovery.rungs_for_load(config)
+        after_gb = read_memory(device).now_gb
+        control.emit(dataclasses.replace(trouble, after_gb=after_gb, rungs=rungs))
+        control.set_state("out-of-memory", "the model does not fit; nothing was trained yet")
+        rung, automatic = recovery.choose(config.train.on_oom, rungs, control, 0)
+        if isinstance(rung, ev.Stop):
+            raise OutOfMemoryEnd("stopped: the model does not fit", "take a smaller model")
+        config = recovery.apply_changes(config, rung)
+        directory.write_config(config)
+        control.emit(ev.RecoveryApplied(0, rung.id, rung.title, automatic))
+        control.set_state("loading")
+
+
+def _build(
+    directory: RunDirectory,
+    config: RunConfig,
+    control: Control,
+    loaded: LoadedModel,
+    data: PreparedData,
+    device: torch.device,
+    packed_length: int,
+) -> Run:
+    """Adapter, kernels and optimiser on the loaded base, at step 0."""
+    recipe = config.train
+    model = add_adapter(loaded.model, config.adapter, recipe.seed)
+    if recipe.kernels == "auto":
+        parts = patch_model(model, device).parts
+        control.emit(ev.PartsPatched([dataclasses.asdict(part) for part in parts]))
+    set_recompute(model, recipe.gradient_checkpointing)
+    bins = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
+    state = LoopState(packed_length=packed_length, bins_per_update=bins)
+    optimizer = make_optimizer(model, recipe)
+    return Run(directory, config, control, model, optimizer, data, state, device, loaded.packed)
+
+
+def _announce(run: Run, loaded: LoadedModel, data: PreparedData) -> None:
+    control = run.control
+    control.emit(
+        ev.ModelLoaded(
+            loaded.name,
+            loaded.family,
+            loaded.parameters,
+            sum(p.numel() for p in trainable_parameters(run.model).values()),
+            loaded.quantization,
+            str(loaded.dtype).removeprefix("torch."),
+            loaded.weights_gb,
+            loaded.seconds,
+        )
+    )
+    steps = total_steps(run.config, len(data.train), run.state.bins_per_update)
+    control.emit(ev.DataPrepared(**dataclasses.asdict(data.report), total_steps=steps))
+    if not loaded.packed:
+        control.emit(
+            ev.Alert(
+                f"{loaded.family}: packed attention is not proven for this family; it trains with "
+                "its own attention, one row at a time (slower)"
+            )
+        )
+
+
+def _reporter(control: Control):
+    last = 0.0
+
+    def report(stage: str, fraction: float | None = None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if fraction is None or fraction >= 1.0 or now - last > 0.5:
+            last = now
+            control.emit(ev.Progress(stage, fraction=fraction))
+
+    return report
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "transformers", "peft", "bitsandbytes", "triton")
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _packed_length(directory: RunDirectory, steps: list[int]) -> int | None:
+    """The bin size that the run was packed at, where a recovery has lowered data.max_length."""
+    if not steps:
+        return None
+    tree = orjson.loads((directory.checkpoint(steps[-1]) / "state.json").read_bytes())
+    return int(tree["packed_length"])
+
+
+def _with_length(config: RunConfig, max_length: int) -> RunConfig:
+    return config.model_copy(
+        update={"data": config.data.model_copy(update={"max_length": max_length})}
+    )
+
+
+def _set_aside_checkpoints(directory: RunDirectory, control: Control) -> None:
+    """Keep what the old adapter reached, where a resume will not take it for the new one's."""
+    old = directory.path / "checkpoints"
+    if not old.exists():
+        return
+    for n in range(1, 1000):
+        aside = directory.path / f"checkpoints-before-{n}"
+        if not aside.exists():
+            shutil.move(old, aside)
+            control.emit(ev.Alert(f"checkpoints of the adapter so far are in {aside.name}/"))
+            return
