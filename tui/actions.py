@@ -29,6 +29,11 @@ class Verb:
     screen: ScreenName | Literal["app"]
     footer: bool = True
 
+    @property
+    def action(self) -> str:
+        """Textual's action: the method `action_<id>`; the six `show_<name>` share one."""
+        return f"show('{self.id[5:]}')" if self.id.startswith("show_") else self.id
+
 
 VERBS: tuple[Verb, ...] = (
     *(
@@ -53,6 +58,12 @@ VERBS: tuple[Verb, ...] = (
     Verb("run_info", "i", "Info", "Facts about this run, and which parts run fast", "train"),
     Verb("run_draft", "r", "Run", "Start the next run; or take up the one that is shown", "train"),
     Verb("recover", "o", "Memory", "Show what helps when memory has run out", "train", False),
+    # Runs
+    Verb("open_run", "enter", "Open", "Show the run in Train; one that is not ours read-only", "runs"),
+    Verb("resume_run", "r", "Resume", "Go on with the run from its last checkpoint", "runs"),
+    Verb("clone_run", "c", "Clone", "Set the next run up like this one", "runs"),
+    Verb("export_run", "e", "Export", "Go to Export with this run", "runs"),
+    Verb("chat_run", "t", "Talk", "Go to Chat with this run", "runs"),
     # Model
     Verb("choose", "enter", "Choose", "Take the model or recipe under the cursor", "model"),
     Verb("find", "slash", "Find", "Filter the list, or type a hub id or a local folder", "model"),
@@ -92,7 +103,9 @@ def verbs_of(screen: str) -> list[Verb]:
 def bindings_of(owner: str) -> list[Binding]:
     """Textual bindings of the verbs that `owner` (a screen's name or `app`) handles itself."""
     return [
-        Binding(verb.key, verb.id, verb.title, show=verb.footer, tooltip=verb.tooltip, id=verb.id)
+        Binding(
+            verb.key, verb.action, verb.title, show=verb.footer, tooltip=verb.tooltip, id=verb.id
+        )
         for verb in VERBS
         if verb.screen == owner
     ]

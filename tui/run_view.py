@@ -80,8 +80,7 @@ def recipe_line(config: RunConfig | None, progress: RunProgress) -> Content:
         safe_str(short_name(data.path), 24) + rows,
         f"r{config.adapter.r} α{config.adapter.lora_alpha:g}",
         config.model.quantization if config.model.quantization != "none" else "16-bit",
-        f"{train.per_device_train_batch_size}×{train.gradient_accumulation_steps}"
-        f" × {data.max_length} tok",
+        f"{train.per_device_train_batch_size}×{train.gradient_accumulation_steps}×{data.max_length} tok",
     ]
     return Content.styled(" · ".join(parts), "$text-muted")
 
@@ -243,9 +242,10 @@ def _end_card(source: RunSource) -> Content:
         figures.append(f"best eval {loss_text(best.loss)} at step {best.step}")
     if progress.steps:
         last = progress.steps[-1]
-        figures.append(f"peak memory {last.memory_peak_gb:.1f} of {last.memory_total_gb:.0f} GB")
+        figures.append(f"peak {last.memory_peak_gb:.1f} of {last.memory_total_gb:.0f} GB")
     lines.append(Content("  " + " · ".join(figures)))
-    again = "resume" if finished.reason == "stopped" and progress.checkpoints else "train again"
+    stopped = finished.reason == "stopped" and progress.checkpoints
+    again = "go on with it" if stopped else "start the next run"
     if finished.adapter:
         lines.append(key_hint(("4", "export"), ("5", "chat with it"), ("r", again)))
     else:

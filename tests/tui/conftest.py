@@ -189,7 +189,6 @@ def make_run(root: Path, name: str = "0412-llama8b") -> RunDirectory:
     run.write_config(
         parse_config(
             {
-                "name": name,
                 "model": {"name_or_path": "meta-llama/llama-3.1-8b"},
                 "data": {"path": "alpaca-clean.jsonl", "eval_fraction": 0.02},
                 "train": {"num_train_epochs": 3, "eval_steps": 400, "save_steps": 600,

@@ -67,7 +67,7 @@ class EvenfallScreen(Screen[None]):
 
     @property
     def shown(self) -> bool:
-        """Whether this screen is on top now."""
+        """Whether this screen is composed and on top now."""
         return self._shown
 
     def why_not(self, verb: str) -> str | None:

@@ -7,10 +7,11 @@ answer has a letter, so no dialog needs arrows or a mouse.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from textual import events, on
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Input, OptionList, Static
@@ -101,9 +102,7 @@ class LearningRateModal(EvenfallModal):
     """One line: the new learning rate; how it goes on; a question where it is far off."""
 
     CSS_PATH = "../styles/modals.tcss"
-    BINDINGS = [
-        ("up,down", "other_mode", "Mode"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("up,down", "other_mode", "Mode")]
     FAR = 5.0
     """A change by more than this factor is asked about once."""
 

@@ -9,6 +9,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from rich.text import Text
@@ -111,7 +112,7 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
     size, letter = next(
         ((s, c) for s, c in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if largest >= s * least), (1.0, "")
     )
-    gap = min((b - a for a, b in zip(ticks, ticks[1:], strict=False)), default=largest) / size
+    gap = min((b - a for a, b in pairwise(ticks)), default=largest) / size
     decimals = 0 if gap <= 0 else min(4, max(0, math.ceil(-math.log10(gap) - 1e-9)))
     return ["0" if tick == 0 else f"{tick / size:.{decimals}f}{letter}" for tick in ticks]
 
