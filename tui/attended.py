@@ -1,0 +1,86 @@
+"""The app in a process that may outlive its terminal.
+
+`q` or `D` with *detach*, a closed SSH session (SIGHUP) and a dead terminal all end the same way: the
+screens go, every tie to the terminal is cut, and the process stays until its run is done. SIGTERM
+saves and stops the run first. Handlers are set with `signal.signal`, which, unlike the event loop's
+own, also works while the loop is blocked by a terminal that stopped reading; a watchdog ends the
+process once the run is done, should the screens never come back from there.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..engine.events import Stop
+from ..engine.runs import RunDirectory
+from ..engine.session import EXIT_CODES, Session
+from .app import EvenfallApp
+from .terminal import leave_terminal, native_output_to, state_folder
+
+WATCHDOG_SECONDS = 3.0
+
+
+def run_app(
+    release: Callable[[], None],
+    *,
+    root: Path,
+    train: RunDirectory | None = None,
+    resume: bool = False,
+    leave_when_done: bool = False,
+    watch: RunDirectory | None = None,
+) -> int:
+    """Show the app until the user leaves it, then stay as long as a run goes on.
+
+    Args:
+        release: tells the waiting parent process that its user may have the shell back.
+        train: a run to train at once, anew or (`resume`) from its last checkpoint.
+        leave_when_done: leave the screens once it has ended.
+
+    Returns:
+        The run's exit code, where `train` was given; else 0.
+    """
+    session = Session(train, resume=resume, attended=True) if train else None
+    app = EvenfallApp(
+        train.config() if train else None,
+        root=root,
+        watch=watch,
+        train=session,
+        leave_when_done=leave_when_done,
+    )
+    screens_gone = threading.Event()
+    _handle_signals(app, screens_gone)
+    log = state_folder() / "output.log"
+    with native_output_to(log):
+        app.run()
+    screens_gone.set()
+    if app.session and not app.session.done:
+        name = app.session.run.name
+        if not app.hung_up:
+            print(f"{name} goes on in process {os.getpid()}: `evenfall watch {name}` shows it")
+        leave_terminal(log)
+        release()
+        app.session.wait()
+    if train is not None and app.session is not None:
+        return EXIT_CODES.get(app.session.state, 1)
+    return 0
+
+
+def _handle_signals(app: EvenfallApp, screens_gone: threading.Event) -> None:
+    def watchdog() -> None:
+        if not screens_gone.wait(WATCHDOG_SECONDS):
+            if app.session:
+                app.session.wait()
+            os._exit(EXIT_CODES.get(app.session.state, 1) if app.session else 0)
+
+    def leave(number: int, _: Any) -> None:
+        if number == signal.SIGTERM and app.session:
+            app.session.submit(Stop(save=True))
+        app.hung_up = True
+        app.detach()
+        threading.Thread(target=watchdog, daemon=True, name="evenfall-watchdog").start()
+
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, leave)

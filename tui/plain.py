@@ -1,0 +1,155 @@
+"""A run as plain lines: what `train`, `demo` and `watch` print where there are no screens.
+
+One line an event that a person wants to know of, so that a log file or a CI console reads well. A
+terminal that went away must not end the training: once a line cannot be written, none is tried again.
+"""
+
+import contextlib
+import math
+import sys
+
+from ..engine import events as ev
+from ..engine.progress import RunProgress
+from .safe_text import safe_str
+from .story import seconds_text
+
+
+class PlainLines:
+    """Prints a run's events. Call it with each event, in order."""
+
+    def __init__(self, *, every_seconds: float = 2.0) -> None:
+        self.progress = RunProgress()
+        self._every = every_seconds
+        self._last_step_line = -math.inf
+        self._open = True
+
+    def __call__(self, event: ev.Event) -> None:
+        self.progress.apply(event)
+        line = self._step_line(event) if isinstance(event, ev.Step) else describe(event)
+        if line:
+            self.say(line)
+
+    def say(self, text: str) -> None:
+        """Print one or more lines, controls made visible."""
+        if self._open:
+            try:
+                print(safe_str(text, 8192, lines=True), flush=True)
+            except (OSError, ValueError):  # the terminal is gone, the training goes on
+                self._open = False
+                with contextlib.suppress(OSError):
+                    sys.stdout = open("/dev/null", "w")  # noqa: SIM115 - for the process's rest
+
+    def _step_line(self, step: ev.Step) -> str:
+        last = step.step == self.progress.total_steps
+        if not (last or step.skipped or step.t - self._last_step_line >= self._every):
+            return ""
+        self._last_step_line = step.t
+        speed = self.progress.tokens_per_second
+        left = self.progress.seconds_left
+        return "  ".join(
+            [
+                f"step {step.step}/{self.progress.total_steps or '?'}",
+                f"loss {step.loss:.4f}",
+                f"lr {step.learning_rate:.2e}",
+                f"grad {step.grad_norm:.2f}",
+                f"{speed:,.0f} tokens/s" if speed else "",
+                f"{step.memory_gb:.2f} GB (peak {step.memory_peak_gb:.2f})",
+                f"{seconds_text(left)} left" if left and not last else "",
+            ]
+        ).rstrip()
+
+
+def describe(event: ev.Event) -> str:
+    """An event in a line of plain words; empty for those that need none. Text is not yet safe."""
+    match event:
+        case ev.RunStarted():
+            start = f", from step {event.resumed_from}" if event.resumed_from is not None else ""
+            return f"run {event.run} on {event.device}{start}"
+        case ev.Progress(stage=stage, fraction=None):
+            return stage
+        case ev.ModelLoaded():
+            return (
+                f"model {event.name}: {event.parameters / 1e6:,.0f} M parameters, "
+                f"{event.trainable / 1e6:.2f} M trained, weights {event.quantization} "
+                f"{event.weights_gb:.2f} GB, computes in {event.compute_dtype}"
+            )
+        case ev.PartsPatched(parts=parts):
+            fast = [f"{part['name']} ×{part['count']}" for part in parts if part["fast"]]
+            stock = [f"{part['name']} ({part['reason']})" for part in parts if not part["fast"]]
+            words = [f"proven kernels: {', '.join(fast)}"] if fast else []
+            return "; ".join(words + ([f"stock: {', '.join(stock)}"] if stock else []))
+        case ev.DataPrepared():
+            return _data_line(event)
+        case ev.Evaluated():
+            return f"evaluation at step {event.step}: loss {event.loss:.4f} ({event.rows} rows)"
+        case ev.CheckpointSaved():
+            return f"saved {event.path} ({event.megabytes:.1f} MB, {event.seconds:.1f} s)"
+        case ev.LearningRateChanged():
+            return f"learning rate {event.old:.2e} -> {event.new:.2e} ({event.mode})"
+        case ev.CommandRefused():
+            return f"{event.command} refused: {event.why}"
+        case ev.OutOfMemory():
+            return _out_of_memory_lines(event)
+        case ev.RecoveryApplied():
+            who = "automatically" if event.automatic else "as asked"
+            return f"recovered {who}: {event.title}; going on after step {event.step}"
+        case ev.Alert():
+            return f"{event.level}: {event.message}"
+        case ev.Failed():
+            resume = (
+                f"\ntake it up again from step {event.resume_step} with: evenfall train --resume RUN"
+                if event.resume_step is not None
+                else ""
+            )
+            return f"error: {event.message}\n{event.hint}{resume}".rstrip()
+        case ev.StateChanged(state="paused", reason=reason):
+            return f"paused: {reason}"
+        case ev.Finished():
+            return _finished_line(event)
+    return ""
+
+
+def _data_line(event: ev.DataPrepared) -> str:
+    share = 100 * event.trained_tokens / max(1, event.tokens)
+    filled = 100 * event.tokens / max(1, event.bins * event.max_length)
+    line = (
+        f"data: {event.format} ({event.reason}); {event.kept:,} of {event.rows:,} rows, "
+        f"{event.tokens:,} tokens, {share:.0f} % trained, {event.bins} bins {filled:.0f} % full, "
+        f"{event.total_steps} steps"
+    )
+    more = [f"{count} rows dropped: {reason}" for reason, count in event.dropped.items()]
+    more += [f"{count} rows: {note}" for note, count in event.notes.items()]
+    if event.cut:
+        more.append(f"{event.cut} rows cut at {event.max_length} tokens")
+    if event.eval_rows:
+        more.append(f"{event.eval_rows} rows held out for evaluation")
+    return "\n".join([line, *(f"      {text}" for text in more)])
+
+
+def _out_of_memory_lines(event: ev.OutOfMemory) -> str:
+    asked = f", asked for {event.requested_gb:.2f}" if event.requested_gb is not None else ""
+    first = (
+        f"out of memory ({event.phase}, after step {event.step}): {event.before_gb:.2f} GB before, "
+        f"{event.at_gb:.2f} at the failure{asked}, {event.after_gb:.2f} after freeing, "
+        f"limit {event.limit_gb:.2f}. Nothing is lost."
+    )
+    lines = [first]
+    for number, rung in enumerate(event.rungs, 1):
+        peak = f"about {rung.peak_gb:.2f} GB" if rung.peak_gb is not None else "not estimated"
+        speed = f", speed ×{rung.speed:.2f}" if rung.speed is not None else ""
+        lines.append(f"  {number}  {rung.title} ({peak}{speed}): {rung.effect}")
+    return "\n".join(lines)
+
+
+def _finished_line(event: ev.Finished) -> str:
+    speed = event.tokens / event.seconds if event.seconds else 0.0
+    losses = (
+        f"; loss {event.first_loss:.4f} (first 5 steps) -> {event.last_loss:.4f} (last 5)"
+        if event.first_loss is not None and event.last_loss is not None
+        else ""
+    )
+    kept = f"; adapter in {event.adapter}/" if event.adapter else "; nothing saved"
+    return (
+        f"{event.reason} at step {event.step}: {event.tokens:,} tokens in "
+        f"{seconds_text(event.seconds)} ({speed:,.0f} tokens/s){losses}{kept}"
+    )

@@ -1,0 +1,86 @@
+"""The terminal, and what happens to a run when it goes away.
+
+Two problems have one answer each. Native code (CUDA, tokenizers, child processes) writes to file
+descriptors 1 and 2 and would draw over the screens: while the app runs, both lead to a log file, and
+Textual draws through a copy of the terminal. And a shell must get its prompt back when the user
+detaches, while the training goes on in the same process: so the program runs in a child that is
+forked before anything is loaded, and its parent leaves as soon as the child says so.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+def state_folder() -> Path:
+    """Where the app keeps what belongs to no run."""
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "evenfall"
+
+
+@contextlib.contextmanager
+def native_output_to(log: Path) -> Iterator[None]:
+    """Lead descriptors 1 and 2 to a file; `sys.__stdout__` and `sys.__stderr__` keep the terminal."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    saved_out, saved_err = os.dup(1), os.dup(2)
+    streams = sys.__stdout__, sys.__stderr__, sys.stdout, sys.stderr
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    terminal: Any = open(os.dup(saved_out), "w", encoding="utf-8", errors="replace")  # noqa: SIM115
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        sys.__stdout__ = sys.__stderr__ = terminal  # type: ignore[misc] - Textual draws there
+        os.dup2(target, 1)
+        os.dup2(target, 2)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            terminal.flush()
+        os.dup2(saved_out, 1)
+        os.dup2(saved_err, 2)
+        sys.__stdout__, sys.__stderr__, sys.stdout, sys.stderr = streams  # type: ignore[misc]
+        for handle in (saved_out, saved_err, target):
+            os.close(handle)
+
+
+def leave_terminal(log: Path) -> None:
+    """Cut every tie to the terminal: input from nowhere, output to a file, a session of its own."""
+    with contextlib.suppress(OSError):
+        os.setsid()
+    null = os.open(os.devnull, os.O_RDONLY)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(null, 0)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+
+
+def run_detachable(body: Callable[[Callable[[], None]], int]) -> int:
+    """Run `body(release)` in a child and return its exit code, or 0 as soon as it calls `release`.
+
+    Fork before threads start and before heavy imports: the child is the program, its parent only
+    waits for it.
+    """
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+
+        def release() -> None:
+            os.write(write, b"d")
+            os.close(write)
+
+        return body(release)
+    os.close(write)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda received, _: os.kill(child, received))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the child as well
+    if os.read(read, 1) == b"d":
+        return 0
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return 128 - code if code < 0 else code
