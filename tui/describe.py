@@ -52,7 +52,7 @@ def setting_rows() -> list[FormRow]:
         choices = tuple((word, word) for word in field.choices)
         if field.takes == "true | false":
             choices = (("false", "off"), ("true", "on"))
-        help = f"{key}: {field.takes}" + (f". {field.description}" if field.description else "")
+        help = f"{key}: {field.description or title} (takes {field.takes})"
         empty = "empty: by epochs" if key == "train.max_steps" else ""
         rows.append(FormRow(key, title, help, choices, empty))
     return rows
@@ -191,7 +191,7 @@ def machine(facts: Machine | None) -> Content:
         free = f"{first.free_gb:.0f} of {first.total_gb:.0f} GB free"
         gpu = Content(f"{safe_str(first.name, 40)}{more}, {free} · {disk}")
     else:
-        banner = "no GPU: the demo and small models train on the CPU"
+        banner = "no GPU: the demo and small models train on CPU"
         gpu = Content.styled(banner, "$warning") + Content(f" · {disk}")
     return _pairs([("machine", gpu), ("", Content(f"{cpu} · {here}{follow}"))])
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..presets.load import ModelPreset, demo_folder, model_presets
+from ..presets.load import ModelPreset, model_presets
 
 Where = Literal["bundled", "cached", "local", "hub"]
 
@@ -115,7 +115,7 @@ def _of_preset(preset: ModelPreset, cached: dict[str, Path]) -> ModelEntry:
     where: Where = "cached" if preset.name_or_path in cached else "hub"
     folder = cached.get(preset.name_or_path)
     if preset.name_or_path == "demo":
-        where, folder = "bundled", demo_folder()
+        where = "bundled"
     return ModelEntry(
         preset.id, preset.name_or_path, where, preset.parameters, preset.context, preset.family,
         preset, _weights_gb(folder) if folder else None,

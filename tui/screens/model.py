@@ -131,7 +131,7 @@ class ModelScreen(EvenfallScreen):
         if entry:
             self._detail = describe.tagline(entry)
             self.query_one("#model-detail", Static).update(describe.model(entry))
-            self._hint("")
+            self._hint(self._meaning(self.query_one("#model-find", TextField).value))
 
     @on(PickList.Highlighted, "#recipes")
     def _recipe_under_cursor(self, event: PickList.Highlighted) -> None:
@@ -278,16 +278,15 @@ class ModelScreen(EvenfallScreen):
 
     # Verbs
 
-    def why_not(self, verb: str) -> str | None:
-        if verb == "choose" and self.has_class("-advanced"):
-            return "the settings are open; a closes them"
-        return None
-
     def verb_title(self, verb: str) -> str | None:
         return "Close settings" if verb == "advanced" and self.has_class("-advanced") else None
 
     def action_choose(self) -> None:
-        self.query_one("#models", PickList).focus_rows()
+        """Enter where nothing has the focus: a list that has it takes the key itself."""
+        if self.has_class("-advanced"):
+            self.query_one(Form).focus_first()
+        else:
+            self.query_one("#models", PickList).focus_rows()
 
     def action_find(self) -> None:
         self.query_one("#model-find", TextField).focus()

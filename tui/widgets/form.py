@@ -69,15 +69,14 @@ class Form(Vertical):
     """A column of `FormRow`s."""
 
     DEFAULT_CSS = """
-    Form { height: auto; }
-    Form VerticalScroll { height: auto; max-height: 1fr; }
+    Form > VerticalScroll { height: 1fr; scrollbar-size-vertical: 1; }
     Form _Row { height: auto; }
     Form .row-line { height: 1; }
     Form .row-name { width: 24; color: $text-muted; }
     Form _Row:focus-within .row-name { color: $accent; text-style: bold; }
     Form .row-error { color: $text-error; display: none; padding-left: 2; height: auto; }
     Form TextField { max-width: 40; }
-    Form .form-help { height: 2; color: $text-muted; margin-top: 1; }
+    Form .form-help { height: 2; color: $text-muted; }
     """
 
     @dataclass
