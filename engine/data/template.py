@@ -8,7 +8,8 @@ The mask is never found by looking for marker strings in the rendered text (the 
   prompt that chatting would use, and through it. What the second has more than the first is the
   answer with its end-of-turn. Both must be beginnings of one text. Where a template rewrites
   earlier turns (Qwen3 takes the reasoning out of them), they are not; then such answers become
-  examples of their own, each rendered exactly as the model would see it when it answers.
+  examples of their own, each rendered exactly as the model would see it when it answers. So what
+  generating supplies is never learnt, and what it must produce always is.
 
 Characters become tokens through the fast tokenizer's offsets: a token is learnt if it holds any
 character that is. The end-of-turn must be learnt, or the model never stops: where a template puts
@@ -47,6 +48,7 @@ SYSTEM_FOLDED = "the chat template has no system role: system text put before th
 TOOLS_LEFT_OUT = "the chat template has no place for tools: their definitions left out"
 CALLS_AS_TEXT = "the chat template has no tool calls: calls written as JSON in the answer"
 TURNS_SPLIT = "the chat template rewrites earlier turns: answers learnt in examples of their own"
+PROMPT_DIFFERS = "the chat template begins an answer unlike a generation: learnt where they part"
 EOS_ADDED = "the chat template ends an answer with no special token: end-of-sequence token added"
 
 
@@ -95,6 +97,7 @@ class Renderer:
             *(number for number, token in added.items() if token.special),
         }
         self._added = {*self._special, *added}
+        self._special_texts = tuple(tokenizer.convert_ids_to_tokens(sorted(self._special)))
 
     def render(self, row: Conversation | Document) -> list[Rendering]:
         """The examples of a row: one, unless the template rewrites earlier turns.
@@ -225,27 +228,58 @@ class Renderer:
         for place in reversed(answers):
             before = self._apply(source, messages[:place], tools, prompt=True)
             through = self._apply(source, messages[: place + 1], tools)
+            start = len(before)
             if not through.startswith(before):
-                raise source.error(
-                    f"the answer in message {place + 1} cannot be told from its prompt: the chat "
-                    "template does not begin the answer as it begins a generation (it may strip "
-                    "or add reasoning), and it has no {% generation %} markers; give the model a "
-                    "template that has them"
-                )
-            if len(through) == len(before):
+                start = self._parting(source, messages[:place], tools, before, through)
+            if len(through) <= start:
                 raise source.error(f"the chat template leaves out message {place + 1}, an answer")
             for text, spans in groups:
-                if text.startswith(through):
-                    spans.append((len(before), len(through)))
+                end = self._shared_end(text, through)
+                if end is not None:
+                    spans.append((start, end))
                     break
             else:
-                groups.append((through, [(len(before), len(through))]))
+                groups.append((through, [(start, len(through))]))
         if len(groups) > 1:
             self._note(TURNS_SPLIT, source)
         return [
             Rendering(source, text, tuple(reversed(spans)), chat=True)
             for text, spans in reversed(groups)
         ]
+
+    def _shared_end(self, text: str, through: str) -> int | None:
+        """Where the answer that ends `through` ends in `text`; None: it is not in there."""
+        if text.startswith(through):
+            return len(through)
+        # Some templates (Phi-3's) close the whole conversation with one more token.
+        eos = self.tokenizer.eos_token
+        inner = through.removesuffix(eos) if isinstance(eos, str) else through
+        closed = inner.rstrip().endswith(self._special_texts)
+        return len(inner) if closed and text.startswith(inner) else None
+
+    def _parting(
+        self,
+        source: SourceRow,
+        asked: list[Message],
+        tools: list[dict[str, Any]] | None,
+        before: str,
+        through: str,
+    ) -> int:
+        """Where an answer begins that does not go on from the generation prompt (DeepSeek's opens
+        with `<think>`, which answers in the template do not): after the last whole token that both
+        share."""
+        base = self._apply(source, asked, tools)
+        pairs = enumerate(zip(before, through, strict=False))
+        shared = next((place for place, (a, b) in pairs if a != b), len(through))
+        if not before.startswith(base) or shared < len(base):
+            raise source.error(
+                f"the answer in message {len(asked) + 1} cannot be told from its prompt: the chat "
+                "template renders the turns before it otherwise once it is there; give the model a "
+                "template with {% generation %} markers"
+            )
+        self._note(PROMPT_DIFFERS, source)
+        offsets = self.tokenizer(before, add_special_tokens=False, return_offsets_mapping=True)
+        return max((end for _, end in offsets["offset_mapping"] if end <= shared), default=0)
 
     def _template(self, tools: list[dict[str, Any]] | None) -> str:
         return self.tokenizer.get_chat_template(tools=tools)

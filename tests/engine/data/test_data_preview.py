@@ -1,0 +1,53 @@
+"""The Data screen shows the examples that the loop gets."""
+
+import json
+
+import pytest
+
+from evenfall.engine import load
+from evenfall.engine.config import RunConfig
+from evenfall.engine.data.preview import TokenRun, build_preview
+from evenfall.engine.jobs import Job
+
+
+def preview(path, tokenizer, monkeypatch, **data):
+    monkeypatch.setattr(load, "load_tokenizer", lambda config: tokenizer)
+    config = RunConfig.model_validate({"data": {"path": str(path), **data}})
+    job = Job(lambda job: build_preview(config, job))
+    assert job.wait(60)
+    return job
+
+
+def test_a_row_as_the_model_sees_it(chatml, monkeypatch, tmp_path):
+    rows = [{"prompt": f"q{n}", "completion": " é!"} for n in range(60)]
+    rows.append({"prompt": "q", "completion": ""})
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(rows))
+    shown = preview(path, chatml, monkeypatch).result
+    assert shown.format == "prompt_completion"
+    assert "`prompt` and `completion`" in shown.reason
+    assert (shown.rows, shown.kept, shown.dropped) == (61, 60, {"empty answer": 1})
+    assert len(shown.rows_shown) == 50
+    row = shown.rows_shown[3]
+    assert (row.number, row.tokens, row.trained) == (4, 27, 6)
+    assert row.runs == (
+        TokenRun("<|im_start|>", False, True),
+        TokenRun("user\nq3", False, False),
+        TokenRun("<|im_end|>", False, True),
+        TokenRun("\n", False, False),
+        TokenRun("<|im_start|>", False, True),
+        TokenRun("assistant\n", False, False),
+        TokenRun(" é!", True, False),
+        TokenRun("<|im_end|>", True, True),
+        TokenRun("\n", True, False),
+    )
+    assert json.loads(shown.raw) == rows[0]
+
+
+def test_a_data_error_reaches_the_screen(chatml, monkeypatch, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('[{"prompt": "q"}]')
+    job = preview(path, chatml, monkeypatch)
+    assert job.error is not None and job.error.startswith(f"{path}: row 1: no known format")
+    with pytest.raises(RuntimeError):
+        _ = job.result

@@ -1,0 +1,277 @@
+"""Which tokens are learnt: exact, for chat templates of every habit."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evenfall.engine.data import template as t
+from evenfall.engine.data.errors import DataError
+from evenfall.engine.data.formats import Conversation, Document, detect, normalise
+from evenfall.engine.data.read import SourceRow
+from evenfall.engine.data.template import Renderer
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CHATML_MARKED = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+    "{% generation %}{{ m.content }}<|im_end|>\n{% endgeneration %}"
+    "{% else %}{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+BARE = (
+    "{% for m in messages %}{{ m.role }}:\n{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:\n{% endif %}"
+)
+
+U1, A1 = {"role": "user", "content": "Hi é"}, {"role": "assistant", "content": " 🎈 Yes"}
+U2, A2 = {"role": "user", "content": "So?"}, {"role": "assistant", "content": "No.\n"}
+"""A leading space, a character of four tokens and trailing white space."""
+
+
+def row(value):
+    source = SourceRow("f.json", 7, value)
+    normal = normalise(source, detect([source]).format)
+    assert isinstance(normal, Conversation | Document)
+    return normal
+
+
+def encode(tokenizer, value, assistant_only=True):
+    """[(all text, learnt text)] of each example, and the renderer."""
+    renderer = Renderer(tokenizer, assistant_only)
+    encoded = renderer.encode(renderer.render(row(value)))
+    texts = []
+    for one in encoded:
+        assert one.ids.dtype == np.int32 and one.trained.dtype == bool
+        assert len(one.ids) == len(one.trained)
+        assert not one.trained[0]
+        texts.append((tokenizer.decode(one.ids), tokenizer.decode(one.ids[one.trained])))
+    return texts, renderer
+
+
+@pytest.mark.parametrize("template", [CHATML, CHATML_MARKED])
+def test_answers_with_their_end_of_turn_are_learnt_and_nothing_else(make_tokenizer, template):
+    texts, renderer = encode(make_tokenizer(template), {"messages": [U1, A1, U2, A2]})
+    assert texts == [
+        (
+            (
+                "<|im_start|>user\nHi é<|im_end|>\n<|im_start|>assistant\n 🎈 Yes<|im_end|>\n"
+                "<|im_start|>user\nSo?<|im_end|>\n<|im_start|>assistant\nNo.\n<|im_end|>\n"
+            ),
+            " 🎈 Yes<|im_end|>\nNo.\n<|im_end|>\n",
+        )
+    ]
+    assert renderer.notes == {}
+
+
+def test_the_mask_token_by_token(chatml):
+    renderer = Renderer(chatml)
+    ((one,),) = [renderer.encode(renderer.render(row({"prompt": "a", "completion": "b"})))]
+    #   <im_start>user\n = 6, a, <im_end>, \n, <im_start>assistant\n = 11: 20 tokens of prompt
+    assert one.trained.tolist() == [False] * 20 + [True] * 3
+    start, end = chatml.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    assert [place for place, i in enumerate(one.ids) if i == start] == [0, 9]
+    assert one.ids[21] == end
+
+
+@pytest.mark.parametrize("trim", [True, False])
+def test_markers_give_the_mask_that_transformers_gives(make_tokenizer, trim):
+    from tokenizers import processors
+
+    tokenizer = make_tokenizer(CHATML_MARKED)
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=trim)
+    messages = [U1, {"role": "assistant", "content": "Yes, 3 <b>"}, U2, A2]
+    renderer = Renderer(tokenizer)
+    (one,) = renderer.encode(renderer.render(row({"messages": messages})))
+    stock = tokenizer.apply_chat_template(
+        messages, return_dict=True, return_assistant_tokens_mask=True
+    )
+    assert one.ids.tolist() == stock["input_ids"]
+    assert one.trained.tolist() == [bool(flag) for flag in stock["assistant_masks"]]
+
+
+def test_all_tokens_are_learnt_without_assistant_only_loss(chatml):
+    ((text, learnt),), _ = encode(chatml, {"messages": [U1, A1, U2]}, assistant_only=False)
+    assert text == learnt.join(["<|im_start|>", ""])
+    assert text.endswith("So?<|im_end|>\n")
+
+
+def test_turns_after_the_last_answer_and_masked_answers_are_not_learnt(chatml, make_tokenizer):
+    value = {"prompt": [U1, A1, U2], "completion": [A2, U1]}
+    for tokenizer in (chatml, make_tokenizer(CHATML_MARKED)):
+        ((text, learnt),), _ = encode(tokenizer, value)
+        assert learnt == "No.\n<|im_end|>\n"
+        assert text.endswith(learnt)
+
+
+def test_an_end_of_turn_outside_of_the_markers_is_learnt_all_the_same(make_tokenizer):
+    outside = CHATML_MARKED.replace(
+        "{{ m.content }}<|im_end|>\n{% endgeneration %}",
+        "{{ m.content }}{% endgeneration %}<|im_end|>\n",
+    )
+    texts, _ = encode(make_tokenizer(outside), {"messages": [U1, A1, U2, A2]})
+    assert texts[0][1] == " 🎈 Yes<|im_end|>No.\n<|im_end|>"
+
+
+def test_a_token_across_the_edge_of_an_answer_is_learnt(make_tokenizer):
+    # Ċ is the byte-level alphabet's line break: `\n\n` and `\nu` are one token each.
+    tokenizer = make_tokenizer(BARE, "<|endoftext|>", merges=[("Ċ", "Ċ"), ("Ċ", "u")])
+    messages = [U1, {"role": "assistant", "content": "\nYes"}, U2, A2]
+    ((_, learnt),), _ = encode(tokenizer, {"messages": messages})
+    assert learnt == "\n\nYes\nuNo.\n\n<|endoftext|>"
+
+
+def test_eos_is_added_where_a_template_never_ends_an_answer(make_tokenizer):
+    ((text, learnt),), renderer = encode(
+        make_tokenizer(BARE, "<|endoftext|>"), {"messages": [U1, A2]}
+    )
+    assert text == "user:\nHi é\nassistant:\nNo.\n\n<|endoftext|>"
+    assert learnt == "No.\n\n<|endoftext|>"
+    assert renderer.notes == {t.EOS_ADDED: 1}
+
+
+# As Qwen3's: only the last answer keeps its reasoning.
+REWRITES = CHATML.replace(
+    "{{ m.content }}", "{{ m.content if loop.last else m.content.split('</think>')[-1] }}"
+)
+
+
+def test_a_template_that_rewrites_earlier_turns_gives_an_example_for_each_answer(make_tokenizer):
+    messages = [
+        {"role": "user", "content": "q1"},
+        {"role": "assistant", "content": "<think>x</think>a1"},
+        {"role": "user", "content": "q2"},
+        {"role": "assistant", "content": "<think>y</think>a2"},
+    ]
+    texts, renderer = encode(make_tokenizer(REWRITES), {"messages": messages})
+    head = "<|im_start|>user\nq1<|im_end|>\n<|im_start|>assistant\n"
+    first, second = "<think>x</think>a1<|im_end|>\n", "<think>y</think>a2<|im_end|>\n"
+    between = "a1<|im_end|>\n<|im_start|>user\nq2<|im_end|>\n<|im_start|>assistant\n"
+    assert texts == [(head + first, first), (head + between + second, second)]
+    assert renderer.notes == {t.TURNS_SPLIT: 1}
+
+
+def test_a_token_that_closes_the_whole_conversation_splits_nothing(make_tokenizer):
+    closes = CHATML.replace("{% endif %}", "{% else %}<|endoftext|>{% endif %}")  # as Phi-3's
+    texts, _ = encode(make_tokenizer(closes, "<|endoftext|>"), {"messages": [U1, A1, U2, A2]})
+    assert len(texts) == 1
+    assert texts[0][1] == " 🎈 Yes<|im_end|>\nNo.\n<|im_end|>\n<|endoftext|>"
+
+
+def test_an_answer_that_does_not_go_on_from_the_generation_prompt(make_tokenizer):
+    thinks = CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+    thinks = thinks.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] }}")
+    texts, renderer = encode(make_tokenizer(thinks), {"messages": [U1, A2]})
+    assert texts[0][1] == "No.\n<|im_end|>\n"
+    assert renderer.notes == {t.PROMPT_DIFFERS: 1}
+
+
+def test_system_text_is_folded_where_the_template_refuses_or_ignores_it(make_tokenizer):
+    refuses = (
+        "{% if messages and messages[0].role == 'system' %}"
+        "{{ raise_exception('no system') }}{% endif %}"
+    )
+    ignores = CHATML.replace(
+        "{% for m in messages %}", "{% for m in messages if m.role != 'system' %}"
+    )
+    value = {"messages": [{"role": "system", "content": "Be brief."}, U1, A2]}
+    for template in (refuses + CHATML, ignores):
+        ((text, learnt),), renderer = encode(make_tokenizer(template), value)
+        assert text.startswith("<|im_start|>user\nBe brief.\n\nHi é<|im_end|>")
+        assert learnt == "No.\n<|im_end|>\n"
+        assert renderer.notes == {t.SYSTEM_FOLDED: 1}
+    assert encode(make_tokenizer(), value)[1].notes == {}
+
+
+TOOLS = (
+    "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+    + CHATML.replace(
+        "{{ m.content }}",
+        "{{ m.content }}{% for c in m.tool_calls or [] %}<call>{{ c.function.name }} "
+        "{{ ARGUMENTS }}</call>{% endfor %}",
+    )
+)
+CALLS = {
+    "tools": [{"name": "look", "parameters": {}}],
+    "conversations": [
+        {"from": "human", "value": "q"},
+        {"from": "function_call", "value": '{"name": "look", "arguments": {"at": "x"}}'},
+        {"from": "observation", "value": "seen"},
+        {"from": "gpt", "value": "a"},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", ["c.function.arguments | tojson", "c.function.arguments"])
+def test_tool_calls_reach_the_template_as_it_wants_them(make_tokenizer, arguments):
+    template = TOOLS.replace("ARGUMENTS", arguments)
+    ((text, learnt),), renderer = encode(make_tokenizer(template), CALLS)
+    assert '"name": "look"' in text.split("<|im_end|>")[0]
+    assert learnt.replace(" ", "") == '<call>look{"at":"x"}</call><|im_end|>\na<|im_end|>\n'
+    assert renderer.notes == {}
+
+
+def test_tools_that_a_template_would_lose_in_silence(make_tokenizer):
+    ((text, learnt),), renderer = encode(make_tokenizer(), CALLS)
+    assert learnt == '{"name":"look","arguments":{"at":"x"}}<|im_end|>\na<|im_end|>\n'
+    assert "<|im_start|>tool\nseen<|im_end|>" in text
+    assert renderer.notes == {t.TOOLS_LEFT_OUT: 1, t.CALLS_AS_TEXT: 1}
+    deaf = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'tool' %}")
+    with pytest.raises(DataError, match=r"f\.json: row 7: holds tool results"):
+        encode(make_tokenizer(deaf), CALLS)
+
+
+def test_what_a_template_refuses_is_an_error_with_the_row(make_tokenizer):
+    strict = "{% if messages[0].role != 'user' %}{{ raise_exception('user first') }}{% endif %}"
+    with pytest.raises(DataError, match=r"f\.json: row 7: .*chat template refuses it: user first"):
+        encode(make_tokenizer(strict + CHATML), {"messages": [A1, U1, A2]})
+
+
+def test_models_without_a_template(make_tokenizer):
+    tokenizer = make_tokenizer(None)
+    texts, _ = encode(tokenizer, {"prompt": "2+2=", "completion": " 4"})
+    assert texts == [("2+2= 4<|im_end|>", " 4<|im_end|>")]
+    ((text, learnt),), _ = encode(tokenizer, {"instruction": "Add.", "input": "1", "output": "2"})
+    assert text.endswith("### Instruction:\nAdd.\n\n### Input:\n1\n\n### Response:\n2<|im_end|>")
+    assert learnt == "2<|im_end|>"
+    with pytest.raises(DataError, match=r"row 7: .*no chat template.*data\.format=text"):
+        encode(tokenizer, {"messages": [U1, A1]})
+
+
+def test_documents_are_learnt_whole_and_end_once(chatml):
+    assert encode(chatml, {"text": "ab"})[0] == [("ab<|im_end|>", "b<|im_end|>")]
+    assert encode(chatml, {"text": "ab<|im_end|>"})[0] == [("ab<|im_end|>", "b<|im_end|>")]
+
+
+@pytest.mark.parametrize(
+    ("name", "special"),
+    [
+        ("llama3", ["<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"]),
+        ("gemma", ["<start_of_turn>", "<end_of_turn>"]),
+        ("cohere", ["<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|CHATBOT_TOKEN|>"]),
+        ("phi3", ["<|end|>", "<|user|>", "<|assistant|>"]),
+        ("qwen3", []),
+    ],
+)
+def test_agrees_with_trl_on_its_templates(make_tokenizer, name, special):
+    """TRL's hand-marked training template and our derivation from the original one."""
+    trl = pytest.importorskip("trl.chat_template_utils")
+    folder = Path(trl.__file__).parent / "chat_templates"
+    original = (folder / f"{name}.jinja").read_text()
+    tokenizer = make_tokenizer(original, "<|endoftext|>", special)
+    messages = [U1, {"role": "assistant", "content": "Yes."}]
+    if name != "qwen3":  # it rewrites earlier turns, which TRL's variant of it does not
+        messages += [U2, {"role": "assistant", "content": "No."}]
+    renderer = Renderer(tokenizer)
+    (one,) = renderer.encode(renderer.render(row({"messages": messages})))
+    stock = tokenizer.apply_chat_template(
+        messages,
+        chat_template=(folder / f"{name}_training.jinja").read_text(),
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    assert one.ids.tolist() == stock["input_ids"]
+    assert one.trained.tolist() == [bool(flag) for flag in stock["assistant_masks"]]
