@@ -1,0 +1,151 @@
+"""The stock stack on a run's own rows: TRL's SFTTrainer, PEFT and bitsandbytes, unpatched.
+
+Used as the oracle of the convergence test and of the GPU scripts. It gets the same rows in the same updates
+and micro-batches, the same initial A, float32 adapters and no autocast, so that every loss can be
+compared one by one; its attention, norms, padding and loss are its own.
+"""
+
+import tempfile
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from torch.utils.data import DataLoader
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from evenfall.engine.config import RunConfig
+from evenfall.engine.data.prepare import PreparedData, prepare
+from evenfall.engine.device import compute_dtype, pick_device
+from evenfall.engine.load import add_adapter, load_base, load_tokenizer, model_source
+from evenfall.engine.state import LoopState
+from evenfall.engine.updates import advance, next_update
+
+
+def stock_losses(config: RunConfig, steps: int) -> list[float]:
+    """Mean loss of each of the first `steps` updates."""
+    device = pick_device(config.train.device)
+    tokenizer = load_tokenizer(config.model)
+    data = prepare(config, tokenizer, _quiet)
+    model = _model_with_same_adapter(config, device)
+    recipe = config.train
+    collected: list[torch.Tensor] = []
+
+    class FixedOrder(SFTTrainer):
+        def get_train_dataloader(self) -> DataLoader:
+            return DataLoader(
+                self.train_dataset,  # type: ignore[arg-type]
+                batch_sampler=_micro_batches(config, data, steps),
+                collate_fn=self.data_collator,
+            )
+
+        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            loss = super().training_step(*args, **kwargs)
+            collected.append(loss.detach())
+            return loss
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = SFTConfig(
+            output_dir=folder,
+            max_steps=steps,
+            per_device_train_batch_size=recipe.per_device_train_batch_size,
+            gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+            learning_rate=recipe.learning_rate,
+            lr_scheduler_type=recipe.lr_scheduler_type,
+            warmup_steps=recipe.warmup_steps,
+            weight_decay=recipe.weight_decay,
+            max_grad_norm=recipe.max_grad_norm,
+            adam_beta1=recipe.adam_beta1,
+            adam_beta2=recipe.adam_beta2,
+            adam_epsilon=recipe.adam_epsilon,
+            optim="adamw_torch",
+            gradient_checkpointing=recipe.gradient_checkpointing,
+            bf16=False,
+            fp16=False,
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            report_to="none",
+            save_strategy="no",
+            logging_steps=1000,
+            use_cpu=device.type == "cpu",
+            disable_tqdm=True,
+        )
+        trainer = FixedOrder(
+            model=model, args=options, train_dataset=_rows(data), processing_class=tokenizer
+        )
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        trainer.train()
+    size = recipe.gradient_accumulation_steps
+    return [
+        torch.stack(collected[start : start + size]).sum().item()
+        for start in range(0, len(collected), size)
+    ]
+
+
+def _quiet(message: str, fraction: float | None) -> None:
+    del message, fraction
+
+
+def _rows(data: PreparedData) -> Dataset:
+    rows = []
+    for example in data.train.examples:
+        ids = example.ids.tolist()
+        labels = [
+            token if learnt else -100 for token, learnt in zip(ids, example.trained, strict=True)
+        ]
+        rows.append({"input_ids": ids, "labels": labels})
+    return Dataset.from_list(rows)
+
+
+def _micro_batches(config: RunConfig, data: PreparedData, steps: int) -> list[list[int]]:
+    """Row indices of each micro-batch, in the order in which the loop takes them."""
+    recipe = config.train
+    size = recipe.per_device_train_batch_size
+    state = LoopState(bins_per_update=size * recipe.gradient_accumulation_steps)
+    batches = []
+    for _ in range(steps):
+        chosen = next_update(data.train, state, recipe.seed, config.data.shuffle)
+        assert len(chosen) == state.bins_per_update, "choose steps inside one epoch"
+        for start in range(0, len(chosen), size):
+            bins = chosen[start : start + size]
+            batches.append([row for index in bins for row in data.train.bins[index]])
+        advance(data.train, state, len(chosen))
+    return batches
+
+
+def _model_with_same_adapter(config: RunConfig, device: torch.device) -> Any:
+    ours = add_adapter(
+        load_base(config.model, device, _quiet).model, config.adapter, config.train.seed
+    )
+    initial = {k: v.clone() for k, v in get_peft_model_state_dict(ours).items()}
+    adapter: Any = ours.peft_config["default"]
+    targets = adapter.target_modules
+    del ours
+    dtype = compute_dtype(config.model.dtype, device)
+    options: dict[str, Any] = {}
+    if config.model.quantization == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    base = AutoModelForCausalLM.from_pretrained(
+        model_source(config.model), dtype=dtype, device_map={"": device}, **options
+    )
+    base.requires_grad_(False)
+    lora = LoraConfig(
+        r=config.adapter.r,
+        lora_alpha=config.adapter.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=config.adapter.lora_dropout,
+        target_modules=targets,
+        use_rslora=config.adapter.use_rslora,
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(base, lora)
+    set_peft_model_state_dict(model, initial)
+    return model

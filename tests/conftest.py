@@ -1,0 +1,69 @@
+"""Shared fixtures: a tiny chat model made on the spot, and a small data set that it can learn."""
+
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports the kernels
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two busy cores can cost a tiny model 100x
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+
+WORDS = (
+    "red green blue one two three four five six seven sky sea sun moon what is next after".split()
+)
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>"
+    "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|end|>{% endgeneration %}"
+    "{% else %}{{ m.content }}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random two-layer Llama (hidden 64, grouped heads) and its tokenizer."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny-model")
+    special = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<unk>"]
+    vocabulary = {token: n for n, token in enumerate([*special, *WORDS, *"0123456789?.,"])}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<|pad|>", eos_token="<|end|>", unk_token="<unk>",
+        additional_special_tokens=["<|system|>", "<|user|>", "<|assistant|>"],
+    )  # fmt: skip
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(str(folder))
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
+        eos_token_id=1, pad_token_id=0, bos_token_id=None, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A jsonl file of 60 conversations of differing lengths."""
+    file = tmp_path_factory.mktemp("tiny-data") / "rows.jsonl"
+    rows = []
+    for n in range(60):
+        words = [WORDS[(n * 7 + k) % len(WORDS)] for k in range(2 + n % 9)]
+        answer = " ".join(reversed(words))
+        rows.append(
+            {
+                "messages": [
+                    {"role": "user", "content": "what is next after " + " ".join(words)},
+                    {"role": "assistant", "content": answer},
+                ]
+            }
+        )
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
