@@ -104,20 +104,30 @@ def detect(rows: Sequence[SourceRow], sample: int = 200) -> Detection:
     """
     count = min(sample, len(rows))
     picked = [rows[place * (len(rows) - 1) // max(count - 1, 1)] for place in range(count)]
-    first = _shape(picked[0])
-    for row in picked[1:]:
+    seen: dict[str, None] = {}
+    found: DataFormat | None = None
+    first = picked[0]
+    for row in picked:
         shape = _shape(row)
-        if shape != first:
+        if shape is None:
+            continue
+        format, observed = shape
+        seen[observed] = None
+        if found is None:
+            found, first = format, row
+        elif format != found:
             raise row.error(
-                f"is {shape[0]} ({shape[1]}), but {picked[0].unit} {picked[0].number} is "
-                f"{first[0]} ({first[1]}); a file holds rows of one format: split it, or set "
+                f"is {format} ({observed}), but {first.unit} {first.number} is {found} "
+                f"({next(iter(seen))}); a file holds rows of one format: split it, or set "
                 "data.format= if both fit one"
             )
+    observed = " or ".join(seen) or "a conversation, empty"
     among = f"all {count} rows have" if count == len(rows) else f"{count} rows looked at all have"
-    return Detection(first[0], f"{'the row has' if count == 1 else among} {first[1]}")
+    return Detection(found or "messages", f"{'the row has' if count == 1 else among} {observed}")
 
 
-def _shape(row: SourceRow) -> tuple[DataFormat, str]:
+def _shape(row: SourceRow) -> tuple[DataFormat, str] | None:
+    """The row's format and what tells it; None for an empty conversation, which may be either."""
     if isinstance(row.value, str):
         return "text", "running text"
     value = {key: item for key, item in row.value.items() if item is not None}
@@ -143,7 +153,7 @@ def _shape(row: SourceRow) -> tuple[DataFormat, str]:
             if any(isinstance(turn, dict) and "role" in turn for turn in turns):
                 return "messages", f"`{column}` with role and content"
             if not turns:
-                return ("messages" if column == "messages" else "sharegpt"), f"`{column}`"
+                return None
             raise row.error(
                 f"`{column}`: turns need role and content, or from and value; got {shown(turns)}"
             )

@@ -276,8 +276,9 @@ def _read_hub(config: DataConfig, path: str) -> Iterator[SourceRow]:
     # The hub client raises the errors of five libraries (datasets, huggingface_hub, httpx, fsspec,
     # pyarrow); whichever it is, the user needs the id, the message and what to try.
     except Exception as error:
+        near = _near_miss(Path(path)) if Path(path).parent.is_dir() else ""
         raise DataError(
-            f"{path}: is no file here{_near_miss(Path(path))}, and the hub gave no data set "
+            f"{path}: is no file here{near}, and the hub gave no data set "
             f"(name={config.name}, split={config.split}): {type(error).__name__}: {error}"
         ) from error
     label = f"{path} ({', '.join(part for part in (config.name, config.split) if part)})"

@@ -65,6 +65,16 @@ def test_detection_looks_at_rows_over_the_whole_file():
         detect(rows(*same, {"text": "t"}))
 
 
+def test_aliases_and_empty_conversations_may_be_mixed():
+    qa, query = {"question": "q", "answer": "a"}, {"query": "q", "response": "a"}
+    detection = detect(rows(qa, query))
+    assert detection.format == "prompt_completion"
+    assert "`question` and `answer` or `query` and `response`" in detection.reason
+    empty = {"conversations": []}
+    assert detect(rows(empty, {"conversations": SHARE}, empty)).format == "sharegpt"
+    assert detect(rows({"conversations": CHAT}, empty)).format == "messages"
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
