@@ -72,7 +72,7 @@ def plan(draft: RunConfig, recipe: str | None) -> Content:
     rows = f" · first {data.max_rows:,} rows" if data.max_rows else ""
     held = f" · {100 * data.eval_fraction:g} % held out" if data.eval_fraction else ""
     length = (
-        f"{train.max_steps} steps" if train.max_steps else f"{train.num_train_epochs:g} epoch(s)"
+        f"{train.max_steps} steps" if train.max_steps else f"{train.num_train_epochs:g} × the data"
     )
     bins = f"{train.per_device_train_batch_size} × {train.gradient_accumulation_steps}"
     rate = f"rate {short_number(train.learning_rate)} {train.lr_scheduler_type}"
@@ -300,11 +300,15 @@ def exported(done: "Sequence[Exported]") -> Content:
     return Content("").join(parts)
 
 
-def chat_line(run: RunDirectory | None, chat: "Chat | None", *, loading: bool) -> Content:
+def chat_line(
+    run: RunDirectory | None, chat: "Chat | None", *, loading: bool, loadable: bool
+) -> Content:
     """Which run is talked with, and where it runs."""
     if run is None:
         return Content("")
-    where = "loading" if loading else "not loaded (i loads it)"
+    where = "loading" if loading else "not loaded"
+    if loadable and not loading:
+        where += " (i loads it)"
     if chat is not None:
         where = f"on {chat.device}"
     name = Content.styled(safe_str(run.name, 60), "bold")

@@ -93,8 +93,14 @@ def look_up(text: str, entries: Sequence[ModelEntry]) -> ModelEntry:
     for entry in entries:
         if text in (entry.name, entry.name_or_path):
             return entry
+    if len(text) > 1000 or "\0" in text:
+        raise NotAModel("this is no path and no hub id: too long, or not text")
     folder = Path(text).expanduser()
-    if folder.is_dir():
+    try:
+        is_folder = folder.is_dir()
+    except OSError as error:
+        raise NotAModel(f"{text}: {error.strerror}") from error
+    if is_folder:
         if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
             raise NotAModel(f"{text}: is an adapter; give the base model that it was trained on")
         if not (folder / "config.json").is_file():

@@ -247,6 +247,7 @@ def test_settings_refuse_beside_the_field_and_keep_the_draft(app, drive, see):
 
 def test_settings_take_lists_words_and_switches(app, drive):
     async def scenario(pilot):
+        await pilot.press("a")
         form = app.screen.query_one(Form)
         for key, text in (
             ("adapter.target_modules", "q_proj, v_proj"),
@@ -254,7 +255,7 @@ def test_settings_take_lists_words_and_switches(app, drive):
             ("train.learning_rate", "1e-5"),
         ):
             form.post_message(Form.Changed(key, text))
-        await pilot.press("a", "right")  # base weights: nf4 -> none
+        await pilot.press("right")  # base weights: nf4 -> none
         await pilot.pause()
 
     drive(app, scenario)

@@ -198,14 +198,15 @@ class ChatScreen(EvenfallScreen):
 
     def _show(self) -> None:
         run, talking = self.evenfall.chosen_run, bool(self._talk.turns)
+        reason = self._why_silent()
+        loading = self._loading is not None
         self.query_one("#chat-run", Static).update(
-            describe.chat_line(run, self._chat, loading=self._loading is not None)
+            describe.chat_line(run, self._chat, loading=loading, loadable=reason is None)
         )
         self.query_one("#chat-mode", Static).update(describe.chat_mode(self._mode))
         empty = self.query_one("#chat-empty", Static)
         empty.display = not talking
         self.query_one(Conversation).display = talking
-        reason = self._why_silent()
         self.query_one("#chat-options").display = self.query_one("#chat-prompt-line").display = (
             reason is None
         )

@@ -128,7 +128,7 @@ class DataScreen(EvenfallScreen):
         self._job, self._preview = None, None
         self.query_one(JobLine).set_data("")
         if job.cancelled:
-            self._error = "Reading was cancelled: u reads again."
+            self._error = "Reading was cancelled."
         elif job.error is not None:
             self._error = job.error
         else:
@@ -144,7 +144,7 @@ class DataScreen(EvenfallScreen):
         self.query_one("#data-panes").display = preview is not None and not self._error
         status = self.query_one("#data-status", Static)
         if self._error:
-            status.update(describe.failure(self._error))
+            status.update(describe.failure(self._error, "/ gives another path · u reads again"))
         elif preview is None:
             status.update(Content.styled("The first rows appear here.", "$text-muted"))
         else:

@@ -143,6 +143,7 @@ class ExportScreen(EvenfallScreen):
             line.update(describe.run_line(facts))
         if facts and usable:
             self._show_sizes(facts)
+        self.query_one("#export-scroll").display = usable or self._outcome is not None
         outcome = self.query_one("#export-outcome", Static)
         if self._writing is not None:
             outcome.update("")

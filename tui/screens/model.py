@@ -67,7 +67,6 @@ class ModelScreen(EvenfallScreen):
                 yield PickList(RECIPE_COLUMNS, id="recipes")
             with VerticalScroll(id="model-side", can_focus=False):
                 yield Static("", id="model-detail", markup=False)
-            yield Form(describe.setting_rows(), id="model-form")
         yield Static("", id="model-plan", markup=False)
         yield Static("", id="model-machine", markup=False)
 
@@ -104,7 +103,12 @@ class ModelScreen(EvenfallScreen):
             ]
         )
         self.query_one("#model-plan", Static).update(describe.plan(draft, recipe))
-        self.query_one(Form).set_values(
+        for form in self.query(Form):
+            self._fill(form)
+
+    def _fill(self, form: Form) -> None:
+        draft = self.evenfall.draft
+        form.set_values(
             {row.key: field_text(value_of(draft, row.key)) for row in describe.setting_rows()}
         )
 
@@ -291,11 +295,16 @@ class ModelScreen(EvenfallScreen):
     def action_find(self) -> None:
         self.query_one("#model-find", TextField).focus()
 
-    def action_advanced(self) -> None:
+    async def action_advanced(self) -> None:
         opened = not self.has_class("-advanced")
         self.set_class(opened, "-advanced")
-        if opened:
-            self.query_one(Form).focus_first()
-        else:
-            self.query_one("#models", PickList).focus_rows()
         self.refresh_keys()
+        if not opened:
+            self.query_one("#models", PickList).focus_rows()
+            return
+        if not self.query(Form):  # made when first wanted: the first paint does without it
+            await self.query_one("#model-panes").mount(
+                Form(describe.setting_rows(), id="model-form")
+            )
+            self._fill(self.query_one(Form))
+        self.query_one(Form).focus_first()

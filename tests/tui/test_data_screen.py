@@ -1,0 +1,256 @@
+"""The Data screen: a preview that follows the draft, and rows shown as the model will see them."""
+
+import asyncio
+import threading
+
+import pytest
+from textual.content import Content
+
+from evenfall.engine.data.preview import DataPreview, PreviewRow, TokenRun
+from evenfall.tui.app import EvenfallApp
+from evenfall.tui.screens import data as data_screen
+from evenfall.tui.widgets.histogram import ranges
+from evenfall.tui.widgets.token_view import _line, _wrapped
+
+SIZES = [(120, 36), (80, 24)]
+
+
+def row(number: int) -> PreviewRow:
+    return PreviewRow(
+        number, 61, 18,
+        (
+            TokenRun("<|user|>", False, True),
+            TokenRun(f"\nRow {number}: name two primes, and say in one or two sentences why they "
+                     "are primes.", False, False),
+            TokenRun("<|end|>", False, True),
+            TokenRun("\n", False, False),
+            TokenRun("<|assistant|>", False, True),
+            TokenRun("\n", False, False),
+            TokenRun("2 and 3: no number but 1 and themselves divides them.", True, False),
+            TokenRun("<|end|>", True, True),
+        ),
+    )  # fmt: skip
+
+
+PREVIEW = DataPreview(
+    format="messages", reason="column `messages` holds lists of {role, content}",
+    rows=12_431, kept=12_389, dropped={"empty answer": 28, "nothing to learn after rendering": 2},
+    cut=12, eval_rows=120, tokens=1_200_345, trained_tokens=402_111, bins=612,
+    lengths=tuple([20] * 50 + [70] * 400 + [130] * 300 + [256] * 50), notes={},
+    rows_shown=tuple(row(n) for n in (1, 2, 4)), raw='{\n  "messages": []\n}',
+)  # fmt: skip
+
+
+@pytest.fixture
+def app(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return EvenfallApp()
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Configurations that a preview was asked for; each gets PREVIEW at once."""
+    configs = []
+
+    def preview(config, job):
+        configs.append(config)
+        return PREVIEW
+
+    monkeypatch.setattr(data_screen, "load_preview", preview)
+    return configs
+
+
+async def until(pilot, condition) -> None:
+    for _ in range(250):
+        if condition():
+            await pilot.pause()
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("did not come about within 5 s")
+
+
+async def show_data(pilot) -> None:
+    await pilot.press("f3")
+    await until(pilot, lambda: getattr(pilot.app.screen, "NAME", "") == "data")
+    await until(pilot, lambda: pilot.app.screen._job is None)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_loaded(app, asked, drive, see, same_as_snapshot, size):
+    async def scenario(pilot):
+        await show_data(pilot)
+        assert "12,431 read" in see(app) and "28 empty answer" in see(app)
+        assert "2 Data ✓" in see(app)
+        same_as_snapshot(app, "data-loaded")
+
+    drive(app, scenario, size)
+    assert asked[0].data.path == "demo"
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_reading_shows_how_far_it_is_and_can_be_cancelled(
+    app, drive, see, same_as_snapshot, monkeypatch, size
+):
+    go_on = threading.Event()
+
+    def slow(config, job):
+        job.report("reading rows: 5,000", 0.42)
+        go_on.wait(10)
+        job.report("reading rows: 6,000")
+        return PREVIEW
+
+    monkeypatch.setattr(data_screen, "load_preview", slow)
+
+    async def scenario(pilot):
+        await pilot.press("f3")
+        await until(pilot, lambda: "reading rows: 5,000" in see(app))
+        same_as_snapshot(app, "data-reading")
+        await pilot.press("j")
+        assert "still being" in see(app)  # a key that cannot work says why
+        await pilot.press("escape")
+        go_on.set()
+        await until(pilot, lambda: "cancelled" in see(app))
+        assert "12,431" not in see(app)
+
+    drive(app, scenario, size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_error_stands_in_place_of_the_rows(app, drive, see, same_as_snapshot, monkeypatch, size):
+    def fails(config, job):
+        raise ValueError(
+            "train.jsonl: line 17: `messages` is text ('hello'), expected a list of objects with "
+            "role and content; give a list, or set data.format"
+        )
+
+    monkeypatch.setattr(data_screen, "load_preview", fails)
+
+    async def scenario(pilot):
+        await show_data(pilot)
+        assert "line 17" in see(app) and "2 Data !" in see(app)
+        same_as_snapshot(app, "data-error")
+        monkeypatch.setattr(data_screen, "load_preview", lambda config, job: PREVIEW)
+        await pilot.press("u")
+        await until(pilot, lambda: "12,431" in see(app))
+        assert "line 17" not in see(app)
+
+    drive(app, scenario, size)
+
+
+def test_rows_are_walked_and_the_first_is_shown_raw(app, asked, drive, see):
+    async def scenario(pilot):
+        await show_data(pilot)
+        assert "row 1 ·" in see(app) and "▌T  2 and 3" in see(app)
+        await pilot.press("j", "n")
+        assert "row 4 ·" in see(app) and "Row 4: name" in see(app)
+        await pilot.press("j")
+        assert "this is the last row shown" in see(app)
+        await pilot.press("k", "p")
+        assert "row 1 ·" in see(app)
+        await pilot.press("r")
+        assert "as it stands in the file" in see(app) and '"messages": []' in see(app)
+        await pilot.press("r")
+        assert "▌T" in see(app)
+
+    drive(app, scenario)
+
+
+def test_a_changed_field_reads_anew_and_an_unchanged_one_does_not(app, asked, drive, see):
+    async def scenario(pilot):
+        await show_data(pilot)
+        await pilot.press("slash", "ctrl+u", *"my: rows.jsonl", "enter")
+        await until(pilot, lambda: len(asked) == 2 and app.screen._job is None)
+        app.screen.query_one("#data-format").focus()
+        await pilot.press("right")
+        await until(pilot, lambda: len(asked) == 3 and app.screen._job is None)
+        await pilot.press("f2")
+        await pilot.pause()
+        await pilot.press("f3")
+        await pilot.pause()
+
+    drive(app, scenario)
+    assert len(asked) == 3
+    assert app.draft.data.path == asked[1].data.path == "my: rows.jsonl"
+    assert asked[2].data.format == "alpaca"
+
+
+def test_another_model_means_another_tokenizer_so_it_reads_anew(app, asked, drive):
+    async def scenario(pilot):
+        await show_data(pilot)
+        app.show("model")
+        await pilot.pause()
+        app.update_draft(["model.name_or_path=other/model"])
+        await show_data(pilot)
+
+    drive(app, scenario)
+    assert [config.model.name_or_path for config in asked] == ["demo", "other/model"]
+
+
+def test_a_value_that_does_not_fit_is_refused_beside_its_field(app, asked, drive, see):
+    async def scenario(pilot):
+        await show_data(pilot)
+        field = app.screen.query_one("#data-length")
+        field.focus()
+        field.value = "long"
+        await pilot.press("enter")
+        assert "data.max_length: got 'long'" in see(app)
+        field.value = "512"
+        await pilot.press("enter")
+        await until(pilot, lambda: len(asked) == 2 and app.screen._job is None)
+        assert "got 'long'" not in see(app)
+
+    drive(app, scenario)
+    assert app.draft.data.max_length == 512
+
+
+def test_only_the_last_of_several_changes_is_shown(app, drive, see, monkeypatch):
+    """A reading that was overtaken must not come back over the newer one."""
+    first = threading.Event()
+
+    def preview(config, job):
+        if config.data.path == "demo":
+            first.wait(10)
+            return PREVIEW
+        raise ValueError("the newer one")
+
+    monkeypatch.setattr(data_screen, "load_preview", preview)
+
+    async def scenario(pilot):
+        await pilot.press("f3")
+        await pilot.pause()
+        app.update_draft(["data.path=other.jsonl"])
+        await until(pilot, lambda: "the newer one" in see(app))
+        first.set()
+        await asyncio.sleep(0.4)
+        assert "the newer one" in see(app) and "12,431" not in see(app)
+
+    drive(app, scenario)
+
+
+def test_ranges_end_at_the_limit_and_lose_no_row():
+    lengths = [1, 15, 16, 17, 100, 255, 256, 257, 4000]
+    found = ranges(lengths, 256, 6)
+    assert sum(count for _, _, count in found) == len(lengths)
+    assert found[-1] == (257, None, 2)
+    assert found[-2][1] == 257
+    assert ranges([], 256, 6)[-1][2] == 0
+
+
+@pytest.mark.parametrize("width", [6, 20, 71])
+def test_lines_fit_and_never_mix_what_is_learnt_with_what_is_not(width):
+    runs = [
+        ("<s>", False, True), ("a prompt of some words\nand a second line ", False, False),
+        ("日本語" * 20, True, False), ("x" * 50 + " end", True, False), ("\n", False, False),
+    ]  # fmt: skip
+    lines = _wrapped(runs, width)
+    for line in lines:
+        assert len({trained for _, trained, _ in line}) == 1
+        assert _line(line).cell_length <= width + 6
+    shown = "".join(text for line in lines for text, _, _ in line)
+    assert shown == "‹<s>›" + "".join(text for text, _, _ in runs[1:]).replace("\n", "⏎")
+
+
+def test_learnt_and_read_differ_without_colour():
+    learnt, read = _line([("x", True, False)]), _line([("x", False, False)])
+    assert isinstance(learnt, Content)
+    assert learnt.plain != read.plain

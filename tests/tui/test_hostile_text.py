@@ -1,0 +1,195 @@
+"""Text from files, models and disks, through every place of the four screens that shows it.
+
+No crash, and no control byte in what would be written to the terminal.
+"""
+
+import asyncio
+import json
+import os
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from textual.app import App
+
+from evenfall.engine.data.preview import DataPreview, PreviewRow, TokenRun
+from evenfall.engine.runs import RunDirectory
+from evenfall.tui.app import EvenfallApp
+from evenfall.tui.screens import chat as chat_screen
+from evenfall.tui.screens import data as data_screen
+from evenfall.tui.screens import export as export_screen
+from evenfall.tui.screens import model as model_screen
+
+HOSTILE = [
+    "[/INST] [INST]x[/INST] [/foo]",
+    "[@click=app.quit]press[/]",
+    "\x1b]52;c;aGk=\x07\x1b[31mred\x1b]0;title\x07",
+    "\x00\x01\x7f\x80\x9b31m\r\b",
+    "\u202eevil\u202c \u2066x\u2069 \u200fשלום مرحبا",
+    "日本語 한국어 👩‍👩‍👧‍👦🏳️‍🌈 é́́",
+    "\ud800 lone",
+    "x" * 1_000_000,
+    "a\nb\r\nc\u2028d\te",
+    "",
+]
+
+
+def assert_clean(app: App) -> None:
+    for strip in app.screen._compositor.render_strips():
+        for segment in strip:
+            bad = [c for c in segment.text if ord(c) < 32 or 127 <= ord(c) < 160]
+            bad += [c for c in segment.text if c in "\u202e\u202c\u2066\u2069\u200f"]
+            assert not bad, f"{bad!r} in {segment.text!r}"
+
+
+async def until(pilot, condition) -> None:
+    for _ in range(250):
+        if condition():
+            await pilot.pause()
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("did not come about within 5 s")
+
+
+@pytest.fixture
+def app(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    return EvenfallApp()
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_data(app, drive, monkeypatch, text):
+    runs = (TokenRun(text, False, False), TokenRun(text, True, True), TokenRun(text, True, False))
+    preview = DataPreview(
+        text, text, 1, 1, {text: 1}, 0, 0, 3, 2, 1, (3,), {text: 1},
+        (PreviewRow(1, 3, 2, runs),), text,
+    )  # fmt: skip
+
+    def load(config, job):
+        job.report(text, 0.5)
+        if config.train.seed == 1:
+            raise ValueError(text)
+        return preview
+
+    monkeypatch.setattr(data_screen, "load_preview", load)
+
+    async def scenario(pilot):
+        await pilot.press("f3")
+        await until(pilot, lambda: getattr(app.screen, "_preview", None) is not None)
+        assert_clean(app)
+        await pilot.press("r")
+        assert_clean(app)
+        app.screen.query_one("#data-path").value = text
+        await pilot.press("slash")
+        await pilot.pause()
+        assert_clean(app)
+        await pilot.press("escape")
+        app.update_draft(["train.seed=1"])
+        await until(pilot, lambda: app.screen._job is None)
+        assert_clean(app)
+
+    drive(app, scenario, (80, 24))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_model(app, drive, monkeypatch, tmp_path, text):
+    folder = tmp_path / "hf" / "hub" / "models--a--b" / "snapshots" / "1"
+    folder.mkdir(parents=True)
+    config = {
+        "architectures": ["XForCausalLM"],
+        "model_type": text,
+        "max_position_embeddings": text,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+
+    def broken(folder):
+        raise OSError(text)
+
+    monkeypatch.setattr(model_screen, "read_machine", broken)
+
+    async def scenario(pilot):
+        await until(pilot, lambda: app.screen._machine is None)
+        await pilot.press("end")  # the cached model, with its family
+        assert_clean(app)
+        await pilot.press("slash")
+        app.screen.focused.value = "./" + text
+        await pilot.press("enter")
+        assert_clean(app)
+        await pilot.press("a", "tab")
+        app.screen.focused.value = text
+        await pilot.press("enter")
+        await pilot.pause()
+        assert_clean(app)
+
+    drive(app, scenario)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_chat(app, drive, monkeypatch, tmp_path, text):
+    run = RunDirectory(tmp_path / "runs" / "r")
+    run.adapter.mkdir(parents=True)
+    run.config_file.write_text("{}")
+    (run.adapter / "adapter_model.safetensors").write_bytes(b"x")
+
+    def reply(messages, *, adapter, on_text, stop, **options):
+        on_text(text)
+        if len(messages) > 1:
+            raise RuntimeError(text)
+        return SimpleNamespace(text=text, tokens=1, seconds=1.0, ended="eos")
+
+    model = SimpleNamespace(device=text, reply=reply, close=lambda: None)
+
+    def open_chat(run, job):
+        job.report(text)
+        return model
+
+    monkeypatch.setattr(chat_screen, "open_chat", open_chat)
+
+    async def scenario(pilot):
+        await pilot.press("f6")
+        await until(pilot, lambda: getattr(app.screen, "_chat", None) is not None)
+        for _ in range(2):  # the second one fails
+            app.screen.query_one("#chat-prompt").value = f"x {text}"
+            await pilot.press("enter")
+            await until(pilot, lambda: app.screen._answering is None)
+            assert_clean(app)
+        await pilot.press("up")
+        assert_clean(app)
+
+    drive(app, scenario, (80, 24))
+
+
+@pytest.mark.parametrize(
+    "text", [text for text in HOSTILE if 0 < len(text.encode("utf-8", "replace")) < 200]
+)
+def test_export_and_names_of_runs(app, drive, monkeypatch, tmp_path, text):
+    name = text.replace("/", "|").replace("\x00", "")
+    try:
+        run = RunDirectory(tmp_path / "runs" / name)
+        run.adapter.mkdir(parents=True)
+    except (OSError, UnicodeError):
+        pytest.skip("no such file name on this disk")
+    run.config_file.write_text(yaml.safe_dump({"model": {"name_or_path": text}}))
+    (run.adapter / "adapter_model.safetensors").write_bytes(b"x")
+    (run.exports / name).mkdir(parents=True)
+
+    def write(run, forms, checkpoint, job):
+        job.report(text, 0.5)
+        return [SimpleNamespace(form="adapter", path=run.exports / name, megabytes=1.0, check=text)]
+
+    monkeypatch.setattr(export_screen, "write_export", write)
+
+    async def scenario(pilot):
+        await pilot.press("f5")
+        await until(pilot, lambda: getattr(app.screen, "_facts", None) is not None)
+        assert_clean(app)
+        await pilot.press("x")
+        await until(pilot, lambda: app.screen._writing is None)
+        assert_clean(app)
+        await pilot.press("r")
+        await pilot.pause()
+        assert_clean(app)
+
+    assert os.path.isdir(run.path)
+    drive(app, scenario, (80, 24))
