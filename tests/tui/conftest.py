@@ -10,6 +10,7 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,13 +69,16 @@ def see() -> Callable[[App[Any]], str]:
 
 
 @pytest.fixture
-def same_as_snapshot() -> Callable[[App[Any], str], None]:
-    """`same_as_snapshot(app, name)`: the screen equals tests/tui/snapshots/NAME-WxH.txt."""
+def same_as_snapshot() -> Callable[..., None]:
+    """`same_as_snapshot(app, name, hide="")`: the screen equals tests/tui/snapshots/NAME-WxH.txt.
 
-    def check(app: App[Any], name: str) -> None:
+    Lines that hold the start of `hide` (a path of this machine) are left out.
+    """
+
+    def check(app: App[Any], name: str, hide: str = "") -> None:
         width, height = app.size
         file = SNAPSHOTS / f"{name}-{width}x{height}.txt"
-        shown = screen_text(app)
+        shown = _hidden(screen_text(app), hide) if hide else screen_text(app)
         if os.environ.get("EVENFALL_UPDATE_SNAPSHOTS"):
             SNAPSHOTS.mkdir(exist_ok=True)
             file.write_text(shown, encoding="utf-8")
@@ -83,6 +87,11 @@ def same_as_snapshot() -> Callable[[App[Any], str], None]:
         assert shown == file.read_text(encoding="utf-8")
 
     return check
+
+
+def _hidden(shown: str, secret: str) -> str:
+    lines = shown.splitlines()
+    return "\n".join(line for line in lines if secret[:12] not in line) + "\n"
 
 
 class FakeSession:
@@ -213,3 +222,33 @@ def session(run_directory: RunDirectory) -> FakeSession:
 def train_app(tmp_path: Path) -> EvenfallApp:
     """The app on its Train screen, over an empty folder of runs."""
     return EvenfallApp(root=tmp_path / "runs", first="train")
+
+
+@pytest.fixture
+def script() -> SimpleNamespace:
+    """Events to tell a FakeSession, and helpers (test modules cannot import this file)."""
+    return SimpleNamespace(
+        set_up=set_up, step=step, training=training, OOM=OOM, FakeSession=FakeSession,
+        make_run=make_run, settle=settle, begin=begin, hostile=HOSTILE, control_free=control_free,
+    )  # fmt: skip
+
+
+async def begin(pilot: Pilot[Any], session: FakeSession, *events: ev.Event) -> None:
+    """Show a run that has told these events."""
+    session.tell(*events)
+    pilot.app.begin(session)  # type: ignore[attr-defined]
+    await settle(pilot)
+
+
+HOSTILE = [
+    "[/INST]", "[INST] x [/INST]", "[@click=app.quit]x[/]", "[bold", "\x1b]52;c;aGk=\x07",
+    "\x1b[2J\x1b[31m", "\x9b31m\x90x\x9c", "a\x00b\x7f", "\u202egnp.exe", "مرحبا", "模型训练",
+    "👨‍👩‍👧‍👦🏳️‍🌈", "line\nline\r\tend", "x" * 200_000, "", "\ud800",
+]  # fmt: skip
+"""Text that has broken screens: markup, terminal controls, odd widths, sizes, nothing."""
+
+
+def control_free(app: App[Any]) -> bool:
+    """No cell of the screen holds a control character (the terminal would obey it)."""
+    text = "".join(strip.text for strip in app.screen._compositor.render_strips())
+    return not any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in text)

@@ -149,12 +149,10 @@ class LearningRateModal(EvenfallModal):
         if value is None:
             note = Content.styled("a number from 0 to 10, such as 1e-4", "$error")
         elif self._is_far(value):
-            times = f"{value / self._current:.3g} times" if self._current else "far from"
-            note = Content.styled(
-                f"{rate_text(self._current)} → {rate_text(value)} is {times} the present rate: "
-                + ("enter again to apply it" if self._asked_for == value else "it will be asked"),
-                "$warning",
-            )
+            times = f" is {value / self._current:.3g}×" if self._current else ""
+            ask = "enter again to apply it" if self._asked_for == value else "far off"
+            change = f"{rate_text(self._current)} → {rate_text(value)}{times}"
+            note = Content.styled(f"{change}: {ask}", "$warning")
         else:
             note = Content(f"{rate_text(self._current)} → {rate_text(value)} from the next step on")
         self.query_one("#rate-note", Static).update(note)

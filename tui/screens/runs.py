@@ -62,7 +62,8 @@ class RunsScreen(EvenfallScreen):
         super().__init__()
         self._scanner: RunScanner | None = None
         self._job: Job[tuple[list[RunSummary], int]] | None = None
-        self._rows: list[RunSummary] = []
+        self.rows: list[RunSummary] = []
+        """What the table shows."""
         self._cells: list[tuple[str, ...]] = []
         self._wanted = PAGE
         self._in_all = 0
@@ -101,9 +102,9 @@ class RunsScreen(EvenfallScreen):
     def _show(self, rows: list[RunSummary]) -> None:
         now = time.time()
         cells = [self._cells_of(row, now) for row in rows]
-        if cells != self._cells or [row.run for row in rows] != [row.run for row in self._rows]:
+        if cells != self._cells or [row.run for row in rows] != [row.run for row in self.rows]:
             self._fill(rows, cells)
-        self._rows = rows
+        self.rows = rows
         self.query_one("#no-runs").display = not rows
         self.query_one(DataTable).display = bool(rows)
         root = safe_str(self.evenfall.root, 60)
@@ -129,7 +130,7 @@ class RunsScreen(EvenfallScreen):
         narrow = self.has_class("-narrow")
         columns = [c for c in COLUMNS if not (narrow and c in WIDE_ONLY)]
         same_columns = [column.value for column in table.columns] == columns
-        same_runs = same_columns and [row.run for row in rows] == [row.run for row in self._rows]
+        same_runs = same_columns and [row.run for row in rows] == [row.run for row in self.rows]
         if not same_runs:
             table.clear(columns=not same_columns)
         if not same_columns:
@@ -159,7 +160,7 @@ class RunsScreen(EvenfallScreen):
 
     def on_resize(self, event: events.Resize) -> None:
         super().on_resize(event)
-        self.call_after_refresh(self._fill, self._rows, self._cells)
+        self.call_after_refresh(self._fill, self.rows, self._cells)
 
     @staticmethod
     def _cells_of(row: RunSummary, now: float) -> tuple[str, ...]:
@@ -180,7 +181,7 @@ class RunsScreen(EvenfallScreen):
 
     def _chosen(self) -> RunSummary | None:
         at = self.query_one(DataTable).cursor_row
-        return self._rows[at] if 0 <= at < len(self._rows) else None
+        return self.rows[at] if 0 <= at < len(self.rows) else None
 
     def why_not(self, verb: str) -> str | None:
         row = self._chosen()
@@ -202,8 +203,8 @@ class RunsScreen(EvenfallScreen):
     def _moved(self, message: DataTable.RowHighlighted) -> None:
         message.stop()
         self.refresh_keys()
-        if message.cursor_row >= len(self._rows) - 5 and len(self._rows) < self._in_all:
-            self._wanted = len(self._rows) + PAGE
+        if message.cursor_row >= len(self.rows) - 5 and len(self.rows) < self._in_all:
+            self._wanted = len(self.rows) + PAGE
             if self._job is None:
                 self.scan_again()
 

@@ -1,0 +1,35 @@
+"""The screens come up without the heavy libraries: those are imported behind the first paint."""
+
+import subprocess
+import sys
+
+HEAVY = ("torch", "transformers", "datasets", "peft", "trl", "bitsandbytes", "plotext", "numpy")
+
+
+def test_importing_the_screens_loads_no_heavy_library():
+    code = f"""
+import sys
+import evenfall.tui.app
+for name in ("model", "data", "train", "export", "chat", "runs"):
+    __import__(f"evenfall.tui.screens.{{name}}")
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_first_screen_is_painted_without_them_too():
+    code = f"""
+import asyncio, sys
+from evenfall.tui.app import EvenfallApp
+
+async def main():
+    app = EvenfallApp()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await pilot.pause()
+        print([name for name in {HEAVY!r} if name in sys.modules])
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

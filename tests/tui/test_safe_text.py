@@ -1,0 +1,115 @@
+"""Hostile text from models, data, file names and errors reaches no terminal and breaks no screen."""
+
+import pytest
+
+from evenfall.engine import events as ev
+from evenfall.engine.runs import EventLog, RunDirectory
+from evenfall.tui.app import EvenfallApp
+from evenfall.tui.notices import notice
+from evenfall.tui.safe_text import safe_str, safe_text
+from evenfall.tui.screens.modals import TextModal
+from evenfall.tui.screens.runs import RunsScreen
+
+CASES = range(16)
+
+
+def test_every_case_is_tried(script):
+    assert len(script.hostile) == len(CASES)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("lines", [False, True])
+def test_no_control_survives(script, case, lines):
+    text = safe_str(script.hostile[case], 500, lines=lines)
+    assert len(text) <= 501
+    assert not any(
+        (ord(char) < 0x20 and not (lines and char == "\n")) or 0x7F <= ord(char) < 0xA0
+        for char in text
+    )
+    text.encode("utf-8")
+
+
+def test_markup_stays_text(script):
+    for text in script.hostile[:4]:
+        assert safe_text(text).plain == text
+        assert not safe_text(text).spans
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_train_screen_bears_it(drive, train_app, session, script, case):
+    bad = script.hostile[case]
+    oom = ev.OutOfMemory(
+        3, "step", bad, 1.0, 1.0, 2.0, 1.0, 2.0,
+        [ev.Rung("a", bad, bad, {}, 1.0, 0.5, True), ev.Rung("b", bad, bad, {}, None, None, False)],
+    )  # fmt: skip
+    events = [
+        ev.StateChanged("loading", bad),
+        ev.RunStarted(bad, 1, bad, {bad: bad}),
+        ev.Progress(bad, bad, 0.5),
+        ev.PartsPatched([{"name": bad, "count": 1, "fast": True, "reason": bad}]),
+        ev.ModelLoaded(bad, bad, 1, 1, bad, bad, 1.0, 1.0),
+        ev.StateChanged("training"),
+        *map(script.step, (1, 2, 3)),
+        ev.CheckpointSaved(3, bad, 1.0, 1.0),
+        ev.CommandApplied(bad, 3, bad),
+        ev.CommandRefused(bad, bad),
+        ev.Alert(bad),
+    ]
+
+    async def scenario(pilot):
+        await script.begin(pilot, session, *events)
+        assert script.control_free(train_app)
+        session.log_error = bad
+        await pilot.press("i")
+        await script.settle(pilot)
+        assert script.control_free(train_app)
+        await pilot.press("escape")
+        session.tell(oom, ev.StateChanged("out-of-memory"))
+        await script.settle(pilot)
+        assert script.control_free(train_app)
+        session.tell(ev.RecoveryApplied(3, bad, bad, False), ev.StateChanged("training"))
+        await script.settle(pilot)
+        notice(train_app, bad, "error")
+        session.tell(ev.Failed(bad, bad, 3), ev.StateChanged("failed", bad))
+        session.done = True
+        await script.settle(pilot)
+        assert script.control_free(train_app)
+        train_app.push_screen(TextModal(bad, bad))
+        await script.settle(pilot)
+        assert script.control_free(train_app)
+
+    drive(train_app, scenario, (80, 24))
+
+
+def test_the_runs_screen_bears_it(drive, see, tmp_path, script):
+    """Names that a file system takes; the rest comes from configuration and events."""
+    names = [text for text in script.hostile if text and len(text) < 200]
+    for text in names:
+        if "/" in text or "\x00" in text or "\ud800" in text:
+            continue
+        run = script.make_run(tmp_path / "runs", "x" + text)
+        config = run.config()
+        model = config.model.model_copy(update={"name_or_path": text})
+        run.write_config(config.model_copy(update={"model": model}))
+    bad = RunDirectory(tmp_path / "runs" / "plain")
+    bad.path.mkdir()
+    bad.config_file.write_bytes(b"model: {name_or_path: \xff}")
+    log = EventLog(bad.events_file)
+    log.append(ev.RunStarted("\x1b[2J", 1, "[/x]", {}))
+    log.close()
+    app = EvenfallApp(root=tmp_path / "runs", first="runs")
+
+    async def scenario(pilot):
+        for _ in range(100):
+            assert isinstance(app.screen, RunsScreen)
+            app.screen.look()
+            await pilot.pause(0.02)
+            if "plain" in see(app):
+                break
+        assert "plain" in see(app) and script.control_free(app)
+        for _ in range(12):
+            await pilot.press("c", "down")
+            await pilot.pause()
+            assert script.control_free(app)
+
+    drive(app, scenario)
