@@ -148,6 +148,9 @@ def load_base(
             # A pre-quantised checkpoint names the dtype of the machine that made it.
             module.compute_dtype = dtype
             module.compute_type_is_set = True
+            # On CPUs with AVX512-BF16 the first forward in eval mode repacks the weight for a kernel
+            # that has no backward: after an evaluation, gradients would silently be lost.
+            module.support_avx512bf16_for_cpu = False
     tensors = [*model.parameters(), *model.buffers()]
     return LoadedModel(
         model=model,

@@ -120,6 +120,7 @@ class RunProgress:
                 self.alerts.append(event)
             case ev.Failed():
                 self.failed = event
+                self.out_of_memory = None  # there is nobody left who waits for an answer
             case ev.Finished():
                 self.finished = event
 

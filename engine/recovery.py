@@ -9,7 +9,6 @@ activations of the failed micro-batch are what it had taken when it failed plus 
 
 import gc
 import re
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -30,7 +29,7 @@ from .events import (
     Stop,
 )
 from .load import set_recompute
-from .session import Control
+from .session import Control, drop_frames
 from .state import OutOfMemoryEnd, Run
 
 _MESSAGES = re.compile(
@@ -52,18 +51,6 @@ def requested_gb(error: BaseException) -> float | None:
     """What the failed allocation asked for, in GB (1e9 bytes), where the message says it."""
     found = _REQUESTED.search(str(error))
     return float(found[1]) * _UNITS[found[2]] / 1e9 if found else None
-
-
-def drop_frames(error: BaseException) -> None:
-    """Let go of every local (tensors above all) that the error's traceback keeps alive."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        if link.__traceback__ is not None:
-            traceback.clear_frames(link.__traceback__)
-        link.__traceback__ = None
-        link = link.__cause__ or link.__context__
 
 
 def free_memory(device: torch.device) -> None:

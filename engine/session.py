@@ -112,23 +112,26 @@ class Session:
                     work(self.run, control, resume=self._resume)
             except BaseException as error:
                 logging.getLogger("evenfall").exception("the run failed")
-                _drop_frames(error)
+                drop_frames(error)
                 steps = self.run.checkpoints()
                 hint = getattr(error, "hint", "") or f"the traceback is in {self.run.log_file}"
                 message = str(error) or type(error).__name__
                 control.emit(ev.Failed(message, hint, steps[-1] if steps else None))
-                control.set_state("failed", message.splitlines()[0])
+                control.set_state(getattr(error, "state", "failed"), message.splitlines()[0])
             finally:
                 self._log.close()
 
 
-def _drop_frames(error: BaseException | None) -> None:
-    """Let go of the locals that a traceback keeps alive (GPU tensors above all)."""
+def drop_frames(error: BaseException) -> None:
+    """Let go of every local (GPU tensors above all) that an error's traceback keeps alive."""
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        if link.__traceback__ is not None:
+            traceback.clear_frames(link.__traceback__)
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
 
 
 @contextlib.contextmanager

@@ -7,13 +7,16 @@ from peft import PeftModel
 
 from .config import RunConfig
 from .data.prepare import PreparedData
+from .events import State
 from .runs import RunDirectory
 from .schedule import RateChange
 from .session import Control
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; `hint` says what to try."""
+    """Training cannot go on; `hint` says what to try, `state` is how the run ends."""
+
+    state: State = "failed"
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -22,6 +25,8 @@ class TrainingError(RuntimeError):
 
 class OutOfMemoryEnd(TrainingError):
     """Memory ran out and nobody could answer."""
+
+    state: State = "out-of-memory"
 
 
 @dataclass

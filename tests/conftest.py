@@ -4,15 +4,34 @@ import json
 import os
 from pathlib import Path
 
-os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports the kernels
+# Kernels run in Triton's interpreter where there is no GPU; Triton reads this when it is imported.
+if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two busy cores can cost a tiny model 100x
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 
-WORDS = (
-    "red green blue one two three four five six seven sky sea sun moon what is next after".split()
-)
+WORDS = [
+    "red",
+    "green",
+    "blue",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "sky",
+    "sea",
+    "sun",
+    "moon",
+    "what",
+    "is",
+    "next",
+    "after",
+]
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>"
     "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|end|>{% endgeneration %}"
@@ -44,6 +63,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
         eos_token_id=1, pad_token_id=0, bos_token_id=None, tie_word_embeddings=True,
+        initializer_range=0.2,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(str(folder))
     return folder
