@@ -209,8 +209,9 @@ def make_run(root: Path, name: str = "0412-llama8b") -> RunDirectory:
 
 
 @pytest.fixture
-def run_directory(tmp_path: Path) -> RunDirectory:
-    return make_run(tmp_path / "runs")
+def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+    monkeypatch.chdir(tmp_path)  # so that a path on the screen is the same everywhere
+    return make_run(Path("runs"))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from textual.widgets import Static
 
 from evenfall.tui.actions import SCREENS, VERBS, verbs_of
 from evenfall.tui.app import EvenfallApp
@@ -55,7 +56,7 @@ def test_help_lists_every_key_of_the_screen(drive, tmp_path, name, key):
         await pilot.press(key)
         await pilot.pause()
         assert isinstance(app.screen, HelpModal)
-        text = str(app.screen.query_one("Static").content)
+        text = str(app.screen.query_one(Static).content)
         for verb in verbs_of(name):
             assert verb.tooltip in text and shown_key(verb.key) in text
         await pilot.press("escape")

@@ -206,7 +206,7 @@ def test_info_tells_which_parts_are_fast_and_why(
         await pilot.press("i")
         await script.settle(pilot)
         assert isinstance(train_app.screen, InfoModal)
-        same_as_snapshot(train_app, "train-info", hide=str(session.run.path))
+        same_as_snapshot(train_app, "train-info")
 
     drive(train_app, scenario, size)
 
