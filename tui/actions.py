@@ -68,6 +68,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("choose", "enter", "Choose", "Take the model or recipe under the cursor", "model"),
     Verb("find", "slash", "Find", "Filter the list, or type a hub id or a local folder", "model"),
     Verb("advanced", "a", "Settings", "Show or hide the settings of the run", "model"),
+    Verb("leave_field", "escape", "Back", "Empty the search and go back to the list", "model", False),
     # Data
     Verb("data_path", "slash", "Path", "Type the file, folder or hub id to learn from", "data"),
     Verb("next_row", "j,n", "Next row", "Look at the next row", "data"),

@@ -123,7 +123,7 @@ def one_line(entry: ModelEntry) -> str:
     if entry.where == "hub" and not entry.preset:
         return f"{entry.name_or_path} from the hub (it is downloaded when the run starts)"
     facts = [entry.family, f"{entry.size} parameters" if entry.size else "",
-             f"{entry.gigabytes:.2f} GB" if entry.gigabytes else "",
+             megabytes(1000 * entry.gigabytes) if entry.gigabytes else "",
              f"{entry.context:,} tokens" if entry.context else "", entry.where]  # fmt: skip
     return f"{entry.name}: {', '.join(fact for fact in facts if fact)}"
 
@@ -131,7 +131,7 @@ def one_line(entry: ModelEntry) -> str:
 def model(entry: ModelEntry) -> Content:
     """The detail pane of a model."""
     preset = entry.preset
-    size = f" ({entry.gigabytes:.2f} GB)" if entry.gigabytes else ""
+    size = f" ({megabytes(1000 * entry.gigabytes)})" if entry.gigabytes else ""
     if entry.where == "hub" and entry.parameters:
         size = f", about {2 * entry.parameters / 1e9:.1f} GB to download"
     where = {
@@ -194,6 +194,11 @@ def machine(facts: Machine | None) -> Content:
         banner = "no GPU: the demo and small models train on CPU"
         gpu = Content.styled(banner, "$warning") + Content(f" · {disk}")
     return _pairs([("machine", gpu), ("", Content(f"{cpu} · {here}{follow}"))])
+
+
+def machine_line(text: Content) -> Content:
+    """The machine card where something is wrong with it."""
+    return _pairs([("machine", text)])
 
 
 def failure(message: str, hint: str = "") -> Content:

@@ -65,3 +65,17 @@ def _gpus() -> tuple[Gpu, ...]:
         if len(parts) == 3 and parts[1].isdigit() and parts[2].isdigit():
             found.append(Gpu(parts[0], int(parts[1]) * 2**20 / 1e9, int(parts[2]) * 2**20 / 1e9))
     return tuple(found)
+
+
+def why_gpu_is_unused() -> str:
+    """Why runs would take the CPU though the driver knows a GPU; empty where torch can use it.
+
+    Imports torch: for a job only.
+    """
+    from ..engine.device import DeviceError, pick_device, why_no_cuda
+
+    try:
+        pick_device("cuda")
+    except DeviceError:
+        return f"there is a GPU, but runs would take the CPU: {why_no_cuda()}"
+    return ""

@@ -87,6 +87,7 @@ def test_recipe_under_the_cursor_gives_its_reasons(app, drive, see, same_as_snap
 
 def test_gpu_is_named_with_its_memory(app, drive, see, monkeypatch):
     monkeypatch.setattr(model_screen, "read_machine", lambda folder: H200)
+    monkeypatch.setattr(model_screen, "why_gpu_is_unused", lambda: "")
 
     async def scenario(pilot):
         await until(pilot, machine_known(pilot))
@@ -95,6 +96,27 @@ def test_gpu_is_named_with_its_memory(app, drive, see, monkeypatch):
         assert "evenfall watch" in see(app)  # not in tmux: say what happens to the run
 
     drive(app, scenario)
+
+
+def test_gpu_that_torch_cannot_use_is_said_so(app, drive, see, monkeypatch):
+    monkeypatch.setattr(model_screen, "read_machine", lambda folder: H200)
+    why = "there is a GPU, but runs would take the CPU: torch is a build without CUDA"
+    monkeypatch.setattr(model_screen, "why_gpu_is_unused", lambda: why)
+
+    async def scenario(pilot):
+        await until(pilot, lambda: why in see(app))
+
+    drive(app, scenario)
+
+
+def test_escape_empties_the_search_and_goes_back_to_the_list(app, drive, see):
+    async def scenario(pilot):
+        await pilot.press("slash", *"coder", "escape")
+        assert "smollm2-135m" in see(app)
+        await pilot.press("home", "down", "enter")
+
+    drive(app, scenario)
+    assert app.draft.model.name_or_path.endswith("SmolLM2-135M-Instruct")
 
 
 def test_machine_that_cannot_be_read_is_no_crash(app, drive, see, monkeypatch):

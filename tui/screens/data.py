@@ -252,4 +252,4 @@ class DataScreen(EvenfallScreen):
         if self._job is not None:
             self._job.cancel()
         else:
-            self.set_focus(None)
+            self.query_one(TokenView).focus()

@@ -16,7 +16,7 @@ from ...engine.config import ConfigError, RunConfig, parse_config
 from ...engine.jobs import Job
 from ...presets.load import model_preset, recipe_presets
 from .. import describe
-from ..machine import Machine, read_machine
+from ..machine import Machine, read_machine, why_gpu_is_unused
 from ..model_catalog import ModelEntry, NotAModel, catalogue, look_up
 from ..safe_text import safe_text
 from ..settings import (
@@ -50,6 +50,7 @@ class ModelScreen(EvenfallScreen):
         self._applied: dict[str, Any] = {}
         self._recipe: str | None = None
         self._machine: Job[Machine] | None = None
+        self._gpu: Job[str] | None = None
         self._filled_from: RunConfig | None = None
         self._detail = ""
 
@@ -160,7 +161,15 @@ class ModelScreen(EvenfallScreen):
     def _poll_machine(self) -> None:
         if self._machine and self._machine.done:
             self._show_machine()
-            self._machine = None
+            found, self._machine = self._machine, None
+            if found.error is None and not found.cancelled and found.result.gpus:
+                # The driver has answered; whether torch can use the GPU takes torch to tell.
+                self._gpu = self.evenfall.start_job(lambda job: why_gpu_is_unused(), "gpu")
+        if self._gpu and self._gpu.done:
+            checked, self._gpu = self._gpu, None
+            if checked.error is None and checked.result:
+                warning = safe_text(f"! {checked.result}", 300, style="$warning")
+                self.query_one("#model-machine", Static).update(describe.machine_line(warning))
 
     def _show_machine(self) -> None:
         line = self.query_one("#model-machine", Static)
@@ -294,6 +303,17 @@ class ModelScreen(EvenfallScreen):
 
     def action_find(self) -> None:
         self.query_one("#model-find", TextField).focus()
+
+    def action_leave_field(self) -> None:
+        find = self.query_one("#model-find", TextField)
+        if find.value:
+            find.put("")
+            self._list_models()
+            self._hint("")
+        if not self.has_class("-advanced"):
+            self.query_one("#models", PickList).focus_rows()
+        else:
+            self.set_focus(None)
 
     async def action_advanced(self) -> None:
         opened = not self.has_class("-advanced")
