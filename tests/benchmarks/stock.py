@@ -109,7 +109,8 @@ def _micro_batches(config: RunConfig, data: PreparedData, steps: int) -> list[li
     batches = []
     for _ in range(steps):
         chosen = next_update(data.train, state, recipe.seed, config.data.shuffle)
-        assert len(chosen) == state.bins_per_update, "choose steps inside one epoch"
+        # An epoch's last update may be short; the Trainer would fill it up with micro-batches.
+        assert recipe.gradient_accumulation_steps == 1 or len(chosen) == state.bins_per_update
         for start in range(0, len(chosen), size):
             bins = chosen[start : start + size]
             batches.append([row for index in bins for row in data.train.bins[index]])

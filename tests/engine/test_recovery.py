@@ -259,4 +259,5 @@ def test_freeing_is_done_outside_the_except_block() -> None:
     except torch.OutOfMemoryError as caught:
         error = caught
         recovery.drop_frames(caught)
-    assert error.__traceback__ is None and reference() is None
+    assert error is not None and error.__traceback__ is None
+    assert reference is not None and reference() is None

@@ -1,0 +1,57 @@
+"""Thirty steps against the stock stack (TRL, PEFT, bitsandbytes), loss by loss."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from evenfall.engine import attention
+from evenfall.engine.config import RunConfig
+from evenfall.engine.runs import create_run
+from evenfall.engine.session import Session
+
+STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def stock_losses() -> Callable[[RunConfig, int], list[float]]:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+    try:
+        from stock import stock_losses
+    finally:
+        sys.path.pop(0)
+    return stock_losses
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(("quantization", "rtol"), [("nf4", 5e-4), ("none", 5e-5)])
+def test_losses_equal_the_stock_stacks(
+    tiny_config: Callable[..., RunConfig],
+    stock_losses: Callable[[RunConfig, int], list[float]],
+    monkeypatch: pytest.MonkeyPatch,
+    quantization: str,
+    rtol: float,
+    packed: bool,
+) -> None:
+    if not packed:  # as for a family whose attention is not known
+        monkeypatch.setattr(attention, "FAMILIES", frozenset())
+    config = tiny_config(
+        model={"quantization": quantization},
+        adapter={"r": 8, "lora_alpha": 16},
+        data={"shuffle": False, "max_length": 48},
+        train={
+            "max_steps": STEPS, "learning_rate": 3e-3, "num_train_epochs": 9,
+            "gradient_accumulation_steps": 1, "per_device_train_batch_size": 2,
+            "weight_decay": 0.01,
+        },
+    )  # fmt: skip
+    run = create_run(config)
+    session = Session(run)
+    session.start()
+    assert session.wait(120) and session.state == "finished"
+    ours = torch.tensor([step.loss for step in run.progress().steps])
+    stock = torch.tensor(stock_losses(config, STEPS))
+    assert ours[-5:].mean() < 0.95 * ours[:5].mean()
+    torch.testing.assert_close(ours, stock, rtol=rtol, atol=0)
