@@ -122,13 +122,17 @@ class TrainConfig(_Section):
         default=8, ge=1, description="micro-batches in one update"
     )
     learning_rate: float = Field(default=2e-4, ge=0, le=10, description="peak learning rate")
-    lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
+    lr_scheduler_type: Literal["cosine", "linear", "constant"] = Field(
+        default="cosine", description="how the rate falls after the warm-up"
+    )
     warmup_steps: int = Field(default=5, ge=0, description="optimiser steps of linear warm-up")
-    weight_decay: float = Field(default=0.0, ge=0, le=1)
+    weight_decay: float = Field(
+        default=0.0, ge=0, le=1, description="AdamW's decay of the adapter's weights"
+    )
     max_grad_norm: float = Field(default=1.0, gt=0, description="clip the gradient's norm to this")
-    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
-    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
-    adam_epsilon: float = Field(default=1e-8, gt=0)
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="decay of the mean gradient")
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="decay of its square's mean")
+    adam_epsilon: float = Field(default=1e-8, gt=0, description="keeps AdamW's division finite")
     gradient_checkpointing: bool = Field(
         default=False,
         description="recompute activations in the backward: less memory, about 30 % slower",
@@ -136,8 +140,15 @@ class TrainConfig(_Section):
     eval_steps: int | None = Field(default=None, ge=1, description="evaluate every so many steps")
     save_steps: int = Field(default=100, ge=1, description="checkpoint every so many steps")
     save_total_limit: int = Field(default=2, ge=1, description="checkpoints to keep")
-    seed: int = Field(default=42, ge=0, lt=2**31)
-    device: Literal["auto", "cuda", "cpu"] = "auto"
+    seed: int = Field(
+        default=42,
+        ge=0,
+        lt=2**31,
+        description="of the adapter, dropout, row order and held-out rows",
+    )
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        default="auto", description="what trains; auto: the GPU where there is one"
+    )
     kernels: Literal["auto", "off"] = Field(
         default="auto",
         description="auto: Triton kernels for every part that proves itself on this GPU",
@@ -152,7 +163,9 @@ class TrainConfig(_Section):
 class ExportConfig(_Section):
     """What `evenfall export` writes when it is given no form."""
 
-    forms: list[Literal["adapter", "merged"]] = Field(default=["adapter"], min_length=1)
+    forms: list[Literal["adapter", "merged"]] = Field(
+        default=["adapter"], min_length=1, description="what is written, such as [adapter, merged]"
+    )
     dtype: Literal["bfloat16", "float16", "float32"] = Field(
         default="bfloat16", description="dtype of merged weights"
     )
@@ -189,9 +202,10 @@ class RunConfig(_Section):
 
     def to_yaml(self) -> str:
         """The whole tree, defaults included, so that a later default cannot change this run."""
-        return yaml.safe_dump(
-            self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
-        )
+        return yaml.dump(
+            self.model_dump(mode="json"), Dumper=_QuotingDumper, sort_keys=False,
+            allow_unicode=True, width=100,
+        )  # fmt: skip
 
     def with_overrides(self, overrides: Sequence[str]) -> "RunConfig":
         """A copy with `section.key=value` strings applied; values are read as YAML.
@@ -213,8 +227,10 @@ class RunConfig(_Section):
                 node = inner
             try:
                 node[key] = yaml.load(text, _Yaml12Loader)
-            except yaml.YAMLError as error:
-                raise ConfigError(f"{path}: cannot read {text!r} as a value: {error}") from error
+            except (yaml.YAMLError, ValueError) as error:
+                raise ConfigError(
+                    f"{path}: cannot read {_shown(text)} as a value: {error}"
+                ) from error
         return parse_config(tree)
 
 
@@ -293,6 +309,33 @@ for _tag, _pattern, _first in (
     )
 
 
+def _construct_int(loader: _Yaml12Loader, node: Any) -> int:
+    return int(loader.construct_scalar(node))  # PyYAML's own would read 010 as the octal 8
+
+
+_Yaml12Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+class _QuotingDumper(yaml.SafeDumper):
+    """SafeDumper that quotes every text which YAML 1.1 or the loader above would read as another."""
+
+
+_QuotingDumper.yaml_implicit_resolvers = {
+    first: yaml.SafeDumper.yaml_implicit_resolvers.get(first, [])
+    + _Yaml12Loader.yaml_implicit_resolvers.get(first, [])
+    for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Yaml12Loader.yaml_implicit_resolvers}
+}
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # Only double quotes have escapes; in the other styles U+0085 would come back as a blank.
+    style = None if text.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_QuotingDumper.add_representer(str, _represent_text)
+
+
 @dataclass(frozen=True)
 class ConfigField:
     """One key of the tree, for forms, help and error messages."""
@@ -340,11 +383,13 @@ def _takes(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     if origin is Literal:
         return " | ".join(str(word) for word in typing.get_args(annotation))
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_takes(part) for part in typing.get_args(annotation))
+        return " or ".join(_takes(part, metadata) for part in typing.get_args(annotation))
     if origin is list:
         return f"list of {_takes(typing.get_args(annotation)[0])}"
     words = {bool: "true | false", int: "whole number", float: "number", str: "text"}
-    text = words.get(annotation, "null" if annotation is type(None) else str(annotation))
+    if annotation is type(None):
+        return "null"
+    text = words.get(annotation, str(annotation))
     bounds = []
     for rule in metadata:
         for attribute, word in (("ge", "from"), ("gt", "above"), ("le", "to"), ("lt", "below")):
@@ -357,7 +402,7 @@ def _explain(detail: ErrorDetails) -> str:
     # Locations inside a union or a list end with pydantic's own labels; the key is what precedes.
     known = {field.key: field for field in config_fields()}
     location = [str(part) for part in detail["loc"]]
-    if detail["type"] == "extra_forbidden":
+    if detail["type"] in ("extra_forbidden", "invalid_key"):
         return _unknown_key(location)
     for end in range(len(location), 0, -1):
         field = known.get(".".join(location[:end]))
@@ -375,15 +420,35 @@ def _unknown_key(location: Sequence[str]) -> str:
     key = ".".join(location)
     known = [field.key for field in config_fields()]
     sections = sorted({name.split(".")[0] for name in known})
-    near = difflib.get_close_matches(key, known, 1, 0.72)
-    if not near:  # the right key in the wrong section, or without one
-        leaf = {name.rsplit(".", 1)[-1]: name for name in known}
-        match = difflib.get_close_matches(location[-1], list(leaf), 1, 0.72)
-        near = [leaf[match[0]]] if match else []
+    leaf = location[-1]
+    named = difflib.get_close_matches(location[0], sections, 1, 0.6)
+    inside = [name for name in known if named and name.startswith(f"{named[0]}.")]
+    if len(location) == 1 and inside:
+        return f"{key}: no such section; did you mean {named[0]}?"
+    near = _near(leaf, inside, 0.6)
+    if not any(name.endswith(f".{leaf}") for name in near):
+        near += [name for name in known if name.rpartition(".")[2] == leaf]  # in another section
+    near = near or _near(leaf, known, 0.72)
     if near:
-        return f"{key}: no such key; did you mean {near[0]}?"
-    siblings = [name for name in known if name.startswith(f"{location[0]}.")]
-    return f"{key}: no such key; there are: {', '.join(siblings or sections)}"
+        return f"{key}: no such key; did you mean {' or '.join(near)}?"
+    return f"{key}: no such key; there are: {', '.join(inside or sections)}"
+
+
+def _near(leaf: str, keys: Sequence[str], likeness: float) -> list[str]:
+    """Keys whose last part is `leaf`; else those that it shortens; else the one most like it."""
+    ends: dict[str, str] = {}
+    for key in keys:
+        ends.setdefault(key.rpartition(".")[2], key)
+    if leaf in ends:
+        return [ends[leaf]]
+    found = [
+        end
+        for end in ends
+        if end.startswith(f"{leaf}_")
+        or end.endswith(f"_{leaf}")
+        or leaf == "".join(word[0] for word in end.split("_"))
+    ]
+    return [ends[end] for end in found or difflib.get_close_matches(leaf, ends, 1, likeness)]
 
 
 def _shown(value: Any) -> str:
