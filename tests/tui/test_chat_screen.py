@@ -294,6 +294,18 @@ def test_it_does_not_load_while_a_run_trains(app, chat, drive, see, same_as_snap
     drive(app, scenario, size)
 
 
+def test_it_does_not_load_what_another_process_trains(app, chat, drive, see):
+    async def scenario(pilot):
+        with app.chosen_run.lock():
+            await show_chat(pilot)
+            assert "another process trains this run" in see(app)
+        await pilot.press("escape", "i")
+        await until(pilot, lambda: "on NVIDIA H200" in see(app))
+        assert "another process" not in see(app)
+
+    drive(app, scenario)
+
+
 def test_it_gives_the_memory_back_when_a_run_starts(app, chat, drive, see):
     chat.hold.clear()
 

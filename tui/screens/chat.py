@@ -14,7 +14,7 @@ from textual.containers import Horizontal
 from textual.widgets import Input, Static
 
 from ...engine.jobs import Cancelled, Job
-from ...engine.runs import RunDirectory, list_runs
+from ...engine.runs import RunDirectory, RunError, list_runs
 from .. import describe
 from ..chat_talk import Side, Talk, answer
 from ..run_facts import saved_key
@@ -112,6 +112,11 @@ class ChatScreen(EvenfallScreen):
         def load(job: "Job[Chat]") -> "Chat":
             if closing is not None:  # two models at once may not fit
                 closing.wait()
+            if run.is_live():
+                raise RunError(
+                    "another process trains this run, and a chat would take its memory: "
+                    "i tries again once it has ended"
+                )
             chat = open_chat(run, job)
             try:
                 job.report("loaded")
