@@ -52,7 +52,9 @@ def setting_rows() -> list[FormRow]:
         choices = tuple((word, word) for word in field.choices)
         if field.takes == "true | false":
             choices = (("false", "off"), ("true", "on"))
-        help = f"{key}: {field.description or title} (takes {field.takes})"
+        help = f"{key}: {field.description or title}"
+        if not choices:
+            help += f" (takes {field.takes})"
         empty = "empty: by epochs" if key == "train.max_steps" else ""
         rows.append(FormRow(key, title, help, choices, empty))
     return rows

@@ -119,7 +119,8 @@ class PickList(Vertical):
                 text = text.truncate(column.width, ellipsis=True)
                 gap = " " * (column.width - text.cell_length)
                 text = Content(gap) + text if column.right else text + Content(gap)
-            line = line + text + Content("  ")
+            line += text + Content("  ")
+        line = line.rstrip()
         return line.stylize("bold") if chosen else line
 
     @on(OptionList.OptionHighlighted)
