@@ -9,10 +9,10 @@ Both are small frozen dataclasses of plain values. This module is light (no torc
 """
 
 import dataclasses
+import functools
 import math
 import types
 import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -277,46 +277,76 @@ EVENT_TYPES: dict[str, type[Event]] = {kind.__name__: kind for kind in typing.ge
 def encode_event(event: Event) -> bytes:
     """One line of `events.jsonl`, newline included.
 
-    JSON has no NaN or infinity: they are written as the words `nan`, `inf` and `-inf`.
+    JSON has no NaN or infinity: an event's own numbers are written as the words `nan`, `inf` and
+    `-inf`. Half a surrogate pair (a file name that is no UTF-8) becomes `?`.
     """
     tree = {"type": type(event).__name__, **dataclasses.asdict(event)}
     for key, value in tree.items():
         if isinstance(value, float) and not math.isfinite(value):
             tree[key] = str(value)
-    return orjson.dumps(tree, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
+    try:
+        return orjson.dumps(tree, option=_ORJSON)
+    except TypeError:
+        return orjson.dumps(_writable(tree), option=_ORJSON)
+
+
+_ORJSON = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_writable(key): _writable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_writable(item) for item in value]
+    return value
 
 
 def decode_event(line: bytes | str) -> Event | None:
     """The event of one line; None for a type that this version does not know.
 
     Raises:
-        ValueError: the line is not a whole JSON object or lacks a field.
+        ValueError: the line is not a whole JSON object, or a field is missing or of another kind.
     """
-    tree = orjson.loads(line)
-    kind = EVENT_TYPES.get(tree.pop("type", None)) if isinstance(tree, dict) else None
-    if kind is None:
-        if isinstance(tree, dict):
-            return None
-        raise ValueError(f"an event is a JSON object, got {type(tree).__name__}")
-    return _build(kind, tree)
-
-
-def _build(kind: type, tree: Mapping[str, Any]) -> Any:
-    hints = typing.get_type_hints(kind)
-    values: dict[str, Any] = {}
-    for item in dataclasses.fields(kind):
-        if item.name not in tree:
-            continue
-        value, hint = tree[item.name], hints[item.name]
-        if hint is float or (isinstance(hint, types.UnionType) and float in typing.get_args(hint)):
-            value = None if value is None else float(value)
-        elif typing.get_origin(hint) is list and typing.get_args(hint)[0] is Rung:
-            value = [_build(Rung, rung) for rung in value]
-        values[item.name] = value
     try:
-        return kind(**values)
-    except TypeError as error:
-        raise ValueError(f"{kind.__name__}: {error}") from error
+        tree = orjson.loads(line)
+        name = tree.pop("type", None)
+        kind = EVENT_TYPES.get(name) if isinstance(name, str) else None
+        return _build(kind, tree) if kind else None
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"no event: {error}") from error
+
+
+def _build(kind: type, tree: dict[str, Any]) -> Any:
+    values: dict[str, Any] = {}
+    for name, accepted in _kinds_of_fields(kind).items():
+        if name not in tree:
+            continue
+        value: Any = tree[name]
+        if float in accepted:  # also the words for NaN and infinity, and whole numbers
+            value = None if value is None else float(value)
+        elif kind is OutOfMemory and name == "rungs":
+            value = [_build(Rung, rung) for rung in value]
+        if not isinstance(value, accepted):
+            raise TypeError(f"{kind.__name__}.{name}: got {type(value).__name__}")
+        values[name] = value
+    return kind(**values)
+
+
+@functools.cache  # type hints are slow to resolve, and a log has an event a step
+def _kinds_of_fields(kind: type) -> dict[str, tuple[type, ...]]:
+    hints = typing.get_type_hints(kind)
+    return {item.name: _kinds(hints[item.name]) for item in dataclasses.fields(kind)}
+
+
+def _kinds(hint: Any) -> tuple[type, ...]:
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return (str,)  # a later version may know more words
+    if origin is types.UnionType:
+        return tuple(kind for part in typing.get_args(hint) for kind in _kinds(part))
+    return (origin or hint,)
 
 
 @dataclass(frozen=True)
