@@ -6,6 +6,7 @@ record of a step replaces the earlier one and all that followed it.
 """
 
 import bisect
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -68,10 +69,10 @@ class RunProgress:
 
     @property
     def smoothed_loss(self) -> float | None:
-        """Exponential mean of the losses with weight 0.1, NaN steps left out."""
+        """Exponential mean of the losses with weight 0.1, skipped steps (NaN, infinite) left out."""
         mean = None
         for step in self.steps[-100:]:
-            if step.loss == step.loss:
+            if math.isfinite(step.loss):
                 mean = step.loss if mean is None else 0.9 * mean + 0.1 * step.loss
         return mean
 
