@@ -154,7 +154,7 @@ class Story:
                 text = f"eval loss {loss_text(event.loss)} ({seconds_text(event.seconds)})"
                 return Line(event.step, text, "good")
             case ev.CheckpointSaved():
-                size = f"{event.megabytes:.0f} MB, {seconds_text(event.seconds)}"
+                size = f"{event.megabytes:.3g} MB, {seconds_text(event.seconds)}"
                 return Line(event.step, f"saved checkpoint ({size})", "good")
             case ev.LearningRateChanged():
                 how = "held" if event.mode == "hold" else "schedule scaled"

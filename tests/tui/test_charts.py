@@ -82,16 +82,16 @@ def test_ticks_lie_inside_and_are_not_too_many(low, span, at_most):
     assert all(low - span * 1e-6 <= tick <= high + span * 1e-6 for tick in ticks)
 
 
-def test_a_plot_fills_its_cells_and_paints_no_background():
+def test_a_plot_fills_its_cells_in_the_given_colours():
     data = PlotData(
         [curve([3 / n + 1 for n in range(1, 500)])], (0, 600), marks=[(300, "▲", COLOR)]
     )
-    text = draw_plot(data, 80, 12, AXIS)
-    assert text is not None
-    lines = text.plain.rstrip("\n").split("\n")
-    assert len(lines) == 12 and all(len(line) <= 80 for line in lines)
-    assert "▲" in lines[-3]
-    assert all(span.style.bgcolor is None for span in text.spans if not isinstance(span.style, str))
+    lines = draw_plot(data, 80, 12, AXIS)
+    assert lines is not None and len(lines) == 12
+    texts = ["".join(text for text, _ in runs) for runs in lines]
+    assert all(len(text) <= 80 and "\x1b" not in text for text in texts)
+    assert "▲" in texts[-3]
+    assert {color for runs in lines for _, color in runs} == {"", COLOR, AXIS}
 
 
 @pytest.mark.parametrize(

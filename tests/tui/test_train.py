@@ -247,6 +247,26 @@ def test_plots_are_drawn_on_new_data_alone(drive, train_app, session, script, mo
     drive(train_app, scenario)
 
 
+def picture(chart):
+    return [strip.text for strip in chart.render_lines(chart.size.region)]
+
+
+def test_every_plot_grows_with_the_run(drive, see, train_app, session, script):
+    """Steps are added in place to the same lists, so nothing may be told by comparing them."""
+
+    async def scenario(pilot):
+        await script.begin(pilot, session, *script.training(100))
+        before = {chart.id: picture(chart) for chart in train_app.screen.query(Chart)}
+        session.tell(*(script.step(n) for n in range(101, 2000)))
+        train_app.poll()
+        train_app.screen.draw_charts()
+        await script.settle(pilot)
+        for chart in train_app.screen.query(Chart):
+            assert picture(chart) != before[chart.id], chart.id
+
+    drive(train_app, scenario)
+
+
 def test_r_takes_up_the_failed_run_that_is_shown(drive, train_app, session, script, monkeypatch):
     taken_up = []
     monkeypatch.setattr(type(train_app), "resume_run", lambda self, run: taken_up.append(run))

@@ -1,12 +1,16 @@
 """Chart: a plot that is drawn anew only when it is given new data or another size."""
 
-from textual.app import RenderResult
+from functools import lru_cache
+
+from rich.segment import Segment
+from rich.style import Style
 from textual.content import Content
-from textual.geometry import Size
+from textual.geometry import Region, Size
+from textual.strip import Strip
 from textual.widget import Widget
 
-from ..safe_text import safe_text
-from .plot import PlotData, draw_plot
+from ..safe_text import safe_str
+from .plot import PlotData, Runs, draw_plot
 
 
 class Chart(Widget):
@@ -23,29 +27,48 @@ class Chart(Widget):
         self._empty = empty
         self._data: PlotData | None = None
         self._title: Content | None = None
-        self._drawn: Content | None = None
-        self._drawn_for: tuple[PlotData | None, Size] | None = None
-        self._axis_color = ""
+        self._strips: list[Strip] = []
+        self._drawn_for: Size | None = None
 
     def set_data(self, data: PlotData | None, title: Content, empty: str | None = None) -> None:
         """Show this from now on."""
         self._data = data
+        self._drawn_for = None  # not by comparing: the lists in `data` may have grown in place
         self._empty = self._empty if empty is None else empty
         if self._title is None or not title.is_same(self._title):
             self._title = title
             self.border_title = Content(" ") + title + Content(" ")
         self.refresh()
 
-    def render(self) -> RenderResult:
+    def render_lines(self, crop: Region) -> list[Strip]:
         size = self.content_size
-        if self._drawn_for is None or self._drawn_for != (self._data, size):
-            self._drawn_for = (self._data, size)
+        if self._drawn_for != size:
+            self._drawn_for = size
             axis = self.app.theme_variables["text-disabled"]
             drawn = draw_plot(self._data, *size, axis) if self._data else None
-            self._drawn = Content.from_rich_text(drawn) if drawn else None
-        if self._drawn is not None:
-            return self._drawn
-        lines = max(0, size.height - 1) // 2
-        text = safe_text(self._empty, style="$text-muted")
-        pad = max(0, size.width - text.cell_length) // 2
-        return Content("\n" * lines + " " * pad) + text
+            self._strips = self._strips_of(self._hint() if drawn is None else drawn)
+        return super().render_lines(crop)
+
+    def _strips_of(self, lines: list[Runs]) -> list[Strip]:
+        base, width = self.rich_style, self.content_size.width
+        return [
+            Strip(
+                Segment(text, base + _style(color) if color else base) for text, color in runs
+            ).adjust_cell_length(width, base)
+            for runs in lines
+        ]
+
+    def _hint(self) -> list[Runs]:
+        width, height = self.content_size
+        muted = self.app.theme_variables["text-muted"]
+        return [[]] * ((height - 1) // 2) + [[(safe_str(self._empty, 200).center(width), muted)]]
+
+    def render_line(self, y: int) -> Strip:
+        if y < len(self._strips):
+            return self._strips[y]
+        return Strip.blank(self.content_size.width, self.rich_style)
+
+
+@lru_cache(maxsize=64)
+def _style(color: str) -> Style:
+    return Style(color=color)

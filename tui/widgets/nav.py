@@ -49,6 +49,8 @@ class NavStrip(Widget):
 
     def set_data(self, marks: dict[ScreenName, str], memory_gb: tuple[float, float] | None) -> None:
         """Marks by screen (keys of MARKS) and memory used and in all, in GB, where known."""
+        if memory_gb is not None:  # what is not shown shall cause no redrawing
+            memory_gb = (round(memory_gb[0], 1), memory_gb[1])
         if (marks, memory_gb) != (self._marks, self._memory):
             self._marks, self._memory = marks, memory_gb
             self.refresh()

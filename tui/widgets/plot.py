@@ -6,13 +6,12 @@ to one or two points a column: braille has no more room, and plotext's cost grow
 """
 
 import math
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
-
-from rich.text import Text
 
 LABEL_CELLS = 6
 """Width of the y labels, fixed so that a plot does not jump sideways as its values change."""
@@ -20,7 +19,7 @@ LABEL_CELLS = 6
 Points = list[tuple[float, float]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Curve:
     """One line of a plot. Values that are not finite are gaps."""
 
@@ -34,7 +33,7 @@ class Curve:
     glyph: str = "braille"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PlotData:
     """What a plot shows."""
 
@@ -140,8 +139,12 @@ def _y_range(runs: Sequence[Points], data: PlotData) -> tuple[float, float]:
     return (low if data.y_from_zero else low - pad), high + pad
 
 
-def draw_plot(data: PlotData, width: int, height: int, axis_color: str) -> Text | None:
-    """The plot as text of `width` x `height` cells; None where there is nothing to draw."""
+Runs = list[tuple[str, str]]
+"""One line of a plot: pieces of text, each with its colour `#rrggbb`, or empty for none."""
+
+
+def draw_plot(data: PlotData, width: int, height: int, axis_color: str) -> list[Runs] | None:
+    """The lines of a plot of `width` x `height` cells; None where there is nothing to draw."""
     columns = width - LABEL_CELLS - 1
     if columns < 8 or height < 3:
         return None
@@ -155,7 +158,27 @@ def draw_plot(data: PlotData, width: int, height: int, axis_color: str) -> Text 
     if not drawn:
         return None
     y_range = _y_range([points for _, points in drawn], data)
-    return Text.from_ansi(_build(data, drawn, y_range, (width, height), axis_color))
+    return _coloured_lines(_build(data, drawn, y_range, (width, height), axis_color))
+
+
+_COLOR = re.compile(r"\x1b\[([0-9;]*)m")
+
+
+def _coloured_lines(text: str) -> list[Runs]:
+    """Take plotext's text apart: it knows resets and 24-bit foregrounds only (a general ANSI parser
+    costs as much as drawing the plot)."""
+    lines = []
+    for line in text.rstrip("\n").split("\n"):
+        runs: Runs = []
+        color = ""
+        for position, piece in enumerate(_COLOR.split(line)):
+            if position % 2:
+                _, _, rgb = piece.partition("38;2;")
+                color = "#" + bytes(map(int, rgb.split(";"))).hex() if rgb else ""
+            elif piece:
+                runs.append((piece, color))
+        lines.append(runs)
+    return lines
 
 
 def _build(
