@@ -14,6 +14,7 @@ cut off when the run is taken up again. Liveness is the lock itself, not a pid f
 process leaves nothing stale.
 """
 
+import bisect
 import contextlib
 import fcntl
 import os
@@ -155,8 +156,8 @@ class EventLog:
     def since(self, n: int) -> list[Event]:
         """Events with a number above `n`, oldest first."""
         with self._lock:
-            first = self._events[0].n if self._events else 0
-            return self._events[max(0, n + 1 - first) :]
+            # Not by index: a line that was damaged on disk leaves a gap in the numbers.
+            return self._events[bisect.bisect_right(self._events, n, key=lambda e: e.n) :]
 
     def close(self) -> None:
         with self._lock:
@@ -230,14 +231,14 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for this process.
+        """Hold the run for this process, and clear away what a killed one left half-written.
 
         Raises:
             RunError: another process trains it.
         """
         with open(self.path / "run.lock", "ab+") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock_within(file, 0.2)
             except BlockingIOError:
                 file.seek(0)
                 pid = file.read(32).decode(errors="replace").strip()
@@ -248,7 +249,39 @@ class RunDirectory:
             file.truncate(0)
             file.write(str(os.getpid()).encode())
             file.flush()
+            for folder in (self.path, self.path / "checkpoints"):
+                _clear_scratch(folder)
             yield
+
+
+def _lock_within(file: IO[bytes], seconds: float) -> None:
+    """Take the lock. `is_live` of another process may have its hand on it for a moment."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.01)
+
+
+def _clear_scratch(folder: Path) -> None:
+    """Remove what write_atomic and atomic_folder left in a folder when their process was killed."""
+    for scratch in folder.glob(".*"):
+        made = _SCRATCH.fullmatch(scratch.name)
+        if not made:
+            continue
+        place = folder / made["name"]
+        if made["old"] and not place.exists():  # killed between its two renames
+            os.replace(scratch, place)
+        elif scratch.is_dir():
+            shutil.rmtree(scratch, ignore_errors=True)
+        else:
+            scratch.unlink(missing_ok=True)
+
+
+_SCRATCH = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}(?P<old>\.old)?")
 
 
 def create_run(config: RunConfig) -> RunDirectory:

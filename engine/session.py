@@ -59,11 +59,17 @@ class Control:
 
 
 class Session:
-    """Trains a run directory. `start()` returns at once; everything else is polled."""
+    """Trains a run directory. `start()` returns at once; everything else is polled.
+
+    Raises:
+        RunError: another process trains it. Its events are its own: nothing is written to them.
+    """
 
     def __init__(self, run: RunDirectory, *, resume: bool = False, attended: bool = False) -> None:
         self.run = run
         self._resume = resume
+        self._held = contextlib.ExitStack()
+        self._held.enter_context(run.lock())
         self._log = EventLog(run.events_file)
         self._control = Control(self._log, attended=attended)
         self._thread = threading.Thread(target=self._work, name="evenfall-worker")
@@ -105,11 +111,10 @@ class Session:
         control = self._control
         with _library_output_in(self.run):
             try:
-                with self.run.lock():
-                    control.set_state("loading")
-                    from .worker import work
+                control.set_state("loading")
+                from .worker import work
 
-                    work(self.run, control, resume=self._resume)
+                work(self.run, control, resume=self._resume)
             except BaseException as error:
                 logging.getLogger("evenfall").exception("the run failed")
                 drop_frames(error)
@@ -120,6 +125,7 @@ class Session:
                 control.set_state(getattr(error, "state", "failed"), message.splitlines()[0])
             finally:
                 self._log.close()
+                self._held.close()
 
 
 def drop_frames(error: BaseException) -> None:

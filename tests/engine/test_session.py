@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from evenfall.engine import events as ev
 from evenfall.engine import train as loop
 from evenfall.engine.config import RunConfig
-from evenfall.engine.runs import RunDirectory, create_run
+from evenfall.engine.runs import RunDirectory, RunError, create_run
 from evenfall.engine.session import Session
 
 Make = Callable[..., RunConfig]
@@ -269,6 +269,6 @@ def test_a_target_that_fits_nothing_names_the_modules_there_are(tiny_config: Mak
 
 def test_a_run_that_is_being_trained_refuses_a_second_process(tiny_config: Make) -> None:
     directory = create_run(tiny_config())
-    with directory.lock():
-        events = finish(Session(directory))
-    assert "is being trained by process" in of(ev.Failed, events)[0].message
+    with directory.lock(), pytest.raises(RunError, match="is being trained by process"):
+        Session(directory)
+    assert not directory.events_file.exists()  # it belongs to the process that trains
