@@ -1,6 +1,6 @@
 """Losses of `evenfall train` on a GPU against the stock stack, step by step.
 
-    python tests/gpu/parity_gpu.py MODEL_FOLDER DATA_FILE [--rows 300] [--steps 20]
+    python tests/gpu/parity_gpu.py MODEL_FOLDER DATA_FILE [--rows 300] [--steps 20] [key=value ...]
 
 Prints both losses of each step, the kernels in use, and what stock PEFT makes of the adapter. Exit code 1
 when a loss differs by more than 1e-3 relative, the kernels were not used, or the adapter does not load.
@@ -26,8 +26,8 @@ name: parity
 output_dir: {output}
 model: {{name_or_path: {model}}}
 data: {{path: {data}, max_rows: {rows}, max_length: 512}}
-train: {{max_steps: {steps}, per_device_train_batch_size: 1, gradient_accumulation_steps: 4,
-         learning_rate: 1e-3, warmup_steps: 0, device: {device}}}
+train: {{max_steps: {steps}, per_device_train_batch_size: 3, gradient_accumulation_steps: 2,
+         learning_rate: 2e-4, warmup_steps: 0, device: {device}}}
 """
 
 
@@ -38,10 +38,12 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=300)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     (folder / "run.yaml").write_text(CONFIG.format(output=folder / "runs", **vars(args)))
     command = [sys.executable, "-m", "evenfall.tui.cli", "train", str(folder / "run.yaml")]
+    command += args.overrides
     done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         return done.returncode
