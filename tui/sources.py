@@ -51,6 +51,14 @@ class RunSource(Protocol):
     def submit(self, command: ev.Command) -> None: ...
 
 
+def memory_gb(source: RunSource | None) -> tuple[float, float] | None:
+    """Memory used and in all at the last step, in GB, of a run that goes on."""
+    if source is None or source.done or not source.progress.steps:
+        return None
+    last = source.progress.steps[-1]
+    return last.memory_gb, last.memory_total_gb
+
+
 class _Folded:
     """What both kinds share: progress, story and unanswered commands."""
 
@@ -103,6 +111,11 @@ class LiveRun(_Folded):
     @property
     def done(self) -> bool:
         return self.session.done
+
+    def mark(self, busy: bool) -> str:
+        """Its mark in the nav strip."""
+        ended = {"finished": "done", "failed": "attention", "out-of-memory": "attention"}
+        return ended.get(self.progress.state, "running" if busy else "")
 
     def poll(self) -> bool:
         return self._fold(self.session.events_since(self.progress.last_event))

@@ -14,6 +14,7 @@ from evenfall.engine.runs import EventLog
 from evenfall.tui import app as app_module
 from evenfall.tui.app import EvenfallApp
 from evenfall.tui.screens.modals import QuitModal
+from evenfall.tui.screens.modals_oom import OutOfMemoryModal
 from evenfall.tui.screens.train import TrainScreen
 from evenfall.tui.sources import ReplayRun
 
@@ -266,3 +267,36 @@ def test_watch_shows_a_run_read_only(drive, see, tmp_path, script, monkeypatch):
 
     drive(app, scenario)
     log.close()
+
+
+def test_out_of_memory_is_asked_about_once_an_open_dialog_is_closed(
+    drive, train_app, session, script
+):
+    async def scenario(pilot):
+        await script.begin(pilot, session, *script.training(20))
+        await pilot.press("question_mark")
+        await pilot.pause()
+        session.tell(script.OOM, ev.StateChanged("out-of-memory"))
+        await script.settle(pilot)
+        assert not isinstance(train_app.screen, OutOfMemoryModal)
+        await pilot.press("escape")
+        await script.settle(pilot)
+        assert isinstance(train_app.screen, OutOfMemoryModal)
+
+    drive(train_app, scenario)
+
+
+@pytest.mark.parametrize("key", ["1", "6"])
+def test_out_of_memory_is_asked_about_on_any_screen(drive, train_app, session, script, key):
+    async def scenario(pilot):
+        await script.begin(pilot, session, *script.training(20))
+        await pilot.press(key)
+        await script.settle(pilot)
+        session.tell(script.OOM, ev.StateChanged("out-of-memory"))
+        await script.settle(pilot)
+        assert isinstance(train_app.screen, OutOfMemoryModal)
+        await pilot.press("1")
+        await pilot.pause()
+        assert session.commands == [ev.ApplyRecovery("recompute")]
+
+    drive(train_app, scenario)

@@ -35,14 +35,8 @@ def test_markup_stays_text(script):
         assert not safe_text(text).spans
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_train_screen_bears_it(drive, train_app, session, script, case):
-    bad = script.hostile[case]
-    oom = ev.OutOfMemory(
-        3, "step", bad, 1.0, 1.0, 2.0, 1.0, 2.0,
-        [ev.Rung("a", bad, bad, {}, 1.0, 0.5, True), ev.Rung("b", bad, bad, {}, None, None, False)],
-    )  # fmt: skip
-    events = [
+def events_with(bad, script):
+    return [
         ev.StateChanged("loading", bad),
         ev.RunStarted(bad, 1, bad, {bad: bad}),
         ev.Progress(bad, bad, 0.5),
@@ -56,27 +50,44 @@ def test_the_train_screen_bears_it(drive, train_app, session, script, case):
         ev.Alert(bad),
     ]
 
-    async def scenario(pilot):
-        await script.begin(pilot, session, *events)
-        assert script.control_free(train_app)
+
+def trouble_with(bad):
+    ways = [
+        ev.Rung("a", bad, bad, {}, 1.0, 0.5, True),
+        ev.Rung("b", bad, bad, {}, None, None, False),
+    ]
+    return ev.OutOfMemory(3, "step", bad, 1.0, 1.0, 2.0, 1.0, 2.0, ways)
+
+
+@pytest.mark.parametrize("group", range(4))
+def test_the_train_screen_and_its_dialogs_bear_it(drive, train_app, script, tmp_path, group):
+    async def one(pilot, bad, session):
         session.log_error = bad
+        await script.begin(pilot, session, *events_with(bad, script))
+        assert script.control_free(train_app), repr(bad[:40])
         await pilot.press("i")
         await script.settle(pilot)
-        assert script.control_free(train_app)
+        assert script.control_free(train_app), repr(bad[:40])
         await pilot.press("escape")
-        session.tell(oom, ev.StateChanged("out-of-memory"))
+        session.tell(trouble_with(bad), ev.StateChanged("out-of-memory"))
         await script.settle(pilot)
-        assert script.control_free(train_app)
+        assert script.control_free(train_app), repr(bad[:40])
         session.tell(ev.RecoveryApplied(3, bad, bad, False), ev.StateChanged("training"))
         await script.settle(pilot)
         notice(train_app, bad, "error")
         session.tell(ev.Failed(bad, bad, 3), ev.StateChanged("failed", bad))
         session.done = True
         await script.settle(pilot)
-        assert script.control_free(train_app)
+        assert script.control_free(train_app), repr(bad[:40])
         train_app.push_screen(TextModal(bad, bad))
         await script.settle(pilot)
-        assert script.control_free(train_app)
+        assert script.control_free(train_app), repr(bad[:40])
+        await pilot.press("escape")
+
+    async def scenario(pilot):
+        for case in CASES[group::4]:
+            run = script.make_run(tmp_path / "runs", f"case-{case}")
+            await one(pilot, script.hostile[case], script.FakeSession(run))
 
     drive(train_app, scenario, (80, 24))
 

@@ -19,6 +19,7 @@ from textual.widgets import Static
 
 from ..actions import ScreenName, bindings_of, verbs_of
 from ..notices import notice
+from ..sources import memory_gb
 from ..widgets.keybar import KeyBar, KeyItem, shown_key
 from ..widgets.nav import NavStrip
 
@@ -106,7 +107,8 @@ class EvenfallScreen(Screen[None]):
         self.query_one(KeyBar).set_data(items)
 
     def refresh_nav(self) -> None:
-        self.query_one(NavStrip).set_data(self.evenfall.marks(), self.evenfall.memory_gb())
+        app = self.evenfall
+        self.query_one(NavStrip).set_data(app.marks(), memory_gb(app.live or app.source))
 
     # How it is done
 

@@ -214,7 +214,7 @@ def _build(
     labels = tick_labels([10**tick for tick in ticks] if data.y_log else ticks)
     ruler = figure.ruler("y", "left").lim(*y_range)
     ruler.ticks(ticks, labels=[label.rjust(LABEL_CELLS) for label in labels])
-    x_ticks = nice_ticks(*data.x_range, max(2, size[0] // 16))
+    x_ticks = nice_ticks(*data.x_range, max(2, size[0] // 12))
     ruler = figure.ruler("x", "lower").lim(*data.x_range)
     ruler.ticks(x_ticks, labels=tick_labels(x_ticks))
     return figure.build().string()
