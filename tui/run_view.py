@@ -35,6 +35,10 @@ WINDOWS: tuple[int | None, ...] = (None, 500, 60)
 """Steps that the plots show; None is the whole run."""
 
 
+ALERT_EVENTS = 30
+"""An alert stays beside the state until so many events have come after it."""
+
+
 @dataclass(frozen=True)
 class Palette:
     """Colours of the curves, `#rrggbb`, from the theme."""
@@ -86,12 +90,15 @@ def recipe_line(config: RunConfig | None, progress: RunProgress) -> Content:
 
 
 def status_right(source: RunSource) -> Content:
-    """Commands that wait for their answer, and whether this view can give any."""
+    """Commands that wait for their answer, that none can be given, or what was warned of lately."""
     if source.pending:
         names = ", ".join(COMMANDS.get(name, name) for name in source.pending)
         return Content.styled(f"○ {names} …", "$accent")
     if reason := source.read_only:
         return Content.styled(reason.split(": ")[0], "$warning")
+    alert = source.progress.alerts[-1:]
+    if alert and source.progress.last_event - alert[0].n < ALERT_EVENTS:
+        return Content.styled(f"! {safe_str(alert[0].message, 60)}", f"bold ${alert[0].level}")
     return Content("")
 
 

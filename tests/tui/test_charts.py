@@ -82,14 +82,16 @@ def test_ticks_lie_inside_and_are_not_too_many(low, span, at_most):
     assert all(low - span * 1e-6 <= tick <= high + span * 1e-6 for tick in ticks)
 
 
-def test_a_plot_fills_its_cells_in_the_given_colours():
+@pytest.mark.parametrize(("width", "height"), [(80, 12), (30, 6), (230, 70)])
+def test_a_plot_fills_its_cells_in_the_given_colours(width, height):
     data = PlotData(
         [curve([3 / n + 1 for n in range(1, 500)])], (0, 600), marks=[(300, "▲", COLOR)]
     )
-    lines = draw_plot(data, 80, 12, AXIS)
-    assert lines is not None and len(lines) == 12
+    lines = draw_plot(data, width, height, AXIS)
+    assert lines is not None and len(lines) == height
     texts = ["".join(text for text, _ in runs) for runs in lines]
-    assert all(len(text) <= 80 and "\x1b" not in text for text in texts)
+    assert len(texts[-2]) == width  # the x axis
+    assert all(len(text) <= width and "\x1b" not in text for text in texts)
     assert "▲" in texts[-3]
     assert {color for runs in lines for _, color in runs} == {"", COLOR, AXIS}
 

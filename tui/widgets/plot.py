@@ -195,6 +195,7 @@ def _build(
 
     figure = plotext.figure
     figure.clear()
+    plotext.terminal.limit(False, False)  # what it takes for the terminal need not be ours
     figure.plot_size(*size)
     plotext.add_theme("evenfall", text=pixel(axis_color))
     figure.theme("evenfall")
