@@ -7,8 +7,10 @@ own, also works while the loop is blocked by a terminal that stopped reading; a 
 process once the run is done, should the screens never come back from there.
 """
 
+import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -50,34 +52,49 @@ def run_app(
         train=session,
         leave_when_done=leave_when_done,
     )
-    screens_gone = threading.Event()
-    _handle_signals(app, screens_gone)
+    screens_gone, terminated = threading.Event(), threading.Event()
+    _handle_signals(app, screens_gone, terminated)
     log = state_folder() / "output.log"
     with native_output_to(log):
         app.run()
     screens_gone.set()
     if app.session and not app.session.done:
-        name = app.session.run.name
-        if not app.hung_up:
-            print(f"{name} goes on in process {os.getpid()}: `evenfall watch {name}` shows it")
-        leave_terminal(log)
-        release()
+        app.session.set_attended(False)
+        if not terminated.is_set():  # else whoever ended this waits until the run is saved
+            name = app.session.run.name
+            with contextlib.suppress(OSError):
+                if not app.hung_up:
+                    print(
+                        f"{name} goes on in process {os.getpid()}: `evenfall watch {name}` shows it"
+                    )
+                sys.stdout.flush()
+            leave_terminal(log)
+            release()
         app.session.wait()
-    if train is not None and app.session is not None:
-        return EXIT_CODES.get(app.session.state, 1)
-    return 0
+    return _exit_code(app, terminated) if train or terminated.is_set() else 0
 
 
-def _handle_signals(app: EvenfallApp, screens_gone: threading.Event) -> None:
+def _exit_code(app: EvenfallApp, terminated: threading.Event) -> int:
+    code = EXIT_CODES.get(app.session.state, 1) if app.session else 0
+    return 128 + signal.SIGTERM if terminated.is_set() and code == 0 else code
+
+
+def _handle_signals(
+    app: EvenfallApp, screens_gone: threading.Event, terminated: threading.Event
+) -> None:
     def watchdog() -> None:
         if not screens_gone.wait(WATCHDOG_SECONDS):
             if app.session:
                 app.session.wait()
-            os._exit(EXIT_CODES.get(app.session.state, 1) if app.session else 0)
+            os._exit(_exit_code(app, terminated))
 
     def leave(number: int, _: Any) -> None:
-        if number == signal.SIGTERM and app.session:
-            app.session.submit(Stop(save=True))
+        if number == signal.SIGTERM:
+            terminated.set()
+            if app.session:
+                app.session.submit(Stop(save=True))
+        if screens_gone.is_set():
+            return
         app.hung_up = True
         app.detach()
         threading.Thread(target=watchdog, daemon=True, name="evenfall-watchdog").start()

@@ -8,6 +8,7 @@ forked before anything is loaded, and its parent leaves as soon as the child say
 """
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -22,6 +23,21 @@ def state_folder() -> Path:
     return Path(base).expanduser() / "evenfall"
 
 
+class _Terminal(io.FileIO):
+    """A terminal to draw on, which swallows what is drawn once it is gone.
+
+    An error there would end the thread that writes, and then the screens wait for it for ever.
+    """
+
+    def write(self, data: Any, /) -> int | None:
+        try:
+            return super().write(data)
+        except BlockingIOError:
+            raise
+        except OSError:
+            return len(data)
+
+
 @contextlib.contextmanager
 def native_output_to(log: Path) -> Iterator[None]:
     """Lead descriptors 1 and 2 to a file; `sys.__stdout__` and `sys.__stderr__` keep the terminal."""
@@ -29,7 +45,8 @@ def native_output_to(log: Path) -> Iterator[None]:
     saved_out, saved_err = os.dup(1), os.dup(2)
     streams = sys.__stdout__, sys.__stderr__, sys.stdout, sys.stderr
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    terminal: Any = open(os.dup(saved_out), "w", encoding="utf-8", errors="replace")  # noqa: SIM115
+    raw = io.BufferedWriter(_Terminal(os.dup(saved_out), "wb"))
+    terminal: Any = io.TextIOWrapper(raw, encoding="utf-8", errors="replace")
     sys.stdout.flush()
     sys.stderr.flush()
     try:
@@ -76,8 +93,13 @@ def run_detachable(body: Callable[[Callable[[], None]], int]) -> int:
 
         return body(release)
     os.close(write)
+
+    def pass_on(number: int, _: Any) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _: os.kill(child, received))
+        signal.signal(number, pass_on)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the child as well
     if os.read(read, 1) == b"d":
         return 0

@@ -1,0 +1,238 @@
+"""Real terminals that close, stall and are left: the screens go, the run does not."""
+
+import contextlib
+import fcntl
+import os
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evenfall.engine import events as ev
+from evenfall.engine.config import parse_config
+from evenfall.engine.runs import RunDirectory
+
+pty = pytest.importorskip("pty")
+
+COMMAND = [sys.executable, "-m", "evenfall.tui.cli", "train", "run.yaml"]
+STEPS = 250
+RESTORED = (b"\x1b[?1049l", b"\x1b[?25h", b"\x1b[?1000l")
+"""Leave the second screen, show the cursor, switch the mouse off."""
+
+
+class Terminal:
+    """A process in a terminal of 120x36, whose output is read until `stop_reading`."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        try:
+            self.master, slave = pty.openpty()
+        except OSError as error:
+            pytest.skip(f"no pseudo-terminal to be had: {error}")
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 36, 120, 0, 0))
+        environment = os.environ | {
+            "TERM": "xterm-256color", "XDG_STATE_HOME": str(folder / "state"),
+            "TTY": os.ttyname(slave),
+        }  # fmt: skip
+        # The shell opens the terminal as the leader of a new session: it becomes its terminal.
+        self.process = subprocess.Popen(
+            ["sh", "-c", 'exec "$@" <"$TTY" >"$TTY" 2>&1', "sh", *COMMAND, *options],
+            cwd=folder, env=environment, stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        self._slave: int | None = slave  # held until the shell has it open
+        self.output = bytearray()
+        self._reading = True
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.run = RunDirectory(folder / "runs" / "run")
+        self.log = folder / "state" / "evenfall" / "output.log"
+
+    def let_go(self) -> None:
+        """Leave the terminal to the process alone."""
+        if self._slave is not None:
+            os.close(self._slave)
+            self._slave = None
+
+    def _read(self) -> None:
+        while self._reading:
+            with contextlib.suppress(OSError):
+                os.set_blocking(self.master, False)
+                if data := os.read(self.master, 65536):
+                    self.output += data
+                    continue
+            time.sleep(0.005)
+
+    def stop_reading(self) -> None:
+        self._reading = False
+        self._reader.join()
+
+    def hang_up(self) -> None:
+        self.stop_reading()
+        os.close(self.master)
+
+    def press(self, keys: bytes) -> None:
+        os.write(self.master, keys)
+
+    def events(self) -> list[Any]:
+        return _events(self.run)
+
+    def last_step(self) -> int:
+        return max((event.step for event in self.events() if isinstance(event, ev.Step)), default=0)
+
+    def pid(self) -> int:
+        """The process that trains."""
+        return next(event.pid for event in self.events() if isinstance(event, ev.RunStarted))
+
+    def report(self) -> str:
+        """What is to be known when a test fails."""
+        last = [repr(event)[:160] for event in self.events()[-3:]]
+        log = self.log.read_text(errors="replace")[-3000:] if self.log.exists() else ""
+        return f"{last}\n{bytes(self.output[-600:])!r}\n{log}"
+
+
+def _events(run: RunDirectory) -> list[Any]:
+    from evenfall.engine.runs import EventTail
+
+    return EventTail(run.events_file).read_new()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs (one that has ended and waits to be collected does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait(terminal: Terminal, what: str, until: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < end, f"{what}: not within {seconds} s\n{terminal.report()}"
+        time.sleep(0.02)
+
+
+Open = Callable[..., Terminal]
+
+
+@pytest.fixture
+def open_terminal(tmp_path: Path, tiny_model: Path, tiny_data: Path) -> Iterator[Open]:
+    """`open_terminal()`: `evenfall train` with screens, its run on the tiny model at step 3."""
+    opened: list[Terminal] = []
+
+    def start(*options: str) -> Terminal:
+        config = parse_config(
+            {
+                "name": "run",
+                "output_dir": "runs",
+                "model": {"name_or_path": str(tiny_model), "quantization": "none"},
+                "adapter": {"r": 4},
+                "data": {"path": str(tiny_data), "max_length": 64},
+                "train": {
+                    "max_steps": STEPS, "gradient_accumulation_steps": 1, "save_steps": 10_000,
+                    "device": "cpu", "kernels": "off",
+                },
+            }
+        )  # fmt: skip
+        (tmp_path / "run.yaml").write_text(config.to_yaml())
+        terminal = Terminal(tmp_path, *options)
+        opened.append(terminal)
+        wait(terminal, "the third step", lambda: terminal.last_step() >= 3)
+        terminal.let_go()
+        return terminal
+
+    yield start
+    for terminal in opened:
+        for pid in {terminal.process.pid, *(e.pid for e in terminal.events() if hasattr(e, "pid"))}:
+            with contextlib.suppress(ProcessLookupError):
+                if alive(pid):
+                    os.kill(pid, signal.SIGKILL)
+        terminal.process.wait()
+        terminal.stop_reading()
+        terminal.let_go()
+        with contextlib.suppress(OSError):
+            os.close(terminal.master)
+
+
+def finishes(terminal: Terminal, reason: str = "complete") -> ev.Finished:
+    """Wait for the run's end and its process's; its adapter is there."""
+    pid = terminal.pid()
+    wait(terminal, "the run's end", lambda: isinstance(terminal.events()[-1], ev.StateChanged)
+         and terminal.events()[-1].state in ("finished", "failed"))  # fmt: skip
+    (finished,) = [event for event in terminal.events() if isinstance(event, ev.Finished)]
+    assert finished.reason == reason, terminal.report()
+    assert (terminal.run.adapter / "adapter_model.safetensors").is_file()
+    wait(terminal, "the process's end", lambda: not alive(pid), 15)
+    assert not terminal.run.is_live()
+    return finished
+
+
+def test_a_terminal_that_closes_ends_the_screens_and_not_the_run(open_terminal: Open) -> None:
+    terminal = open_terminal()
+    wait(terminal, "the Train screen", lambda: b"\x1b[?1049h" in terminal.output)
+    at = terminal.last_step()
+    assert at < STEPS / 2, "the run was over before its terminal closed"
+    terminal.hang_up()
+    terminal.process.wait(15)
+    assert finishes(terminal).step == STEPS
+    assert "Traceback" not in terminal.report()
+
+
+def test_detaching_gives_the_shell_back_at_once_with_a_clean_screen(open_terminal: Open) -> None:
+    terminal = open_terminal()
+    time.sleep(1)  # the key must come when the screen listens
+    terminal.press(b"D")
+    start = time.monotonic()
+    assert terminal.process.wait(10) == 0, terminal.report()
+    assert time.monotonic() - start < 5
+    at = terminal.last_step()
+    assert at < STEPS * 0.8, "the run was over before it was left"
+    wait(terminal, "the restored screen", lambda: RESTORED[0] in terminal.output, 3)
+    end = bytes(terminal.output)
+    for sequence in RESTORED:
+        assert end.rfind(sequence) > end.rfind(b"\x1b[?1049h"), sequence
+    wait(terminal, "the word where it goes on", lambda: b"evenfall watch run" in terminal.output, 3)
+    written = len(terminal.output)
+    assert alive(terminal.pid()) and terminal.pid() != terminal.process.pid
+    terminal.hang_up()  # the shell's end is no end for the run either
+    wait(terminal, "steps without a terminal", lambda: terminal.last_step() >= at + 20)
+    os.kill(terminal.pid(), signal.SIGTERM)
+    assert finishes(terminal, "stopped").step < STEPS
+    assert len(terminal.output) == written, "it wrote to a terminal that it had left"
+    assert "Traceback" not in terminal.report()
+
+
+def test_sigterm_saves_the_run_and_ends_it(open_terminal: Open) -> None:
+    terminal = open_terminal()
+    terminal.process.send_signal(signal.SIGTERM)
+    assert terminal.process.wait(20) == 128 + signal.SIGTERM, terminal.report()
+    finished = finishes(terminal, "stopped")
+    assert 3 <= finished.step < STEPS
+    assert terminal.run.checkpoints() == [finished.step]
+    wait(terminal, "the restored screen", lambda: RESTORED[0] in terminal.output, 3)
+
+
+def test_a_terminal_that_stalls_and_then_drops_does_not_hold_the_run_up(
+    open_terminal: Open,
+) -> None:
+    terminal = open_terminal()
+    terminal.stop_reading()
+    stalled = terminal.last_step()
+    assert stalled < STEPS / 2
+    # The screen draws until the terminal's buffer is full; the run must go on meanwhile.
+    wait(terminal, "steps on a stalled terminal", lambda: terminal.last_step() >= stalled + 60)
+    os.close(terminal.master)
+    assert finishes(terminal).step == STEPS
+    terminal.process.wait(15)
+
+
+def test_lines_on_a_terminal_end_with_code_0(open_terminal: Open) -> None:
+    terminal = open_terminal("--plain", "train.max_steps=20")
+    assert terminal.process.wait(60) == 0, terminal.report()
+    assert b"Fatal" not in terminal.output and b"complete at step 20" in terminal.output
