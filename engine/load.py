@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
@@ -268,10 +269,12 @@ def _readable_errors(name: str):
         yield
     except torch.OutOfMemoryError:
         raise
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         text = str(error)
         low = text.lower()
-        if "gated" in low or "401" in low or "403" in low:
+        if isinstance(error, SafetensorError):
+            fix = "a weight file is damaged or not whole: fetch it again"
+        elif "gated" in low or "401" in low or "403" in low:
             fix = "accept its licence on its hub page, then `hf auth login` (or set HF_TOKEN)"
         elif "trust_remote_code" in low:
             fix = "it brings its own Python code: read it, then set model.trust_remote_code=true"

@@ -1,0 +1,163 @@
+"""Loading: which models are taken, how they are held, and what is said of those that are not."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from evenfall.engine import events as ev
+from evenfall.engine.config import AdapterConfig, ModelConfig, RunConfig
+from evenfall.engine.load import (
+    LoadError,
+    add_adapter,
+    count_parameters,
+    load_base,
+    load_tokenizer,
+    trainable_parameters,
+)
+from evenfall.engine.runs import create_run
+from evenfall.engine.session import Session
+
+CPU = torch.device("cpu")
+
+
+def quiet(message: str, fraction: float | None) -> None:
+    del message, fraction
+
+
+def load(folder: Path, **options):
+    return load_base(ModelConfig(name_or_path=str(folder), **options), CPU, quiet)
+
+
+def copy_of(folder: Path, tmp_path: Path, **changes) -> Path:
+    """A copy of a model folder with keys of its config.json changed."""
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text()) | changes
+    (copy / "config.json").write_text(json.dumps(config))
+    return copy
+
+
+def test_nf4_holds_linear_weights_in_four_bits_and_counts_what_they_stand_for(
+    tiny_model: Path,
+) -> None:
+    four, sixteen = load(tiny_model), load(tiny_model, quantization="none")
+    assert four.parameters == sixteen.parameters == count_parameters(sixteen.model)
+    kinds = {type(module).__name__ for module in four.model.modules()}
+    assert "Linear4bit" in kinds and four.quantization == "nf4" and four.packed
+    layer = four.model.model.layers[0].self_attn.q_proj
+    assert layer.weight.quant_state.nested, "double quantisation"
+    assert not any(parameter.requires_grad for parameter in four.model.parameters())
+
+
+def test_a_base_stays_in_its_own_dtype_and_the_adapter_is_float32(tiny_model: Path) -> None:
+    loaded = load(tiny_model, dtype="bfloat16")
+    assert loaded.model.model.embed_tokens.weight.dtype == torch.bfloat16
+    adapted = add_adapter(loaded.model, AdapterConfig(r=4), seed=1)
+    assert {p.dtype for p in trainable_parameters(adapted).values()} == {torch.float32}
+    assert all(not p.any() for n, p in trainable_parameters(adapted).items() if "lora_B" in n)
+
+
+def test_the_initial_adapter_comes_from_the_seed(tiny_model: Path) -> None:
+    def first(seed: int) -> torch.Tensor:
+        adapted = add_adapter(load(tiny_model).model, AdapterConfig(r=4), seed)
+        return next(iter(trainable_parameters(adapted).values())).clone()
+
+    assert torch.equal(first(1), first(1)) and not torch.equal(first(1), first(2))
+
+
+def test_rslora_scales_by_the_root_of_the_rank(tiny_model: Path) -> None:
+    config = AdapterConfig(r=16, lora_alpha=32, use_rslora=True, target_modules=["q_proj"])
+    adapted = add_adapter(load(tiny_model).model, config, seed=1)
+    layer = adapted.get_base_model().model.layers[0].self_attn.q_proj
+    assert layer.scaling["default"] == 8.0
+    assert all("q_proj" in name for name in trainable_parameters(adapted))
+
+
+def test_a_prequantised_checkpoint_trains(
+    tiny_model: Path, tmp_path: Path, tiny_config: Callable[..., RunConfig]
+) -> None:
+    folder = tmp_path / "tiny-bnb-4bit"
+    # As published ones are: made elsewhere, with another compute dtype than this machine's.
+    options = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )  # fmt: skip
+    made = AutoModelForCausalLM.from_pretrained(
+        tiny_model, quantization_config=options, dtype=torch.float32
+    )
+    made.save_pretrained(folder)
+    load_tokenizer(ModelConfig(name_or_path=str(tiny_model))).save_pretrained(folder)
+    losses = []
+    for source in (folder, tiny_model):
+        run = create_run(tiny_config(model={"name_or_path": str(source)}))
+        session = Session(run)
+        session.start()
+        assert session.wait(60) and session.state == "finished"
+        events = session.events_since(0)
+        losses.append([event.loss for event in events if isinstance(event, ev.Step)])
+        (model,) = (event for event in events if isinstance(event, ev.ModelLoaded))
+        assert model.quantization == "nf4"
+        adapter = load_file(run.adapter / "adapter_model.safetensors")
+        assert all(tensor.any() for name, tensor in adapter.items() if "lora_B" in name)
+    torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-5, atol=0)
+    with pytest.raises(LoadError, match=r"is a 4-bit checkpoint: set model.quantization=nf4"):
+        load(folder, quantization="none")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised with gptq"),
+        (
+            {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}},
+            "bitsandbytes 4-bit checkpoints",
+        ),
+        ({"model_type": "no-such-architecture"}, "does not know the architecture"),
+    ],
+)
+def test_models_that_cannot_be_taken_say_why(
+    tiny_model: Path, tmp_path: Path, changes: dict, words: str
+) -> None:
+    with pytest.raises(LoadError, match=words):
+        load(copy_of(tiny_model, tmp_path, **changes))
+
+
+def test_pickle_weights_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    folder = copy_of(tiny_model, tmp_path)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(LoadError, match="reads no pickle files"):
+        load(folder)
+
+
+def test_code_that_comes_with_a_model_is_not_run_unasked(tiny_model: Path, tmp_path: Path) -> None:
+    folder = copy_of(
+        tiny_model, tmp_path, model_type="mine", auto_map={"AutoConfig": "mine.MineConfig"}
+    )
+    marker = tmp_path / "ran"
+    (folder / "mine.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    with pytest.raises(LoadError, match="trust_remote_code"):
+        load(folder)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./nothing", "a/b/c"])
+def test_a_folder_that_is_not_there(name: str) -> None:
+    with pytest.raises(LoadError, match="does not exist"):
+        load_base(ModelConfig(name_or_path=name), CPU, quiet)
+
+
+def test_a_hub_model_without_network() -> None:
+    with pytest.raises(LoadError, match=r"evenfall-tests/none.*cannot be reached or has no such"):
+        load_tokenizer(ModelConfig(name_or_path="evenfall-tests/none"))
+
+
+def test_a_damaged_file_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    folder = copy_of(tiny_model, tmp_path)
+    (folder / "model.safetensors").write_bytes(b"\x00" * 100)
+    with pytest.raises(LoadError, match="damaged or not whole"):
+        load(folder)
