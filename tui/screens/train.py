@@ -23,7 +23,7 @@ from ..widgets.log import LogPanel
 from .base import EvenfallScreen
 from .modals import InfoModal, LearningRateModal, StopModal
 
-CHART_SECONDS = 1.0
+CHART_SECONDS = 3.0
 STEERING = {"pause", "rate", "save_now", "evaluate_now", "stop_run", "recover"}
 TONES = {
     "plain": "text", "good": "success", "warning": "warning", "error": "error", "you": "accent",
