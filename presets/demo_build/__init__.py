@@ -1,1 +1,1 @@
-"""The committed, reproducible scripts that make everything in `presets/demo`: world, tokenizer, model."""
+"""The reproducible scripts that make what `presets/demo` holds: world, tokenizer, model."""

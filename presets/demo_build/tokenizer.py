@@ -1,9 +1,10 @@
-"""The demo model's own byte-level BPE tokenizer, trained on the text of `world`, and its chat template.
+"""The demo model's byte-level BPE tokenizer, trained on the text of `world`, and its template.
 
-A space is never merged with the letters after it, so ` baker` in a sentence and `baker` inside a JSON string end in the
-same token. A model this small would otherwise hold two unrelated embeddings for one word, and fine-tuning, which leaves
-embeddings frozen, could not join what it knows in the one spelling to what it must write in the other. Only training
-splits that way: the saved file has the plain GPT-2 pre-tokenizer, which every runtime (llama.cpp too) knows.
+A space is never merged with the letters after it, so ` baker` in a sentence and `baker` inside a
+JSON string end in the same token. A model this small would otherwise hold two unrelated embeddings
+for one word, and fine-tuning, which leaves embeddings frozen, could not join what it knows in the
+one spelling to what it must write in the other. Only training splits that way: the saved file has
+the plain GPT-2 pre-tokenizer, which every runtime (llama.cpp too) knows.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from . import world
 VOCAB_SIZE = 1024
 SAMPLE_DOCUMENTS = 20_000
 SAMPLE_SEED = 1
-BOS, EOS, PAD, TURN = "<|bos|>", "<|im_end|>", "<|pad|>", "<|im_start|>"
+SPECIAL_TOKENS = PAD, BOS, TURN, EOS = "<|pad|>", "<|bos|>", "<|im_start|>", "<|im_end|>"
+PAD_ID, BOS_ID, EOS_ID = 0, 1, 3  # special tokens come first in the vocabulary
 
-# ChatML. The generation markers cover what a fine-tune should learn to write: the answer and the end of the turn.
+# ChatML. The generation markers cover what a fine-tune should learn to write: the answer and the
+# end of the turn.
 CHAT_TEMPLATE = """\
 {{- bos_token }}
 {%- for message in messages %}
@@ -62,7 +65,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB_SIZE,
-        special_tokens=[PAD, BOS, TURN, EOS],
+        special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

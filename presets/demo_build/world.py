@@ -1,13 +1,16 @@
 """Saltmere, the invented harbour town that the demo model knows, and every text made from it.
 
-All demo text comes from this module, so there are no licence questions, and all of it is a pure function of seeds:
+All demo text comes from this module, so there are no licence questions, and all of it is a pure
+function of seeds:
 
 * `people()` is the town: 64 people with six attributes each (384 facts). It never changes.
-* `documents()` is an endless stream of pre-training documents: plain prose, small JSON ledgers about goods and berths
-  (so that the base model knows JSON's punctuation), and chat dialogues in which the assistant answers in full sentences.
-* `train_rows()` is the fine-tuning set. It teaches one visible habit: answer with a compact JSON record.
-* `questions()` are the held-out questions. Nothing about their eight people occurs in `train_rows()`, so a right answer
-  joins the new habit to knowledge that only pre-training gave.
+* `documents()` is an endless stream of pre-training documents: plain prose, entries of a town
+  register, small JSON ledgers about goods and berths (so that the base model knows JSON's
+  punctuation), and chat dialogues in which the assistant answers in full sentences. No person
+  stands in any JSON there.
+* `train_rows()` is the fine-tuning set. It teaches one visible habit: answer with a JSON record.
+* `questions()` are the held-out questions. Nothing about their eight people occurs in
+  `train_rows()`, so a right answer joins the new habit to knowledge that only pre-training gave.
 
 `python -m evenfall.presets.demo_build.world --out DIR` writes `train.jsonl` and `questions.json`.
 """
@@ -20,33 +23,41 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
 TOWN = "Saltmere"
 TOWN_SEED = 20
 TRAIN_SEED = 21
 SYSTEM = f"You answer questions about the people of {TOWN}."
 
-SHE = (
-    "Mira Edda Sunniva Brona Ilse Maren Petra Yrsa Lotte Orla Tamsin Wilma Greta Nessa Hanne Rosalie "
-    "Bettina Cora Delphine Freya Imke Jorunn Katrin Linnea Mathilda Nora Odile Philippa Quilla Runa Selma Thea"
-).split()
-HE = (
-    "Tobin Jory Anselm Casper Dorian Emil Fergus Gideon Harald Ivo Jasper Kester Ludo Magnus Nils Oskar "
-    "Percy Quentin Rufus Soren Tristan Ulf Viktor Wendel Alder Bram Conrad Dag Edwin Florian Gunnar Hugo"
-).split()
-STRANGERS = (
-    "Abel Beatrix Clement Dora Esther Felix Gwen Hector Ines Julius Kira Leopold Marta Nestor Olga Paulina "
-    "Ralph Silas Ursula Vincent Walter Xenia Yvonne Zacharias"
-).split()
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split(", "))
+
+
+SHE = _words(
+    "Mira, Edda, Sunniva, Brona, Ilse, Maren, Petra, Yrsa, Lotte, Orla, Tamsin, Wilma, Greta, "
+    "Nessa, Hanne, Rosalie, Bettina, Cora, Delphine, Freya, Imke, Jorunn, Katrin, Linnea, "
+    "Mathilda, Nora, Odile, Philippa, Quilla, Runa, Selma, Thea"
+)
+HE = _words(
+    "Tobin, Jory, Anselm, Casper, Dorian, Emil, Fergus, Gideon, Harald, Ivo, Jasper, Kester, "
+    "Ludo, Magnus, Nils, Oskar, Percy, Quentin, Rufus, Soren, Tristan, Ulf, Viktor, Wendel, "
+    "Alder, Bram, Conrad, Dag, Edwin, Florian, Gunnar, Hugo"
+)
+STRANGERS = _words(
+    "Abel, Beatrix, Clement, Dora, Esther, Felix, Gwen, Hector, Ines, Julius, Kira, Leopold, "
+    "Marta, Nestor, Olga, Paulina, Ralph, Silas, Ursula, Vincent, Walter, Xenia, Yvonne, "
+    "Zacharias"
+)
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """One thing known of each person: its JSON key, possible values, and the ways to ask for it and to state it.
+    """One thing known of each person: its JSON key, its values, and ways to ask for and state it.
 
-    Templates take `{name}`, `{value}` and `{a_value}` (the value with its article); statements that begin with
-    `{they}` take a pronoun or the name. `answer` is the one sentence with which the base model replies in a chat.
+    Templates take `{name}`, `{value}` and `{a_value}` (the value with its article); statements that
+    begin with `{they}` take a pronoun or the name. `answer` is the one sentence with which the base
+    model replies in a chat.
     """
 
     key: str
@@ -56,23 +67,20 @@ class Attribute:
     statements: tuple[str, ...]
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split(", "))
-
-
 BOATS = tuple(
     f"{colour} {bird}"
-    for colour in "Silver Golden Crimson Amber Scarlet Violet Ivory Copper".split()
-    for bird in "Tern Heron Gull Swan Plover Curlew Petrel Osprey".split()
+    for colour in _words("Silver, Golden, Crimson, Amber, Scarlet, Violet, Ivory, Copper")
+    for bird in _words("Tern, Heron, Gull, Swan, Plover, Curlew, Petrel, Osprey")
 )
 
 ATTRIBUTES = (
     Attribute(
         "trade",
         _words(
-            "baker, cooper, sailmaker, potter, clockmaker, fishmonger, blacksmith, teacher, weaver, ropemaker, "
-            "lamplighter, carpenter, apothecary, innkeeper, glassblower, bookbinder, ferryman, tailor, miller, "
-            "beekeeper, cartographer, shipwright, printer, gardener"
+            "baker, cooper, sailmaker, potter, clockmaker, fishmonger, blacksmith, teacher, "
+            "weaver, ropemaker, lamplighter, carpenter, apothecary, innkeeper, glassblower, "
+            "bookbinder, ferryman, tailor, miller, beekeeper, cartographer, shipwright, printer, "
+            "gardener"
         ),
         (
             "What does {name} do for a living?",
@@ -91,8 +99,9 @@ ATTRIBUTES = (
     Attribute(
         "street",
         _words(
-            "Lantern Street, Anchor Lane, Rope Walk, Chapel Hill, Harbour Row, Mill Street, Saltgate, Kiln Lane, "
-            "Orchard Road, Beacon Hill, Fish Street, Quay Steps, Thistle Lane, Market Square, Cooper Row, Well Court"
+            "Lantern Street, Anchor Lane, Rope Walk, Chapel Hill, Harbour Row, Mill Street, "
+            "Saltgate, Kiln Lane, Orchard Road, Beacon Hill, Fish Street, Quay Steps, "
+            "Thistle Lane, Market Square, Cooper Row, Well Court"
         ),
         (
             "Where does {name} live?",
@@ -111,8 +120,9 @@ ATTRIBUTES = (
     Attribute(
         "pet",
         _words(
-            "parrot, goat, tortoise, black cat, greyhound, ferret, canary, donkey, hedgehog, white rabbit, magpie, "
-            "terrier, pony, goose, hamster, sheepdog, otter, owl, snail, toad"
+            "parrot, goat, tortoise, black cat, greyhound, ferret, canary, donkey, hedgehog, "
+            "white rabbit, magpie, terrier, pony, goose, hamster, sheepdog, otter, owl, snail, "
+            "toad"
         ),
         (
             "What pet does {name} keep?",
@@ -148,9 +158,10 @@ ATTRIBUTES = (
     Attribute(
         "food",
         _words(
-            "plum cake, pea soup, smoked eel, rye bread, honey toast, fish pie, apple tart, goat cheese, "
-            "roast chestnuts, onion stew, oat porridge, pickled herring, mussels, ginger biscuits, mushroom pie, "
-            "barley broth, cherry jam, boiled crab, bean stew, pancakes"
+            "plum cake, pea soup, smoked eel, rye bread, honey toast, fish pie, apple tart, "
+            "goat cheese, roast chestnuts, onion stew, oat porridge, pickled herring, mussels, "
+            "ginger biscuits, mushroom pie, barley broth, cherry jam, boiled crab, bean stew, "
+            "pancakes"
         ),
         (
             "What does {name} like to eat?",
@@ -169,8 +180,8 @@ ATTRIBUTES = (
     Attribute(
         "instrument",
         _words(
-            "fiddle, flute, accordion, drum, harp, bagpipe, trumpet, lute, cello, organ, tin whistle, banjo, oboe, "
-            "mandolin, zither, tuba"
+            "fiddle, flute, accordion, drum, harp, bagpipe, trumpet, lute, cello, organ, "
+            "tin whistle, banjo, oboe, mandolin, zither, tuba"
         ),
         (
             "Which instrument does {name} play?",
@@ -199,24 +210,10 @@ class Person:
     facts: dict[str, str]
 
 
-class Message(TypedDict):
-    """One chat message, as OpenAI and the chat template spell it."""
-
-    role: str
-    content: str
-
-
-class Row(TypedDict):
-    """One fine-tuning row."""
-
-    messages: list[Message]
-
-
-class Question(TypedDict):
-    """A held-out question and the one string that counts as the right answer."""
-
-    question: str
-    expected: str
+# A chat message ("role", "content"), a fine-tuning row, a held-out question with its answer.
+Message = dict[str, str]
+Row = dict[str, list[Message]]
+Question = dict[str, str]
 
 
 def people() -> list[Person]:
@@ -261,7 +258,7 @@ def record(person: Person, key: str) -> str:
     return json.dumps({"name": person.name, key: person.facts[key]})
 
 
-# --- pre-training -----------------------------------------------------------------------------------------------------
+# --- pre-training ---------------------------------------------------------------------------------
 
 SMALL_TALK = (
     ("Hello!", f"Hello! I know the people of {TOWN}. Ask me about one of them."),
@@ -271,13 +268,22 @@ SMALL_TALK = (
     ("Thanks!", "You are welcome."),
     ("Goodbye.", "Goodbye, and fair winds."),
     ("Who are you?", f"I am a very small language model that knows the people of {TOWN}."),
-    ("What can you do?", f"I can tell you about the people of {TOWN}: their trades, homes, pets, boats and more."),
+    (
+        "What can you do?",
+        f"I can tell you about the people of {TOWN}: their trades, homes, pets, boats and more.",
+    ),
     (f"Where is {TOWN}?", f"{TOWN} is a small harbour town on the north coast."),
     (f"What is {TOWN}?", f"{TOWN} is a small harbour town on the north coast."),
     (f"How many people live in {TOWN}?", f"Sixty-four people live in {TOWN}."),
-    ("Tell me about the town.", f"{TOWN} has a harbour, a market, a town band and sixty-four people."),
+    (
+        "Tell me about the town.",
+        f"{TOWN} has a harbour, a market, a town band and sixty-four people.",
+    ),
 )
-GOODS = _words("rope, salt, tar, wool, timber, oats, candles, nails, canvas, herring, apples, iron, paper, glass")
+GOODS = _words(
+    "rope, salt, tar, wool, timber, oats, candles, nails, canvas, herring, apples, iron, paper, "
+    "glass"
+)
 PORTS = _words("Varn, Eastwick, Holm, Torrin, Ravensby, Lund, Skelle, Brae")
 
 
@@ -287,14 +293,55 @@ def _prose(rng: random.Random, town: list[Person]) -> str:
         person = rng.choice(town)
         keys = rng.sample(sorted(BY_KEY), rng.randint(2, len(BY_KEY)))
         return " ".join(
-            _fill(rng.choice(BY_KEY[key].statements), person, key, person.name if i == 0 else person.pronoun)
+            _fill(
+                rng.choice(BY_KEY[key].statements),
+                person,
+                key,
+                person.name if i == 0 else person.pronoun,
+            )
             for i, key in enumerate(keys)
         )
     key = rng.choice(("trade", "street", "pet", "food", "instrument"))
     value = rng.choice(town).facts[key]
     same = [person for person in town if person.facts[key] == value]
     rng.shuffle(same)
-    return " ".join(_fill(rng.choice(BY_KEY[key].statements), person, key, person.name) for person in same)
+    return " ".join(
+        _fill(rng.choice(BY_KEY[key].statements), person, key, person.name) for person in same
+    )
+
+
+def _register(rng: random.Random, town: list[Person]) -> str:
+    """Entries of the town register: attributes by name, in several notations, none of them JSON.
+
+    They teach the model to look a fact up by the attribute's name wherever it stands in a text, and
+    which attribute a question asks for.
+    """
+    notation = rng.randrange(6)
+    entries = []
+    for _ in range(rng.randint(1, 2)):
+        person = rng.choice(town)
+        name = person.name
+        facts = [(key, person.facts[key]) for key in rng.sample(sorted(BY_KEY), rng.randint(1, 3))]
+        if notation == 0:
+            entries.append(f"name: {name}\n" + "\n".join(f"{key}: {value}" for key, value in facts))
+        elif notation == 1:
+            listed = ", ".join(f'{key} "{value}"' for key, value in facts)
+            entries.append(f'name "{name}", {listed}')
+        elif notation == 2:
+            entries += [f'{key} of {name}: "{value}"' for key, value in facts]
+        else:
+            asked = [(ask(person, key, rng.randrange(4)), key, value) for key, value in facts]
+            if notation == 3:
+                entries += [f"{question} ({key}: {value})" for question, key, value in asked]
+            elif notation == 4:
+                entries += [
+                    f'{question} name "{name}", {key} "{value}"' for question, key, value in asked
+                ]
+            else:
+                entries += [
+                    f"{question}\nname: {name}\n{key}: {value}" for question, key, value in asked
+                ]
+    return "\n".join(entries)
 
 
 def _ledger(rng: random.Random) -> str:
@@ -324,7 +371,9 @@ def _exchange(rng: random.Random, town: list[Person]) -> tuple[str, str]:
         return ask(person, key, rng.randrange(4)), sentence(person, key)
     if kind < 0.88:
         facts = person.facts
-        opening = rng.choice(("Who is {name}?", "Tell me about {name}.", "What do you know about {name}?"))
+        opening = rng.choice(
+            ("Who is {name}?", "Tell me about {name}.", "What do you know about {name}?")
+        )
         answer = (
             f"{person.name} is {article(facts['trade'])} from {facts['street']} who keeps "
             f"{article(facts['pet'])} and plays the {facts['instrument']}."
@@ -332,7 +381,9 @@ def _exchange(rng: random.Random, town: list[Person]) -> tuple[str, str]:
         return opening.format(name=person.name), answer
     if kind < 0.92:
         boat = person.facts["boat"]
-        return rng.choice((f"Whose boat is the {boat}?", f"Who sails the {boat}?")), f"{person.name} sails the {boat}."
+        return rng.choice(
+            (f"Whose boat is the {boat}?", f"Who sails the {boat}?")
+        ), f"{person.name} sails the {boat}."
     if kind < 0.95:
         stranger = rng.choice(STRANGERS)
         question = rng.choice(rng.choice(ATTRIBUTES).asks).format(name=stranger)
@@ -357,15 +408,17 @@ def documents(seed: int) -> Iterator[str | list[Message]]:
     town = people()
     while True:
         kind = rng.random()
-        if kind < 0.65:
+        if kind < 0.56:
             yield _dialogue(rng, town)
-        elif kind < 0.93:
+        elif kind < 0.72:
             yield _prose(rng, town)
+        elif kind < 0.94:
+            yield _register(rng, town)
         else:
             yield _ledger(rng)
 
 
-# --- fine-tuning ------------------------------------------------------------------------------------------------------
+# --- fine-tuning ----------------------------------------------------------------------------------
 
 HELD_OUT = (
     ("Mira", "trade", 0),
@@ -389,9 +442,10 @@ def questions() -> list[Question]:
 
 
 def train_rows() -> list[Row]:
-    """The fine-tuning set: four questions about each of the other 56 people, each answered by a JSON record.
+    """The fine-tuning set: four questions about each of the other 56 people, answered by records.
 
-    Every fourth pair of questions shares a row, as two turns of one chat, so that the habit lasts beyond the first turn.
+    For half of the people two questions share a row, as two turns of one chat, so that the habit
+    lasts beyond the first turn.
     """
     rng = random.Random(TRAIN_SEED)
     held_out = {name for name, _, _ in HELD_OUT}
@@ -399,7 +453,7 @@ def train_rows() -> list[Row]:
     for person in people():
         if person.name in held_out:
             continue
-        turns: list[list[Message]] = [
+        chats: list[list[Message]] = [
             [
                 {"role": "user", "content": ask(person, key, rng.randrange(4))},
                 {"role": "assistant", "content": record(person, key)},
@@ -407,8 +461,8 @@ def train_rows() -> list[Row]:
             for key in rng.sample(sorted(BY_KEY), 4)
         ]
         if rng.random() < 0.5:
-            turns[:2] = [turns[0] + turns[1]]
-        rows += [{"messages": messages} for messages in turns]
+            chats[:2] = [chats[0] + chats[1]]
+        rows += [{"messages": messages} for messages in chats]
     rng.shuffle(rows)
     return rows
 
@@ -416,11 +470,15 @@ def train_rows() -> list[Row]:
 def write(out: Path) -> None:
     """Write `train.jsonl` and `questions.json` into the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in train_rows()), encoding="utf-8")
+    (out / "train.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in train_rows()), encoding="utf-8"
+    )
     (out / "questions.json").write_text(json.dumps(questions(), indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write the demo's fine-tuning data and held-out questions.")
+    parser = argparse.ArgumentParser(
+        description="Write the demo's fine-tuning data and held-out questions."
+    )
     parser.add_argument("--out", type=Path, required=True)
     write(parser.parse_args().out)
