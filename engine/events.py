@@ -162,6 +162,8 @@ class LearningRateChanged(Event):
     old: float
     new: float
     mode: Literal["scale", "hold"]
+    replayed: bool = False
+    """Made again by a run that was taken up from a checkpoint older than the change."""
 
 
 @dataclass(frozen=True)

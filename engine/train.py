@@ -61,7 +61,7 @@ def train(run: Run) -> Literal["complete", "stopped", "abandoned", "restart"]:
         recipe.lr_scheduler_type, recipe.learning_rate, recipe.warmup_steps, last_step,
         state.rate_changes,
     )  # fmt: skip
-    replay = _changes_after(control, state.step)
+    replay = _changes_to_replay(control, len(state.rate_changes))
     parameters = list(trainable_parameters(model).values())
     pending: _Pending | None = None
     skipped = 0
@@ -94,7 +94,9 @@ def train(run: Run) -> Literal["complete", "stopped", "abandoned", "restart"]:
         # What was asked for since the last update.
         for change in replay.pop(state.step, []):
             old = schedule.change(state.step, change.new, change.mode)
-            control.emit(ev.LearningRateChanged(state.step, old, change.new, change.mode))
+            control.emit(
+                ev.LearningRateChanged(state.step, old, change.new, change.mode, replayed=True)
+            )
         paused = False
         while (command := control.next_command(0.2 if paused else 0.0)) is not None or paused:
             match command:
@@ -237,15 +239,22 @@ def _why_not(command: ev.Command, run: Run) -> str:
     return f"there is no out-of-memory question to answer ({run.control.state})"
 
 
-def _changes_after(control: Control, step: int) -> dict[int, list[ev.LearningRateChanged]]:
-    """Learning-rate changes made by hand after the checkpoint that a killed run goes on from."""
-    changes: dict[int, list[ev.LearningRateChanged]] = {}
-    for event in control.history():
-        if isinstance(event, ev.RunStarted) and event.resumed_from is not None:
-            changes = {at: made for at, made in changes.items() if at <= event.resumed_from}
-        elif isinstance(event, ev.LearningRateChanged):
-            changes.setdefault(event.step, []).append(event)
-    return {at: made for at, made in changes.items() if at > step}
+def _changes_to_replay(control: Control, held: int) -> dict[int, list[ev.LearningRateChanged]]:
+    """Learning-rate changes made by hand that are not among the `held` ones of a checkpoint.
+
+    Those are the first in the order of steps: a run that goes on from its newest checkpoint can
+    only be changed after it.
+    """
+    made = [
+        event
+        for event in control.history()
+        if isinstance(event, ev.LearningRateChanged) and not event.replayed
+    ]
+    made.sort(key=lambda change: change.step)
+    replay: dict[int, list[ev.LearningRateChanged]] = {}
+    for change in made[held:]:
+        replay.setdefault(change.step, []).append(change)
+    return replay
 
 
 def _evaluate(run: Run) -> None:

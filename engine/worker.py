@@ -39,6 +39,10 @@ from .updates import total_steps
 log = logging.getLogger("evenfall")
 
 
+class _StoppedEarly(Exception):
+    """A Stop came before there was anything to train."""
+
+
 def work(directory: RunDirectory, control: Control, *, resume: bool) -> None:
     """Train a run directory from its `run.yaml`, or go on from its newest checkpoint.
 
@@ -46,6 +50,15 @@ def work(directory: RunDirectory, control: Control, *, resume: bool) -> None:
         ConfigError, LoadError, DataError, RunError, TrainingError: the run cannot go on; the message
             is for the user.
     """
+    try:
+        _work(directory, control, resume=resume)
+    except _StoppedEarly:
+        step = directory.progress().step
+        control.emit(ev.Finished("stopped", step, 0.0, 0, None, None, None))
+        control.set_state("finished", "stopped before training began")
+
+
+def _work(directory: RunDirectory, control: Control, *, resume: bool) -> None:
     config = directory.config()
     steps = directory.checkpoints() if resume else []
     device = pick_device(config.train.device)
@@ -170,6 +183,12 @@ def _reporter(control: Control):
 
     def report(stage: str, fraction: float | None = None) -> None:
         nonlocal last
+        while (command := control.next_command()) is not None:
+            if isinstance(command, ev.Stop):
+                control.emit(ev.CommandApplied("Stop", 0, "before training began"))
+                raise _StoppedEarly
+            name = type(command).__name__
+            control.emit(ev.CommandRefused(name, "the run is not training yet"))
         now = time.monotonic()
         if fraction is None or fraction >= 1.0 or now - last > 0.5:
             last = now

@@ -242,11 +242,6 @@ def starts(run: RunDirectory) -> int:
     return sum(isinstance(event, ev.RunStarted) for event in say(run))
 
 
-# train.py's replay of changes by hand comes to nothing: it forgets them at its own RunStarted.
-replay_is_broken = pytest.mark.xfail(strict=True, reason="a rate set by hand is lost with a kill")
-
-
-@replay_is_broken
 def test_a_learning_rate_changed_after_the_last_checkpoint_survives_kills(
     place: Place, make: Make
 ) -> None:
@@ -262,7 +257,6 @@ def test_a_learning_rate_changed_after_the_last_checkpoint_survives_kills(
     assert 0 < after[10] < after[9] < after[8] < 1e-4
 
 
-@replay_is_broken
 def test_a_learning_rate_changed_right_after_a_checkpoint_survives_a_kill(
     place: Place, make: Make
 ) -> None:

@@ -177,6 +177,19 @@ def test_resume_without_a_checkpoint_begins_again(tiny_config: Make) -> None:
     assert of(ev.Finished, events)[-1].reason == "complete"
 
 
+def test_a_stop_while_loading_ends_the_run_and_other_commands_are_refused(
+    tiny_config: Make,
+) -> None:
+    directory = create_run(tiny_config())
+    session = Session(directory)
+    session.submit(ev.SaveNow())
+    session.submit(ev.Stop())
+    events = finish(session)
+    assert session.state == "finished" and not of(ev.Step, events)
+    assert of(ev.Finished, events)[0].adapter is None
+    assert of(ev.CommandRefused, events)[0].why == "the run is not training yet"
+
+
 def test_pause_waits_until_resumed_and_takes_commands_meanwhile(tiny_config: Make) -> None:
     directory = create_run(tiny_config())
     session = Script(directory, {2: [ev.Pause()]})
