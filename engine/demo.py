@@ -5,11 +5,11 @@ questions, none of them in the training data, with the adapter off and on.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..presets.load import demo_folder
 from .config import RunConfig, load_config
-from .load import Report
 from .runs import RunDirectory
 
 
@@ -37,7 +37,9 @@ def demo_config(overrides: list[str]) -> RunConfig:
     return load_config(demo_folder() / "run.yaml", overrides)
 
 
-def compare_answers(run: RunDirectory, report: Report) -> list[Answer]:
+def compare_answers(
+    run: RunDirectory, report: Callable[[str, float | None], None]
+) -> list[Answer]:
     """Ask the fixed questions before (adapter off) and after (adapter on)."""
     from .chat import Chat
 

@@ -8,7 +8,6 @@ to nothing.
 """
 
 import contextlib
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -254,7 +253,6 @@ def quiet_libraries() -> None:
     transformers_logging.disable_progress_bar()
     transformers_logging.disable_default_handler()
     transformers_logging.enable_propagation()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

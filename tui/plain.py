@@ -11,7 +11,7 @@ import sys
 from ..engine import events as ev
 from ..engine.progress import RunProgress
 from .safe_text import safe_str
-from .story import seconds_text
+from .story import count_text, seconds_text
 
 
 class PlainLines:
@@ -69,15 +69,14 @@ def describe(event: ev.Event) -> str:
             return stage
         case ev.ModelLoaded():
             return (
-                f"model {event.name}: {event.parameters / 1e6:,.0f} M parameters, "
-                f"{event.trainable / 1e6:.2f} M trained, weights {event.quantization} "
-                f"{event.weights_gb:.2f} GB, computes in {event.compute_dtype}"
+                f"model {event.name}: {count_text(event.parameters)} parameters, "
+                f"{count_text(event.trainable)} trained, weights {event.quantization} in "
+                f"{event.weights_gb * 1e3:,.0f} MB, computes in {event.compute_dtype}"
             )
         case ev.PartsPatched(parts=parts):
             fast = [f"{part['name']} ×{part['count']}" for part in parts if part["fast"]]
-            stock = [f"{part['name']} ({part['reason']})" for part in parts if not part["fast"]]
-            words = [f"proven kernels: {', '.join(fast)}"] if fast else []
-            return "; ".join(words + ([f"stock: {', '.join(stock)}"] if stock else []))
+            stock = [f"{part['name']}: {part['reason']}" for part in parts if not part["fast"]]
+            return "; ".join([f"proven kernels: {', '.join(fast)}"] * bool(fast) + stock)
         case ev.DataPrepared():
             return _data_line(event)
         case ev.Evaluated():

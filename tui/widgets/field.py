@@ -47,7 +47,7 @@ class TextField(Input):
 
     def __init__(self, value: str = "", *, placeholder: str = "", id: str | None = None) -> None:
         self._committed = safe_str(value)
-        super().__init__(value, placeholder=placeholder, id=id, compact=True, select_on_focus=False)
+        super().__init__(value, placeholder=placeholder, id=id, compact=True)
 
     def validate_value(self, value: str) -> str:
         return safe_str(value)
