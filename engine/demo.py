@@ -8,8 +8,8 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..presets.load import demo_folder
-from .config import RunConfig, load_config
+from ..presets.load import demo_folder, model_preset, preset_overrides
+from .config import RunConfig
 from .runs import RunDirectory
 
 
@@ -29,12 +29,13 @@ class Answer:
 
 
 def demo_config(overrides: list[str]) -> RunConfig:
-    """The demo's run.yaml with overrides.
+    """What the Model screen's first row trains, with overrides.
 
     Raises:
         ConfigError: an override does not fit.
     """
-    return load_config(demo_folder() / "run.yaml", overrides)
+    preset = preset_overrides(model="demo", recipe=model_preset("demo").recipe)
+    return RunConfig().with_overrides([*preset, *overrides])
 
 
 def compare_answers(

@@ -30,7 +30,7 @@ def test_the_demo_teaches_what_it_says_and_shows_before_and_after(tmp_path: Path
 def test_the_demo_is_quantised_lora_like_any_run() -> None:
     config = demo_config([])
     assert config.model.quantization == "nf4" and config.adapter.r > 0
-    assert config.data.path == "demo"
+    assert config.data.path == "demo" and config.data.max_length == 256
 
 
 def test_an_answer_counts_only_if_it_was_wrong_before() -> None:

@@ -162,7 +162,7 @@ def test_a_value_of_ones_own_survives_a_recipe_that_does_not_set_it(app, drive):
 
     drive(app, scenario)
     assert app.draft.data.max_rows == 5000 and app.draft.train.seed == 7
-    assert app.draft.train.max_steps is None  # the quick test's, untouched, so it went
+    assert app.draft.train.max_steps == 120  # the demo's own, whatever the recipe
 
 
 def test_search_narrows_the_list_and_enter_goes_to_it(app, drive, see):
@@ -255,7 +255,7 @@ def test_settings_refuse_beside_the_field_and_keep_the_draft(app, drive, see):
         app.screen.focused.value = "many"
         await pilot.press("enter")
         assert "adapter.r: got 'many', takes whole number from 1 to 1024" in see(app)
-        assert app.draft.adapter.r == 8
+        assert app.draft.adapter.r == 16
         await pilot.press("shift+tab")
         app.screen.focused.value = "64"
         await pilot.press("enter")
