@@ -38,9 +38,7 @@ def demo_config(overrides: list[str]) -> RunConfig:
     return RunConfig().with_overrides([*preset, *overrides])
 
 
-def compare_answers(
-    run: RunDirectory, report: Callable[[str, float | None], None]
-) -> list[Answer]:
+def compare_answers(run: RunDirectory, report: Callable[[str, float | None], None]) -> list[Answer]:
     """Ask the fixed questions before (adapter off) and after (adapter on)."""
     from .chat import Chat
 

@@ -4,6 +4,7 @@ import itertools
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def test_the_base_is_the_untouched_model(trained: RunDirectory, tiny_model: Path
     trained.write_config(trained.config().with_overrides(["model.quantization=none"]))
     chat = Chat.open(trained, quiet)
     got = chat.reply(ASK, adapter=False, max_new_tokens=10)
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     text = tokenizer.apply_chat_template(ASK, tokenize=False, add_generation_prompt=True)
     ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,7 +74,8 @@ def test_the_initial_adapter_comes_from_the_seed(tiny_model: Path) -> None:
 def test_rslora_scales_by_the_root_of_the_rank(tiny_model: Path) -> None:
     config = AdapterConfig(r=16, lora_alpha=32, use_rslora=True, target_modules=["q_proj"])
     adapted = add_adapter(load(tiny_model).model, config, seed=1)
-    layer = adapted.get_base_model().model.layers[0].self_attn.q_proj
+    base: Any = adapted.get_base_model()
+    layer = base.model.layers[0].self_attn.q_proj
     assert layer.scaling["default"] == 8.0
     assert all("q_proj" in name for name in trainable_parameters(adapted))
 
