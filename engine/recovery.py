@@ -11,7 +11,6 @@ import gc
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 
@@ -30,7 +29,7 @@ from .events import (
 )
 from .load import set_recompute
 from .session import Control, drop_frames
-from .state import OutOfMemoryEnd, Run
+from .state import Ending, OutOfMemoryEnd, Run
 
 _MESSAGES = re.compile(
     r"out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|can't allocate memory",
@@ -195,11 +194,11 @@ def take_down(
     return trouble
 
 
-def answer(run: Run, trouble: OutOfMemory) -> Literal["again", "restart", "stopped", "abandoned"]:
+def answer(run: Run, trouble: OutOfMemory) -> Ending | None:
     """Free what the failure held, offer what helps, and apply what is chosen.
 
     Returns:
-        `again`: do the failed part once more; `restart`: `run.config` asks for a new adapter;
+        None: do the failed part once more; `restart`: `run.config` asks for a new adapter;
         `stopped` and `abandoned`: end, with or without saving.
 
     Raises:
@@ -212,6 +211,8 @@ def answer(run: Run, trouble: OutOfMemory) -> Literal["again", "restart", "stopp
     shape = Shape(arch.num_hidden_layers, arch.hidden_size, arch.vocab_size)
     lengths = [len(example.ids) for example in run.data.train.examples]
     rungs = rungs_for_step(run.config, lengths, shape, trouble.before_gb, needed_gb)
+    if trouble.phase == "evaluation":  # it keeps nothing for a backward that could be recomputed
+        rungs = [rung for rung in rungs if rung.id != "recompute"]
     run.control.emit(replace(trouble, after_gb=read_memory(run.device).now_gb, rungs=rungs))
     run.control.set_state("out-of-memory", f"paused after step {run.state.step}, nothing lost")
     try:
@@ -231,7 +232,7 @@ def answer(run: Run, trouble: OutOfMemory) -> Literal["again", "restart", "stopp
     set_recompute(run.model, run.config.train.gradient_checkpointing)
     save_now(run)  # from here on, run.yaml and the newest checkpoint must agree
     run.control.set_state("training")
-    return "again"
+    return None
 
 
 def choose(

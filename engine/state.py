@@ -1,6 +1,7 @@
 """What the loop works on, shared by the modules that act on a run between two updates."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from peft import PeftModel
@@ -11,6 +12,9 @@ from .events import State
 from .runs import RunDirectory
 from .schedule import RateChange
 from .session import Control
+
+Ending = Literal["stopped", "abandoned", "restart"]
+"""Why a loop ends before its last step: asked to stop, with or without saving, or to begin again."""
 
 
 class TrainingError(RuntimeError):

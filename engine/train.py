@@ -25,7 +25,7 @@ from .evaluate import evaluate, loss_sum
 from .load import trainable_parameters
 from .schedule import Schedule
 from .session import Control
-from .state import Run, TrainingError
+from .state import Ending, OutOfMemoryEnd, Run, TrainingError
 from .updates import advance, micro_batches, next_update, total_steps
 
 MAX_SKIPPED = 5
@@ -43,7 +43,7 @@ class _Pending:
     """CUDA event to wait for; None on a CPU."""
 
 
-def train(run: Run) -> Literal["complete", "stopped", "abandoned", "restart"]:
+def train(run: Run) -> Literal["complete"] | Ending:
     """Run the loop from `run.state` to its end.
 
     Returns:
@@ -82,11 +82,12 @@ def train(run: Run) -> Literal["complete", "stopped", "abandoned", "restart"]:
         if step.skipped:
             control.emit(ev.Alert(f"step {step.step}: gradient not finite, update skipped"))
 
-    def outside_the_clock(action: Callable[[], None]) -> None:
+    def outside_the_clock(action: Callable[[], Ending | None]) -> Ending | None:
         nonlocal mark
         settle()
-        action()
+        ending = action()
         mark = time.perf_counter()
+        return ending
 
     model.train()
     control.set_state("training")
@@ -113,7 +114,8 @@ def train(run: Run) -> Literal["complete", "stopped", "abandoned", "restart"]:
                 case ev.SaveNow():
                     outside_the_clock(lambda: save_now(run))
                 case ev.EvaluateNow() if data.evaluation is not None:
-                    outside_the_clock(lambda: _evaluate(run))
+                    if ending := outside_the_clock(lambda: _evaluate(run)):
+                        return ending
                 case ev.SetLearningRate(value, mode) if 0 <= value <= 10:
                     old = schedule.change(state.step, value, mode)
                     control.emit(ev.LearningRateChanged(state.step, old, value, mode))
@@ -129,8 +131,8 @@ def train(run: Run) -> Literal["complete", "stopped", "abandoned", "restart"]:
             control.emit(ev.CommandApplied(type(command).__name__, state.step))
 
         # One update.
-        began = time.perf_counter() if pending is None else mark
-        mark = began
+        if pending is None:
+            mark = time.perf_counter()
         chosen = next_update(data.train, state, recipe.seed, run.config.data.shuffle)
         batches = micro_batches(data.train, chosen, run.config, run.packed)
         trained = sum(batch.trained_tokens for batch in batches)
@@ -157,8 +159,8 @@ def train(run: Run) -> Literal["complete", "stopped", "abandoned", "restart"]:
         if trouble is not None:
             del batches, loss, micro_loss, norm  # the last holders of the failed update
             settle()
-            if (outcome := recovery.answer(run, trouble)) != "again":
-                return outcome
+            if ending := recovery.answer(run, trouble):
+                return ending
             set_rng_state(generators)
             mark = time.perf_counter()
             continue
@@ -184,15 +186,16 @@ def train(run: Run) -> Literal["complete", "stopped", "abandoned", "restart"]:
                 "the adapter is as it was before them; lower train.learning_rate and resume, or "
                 "look for damaged rows",
             )
-        if recipe.eval_steps and state.step % recipe.eval_steps == 0 and state.step < last_step:
-            outside_the_clock(lambda: _evaluate(run))
+        due = recipe.eval_steps and state.step % recipe.eval_steps == 0
+        if due and state.step < last_step and (ending := outside_the_clock(lambda: _evaluate(run))):
+            return ending
         if state.step % recipe.save_steps == 0 and state.step < last_step:
             outside_the_clock(lambda: save_now(run))
 
     settle()
-    if data.evaluation is not None:
-        _evaluate(run)
     save_now(run)
+    if data.evaluation is not None and (ending := _evaluate(run)):
+        return ending
     return "complete"
 
 
@@ -257,8 +260,11 @@ def _changes_to_replay(control: Control, held: int) -> dict[int, list[ev.Learnin
     return replay
 
 
-def _evaluate(run: Run) -> None:
-    """Evaluate on the held-out rows; when memory runs out, answer that and evaluate again."""
+def _evaluate(run: Run) -> Ending | None:
+    """Evaluate on the held-out rows; when memory runs out, answer that and evaluate again.
+
+    Where nobody can answer, the evaluation is left out: what it lacks is no reason to end a training.
+    """
     bins = run.data.evaluation
     assert bins is not None
     while True:
@@ -273,8 +279,11 @@ def _evaluate(run: Run) -> None:
         else:
             seconds = time.perf_counter() - start
             run.control.emit(ev.Evaluated(run.state.step, loss, len(bins.examples), seconds))
-            return
-        if recovery.answer(run, trouble) != "again":
-            # What an evaluation lacks is no reason to end or restart the training.
-            run.control.emit(ev.Alert("evaluation left out: it does not fit in memory"))
-            return
+            return None
+        try:
+            if ending := recovery.answer(run, trouble):
+                return ending
+        except OutOfMemoryEnd as end:
+            run.control.emit(ev.Alert(f"evaluation left out, it does not fit: {end.hint}"))
+            run.control.set_state("training")
+            return None

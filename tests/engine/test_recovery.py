@@ -153,17 +153,63 @@ def test_stop_answers_too(tiny_config: Make, fail_above) -> None:
     assert of(ev.Finished, events)[0].reason == "stopped" and of(ev.Finished, events)[0].adapter
 
 
-def test_evaluation_that_does_not_fit_is_answered_and_done(
-    tiny_config: Make, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def evaluation_fails_above(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    def arm(tokens: int) -> None:
+        real = evaluate.loss_sum
+
+        def limited(model, batch, packed):
+            if not model.training and batch.tokens > tokens:
+                raise torch.OutOfMemoryError(CUDA_TEXT)
+            return real(model, batch, packed)
+
+        monkeypatch.setattr(evaluate, "loss_sum", limited)
+
+    return arm
+
+
+EVALUATED = {"train": {**BATCHED, "eval_steps": 4}, "data": {"eval_fraction": 0.4}}
+
+
+def test_stop_answers_an_evaluation_that_does_not_fit(
+    tiny_config: Make, evaluation_fails_above
+) -> None:
+    evaluation_fails_above(70)
+    events = train(tiny_config(**EVALUATED), answer=lambda question: ev.Stop(save=True))
+    assert of(ev.Finished, events)[0].reason == "stopped" and steps(events) == [1, 2, 3, 4]
+    offered = [rung.id for rung in of(ev.OutOfMemory, events)[0].rungs]
+    assert "recompute" not in offered and "batch" in offered
+
+
+def test_a_lower_rank_answers_an_evaluation_and_begins_again(
+    tiny_config: Make, evaluation_fails_above, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = evaluate.loss_sum
+    evaluation_fails_above(70)
 
-    def limited(model, batch, packed):
-        if not model.training and batch.tokens > 70:
-            raise torch.OutOfMemoryError(CUDA_TEXT)
-        return real(model, batch, packed)
+    def answer(question: ev.OutOfMemory) -> ev.Command:
+        monkeypatch.setattr(evaluate, "loss_sum", real)
+        return ev.ApplyRecovery("rank")
 
-    monkeypatch.setattr(evaluate, "loss_sum", limited)
+    events = train(tiny_config(**EVALUATED, adapter={"r": 8}), answer=answer)
+    assert steps(events) == [1, 2, 3, 4, *range(1, 9)]
+    assert of(ev.ModelLoaded, events)[0].trainable == 2 * of(ev.ModelLoaded, events)[1].trainable
+
+
+def test_with_nobody_to_ask_an_evaluation_that_does_not_fit_is_left_out(
+    tiny_config: Make, evaluation_fails_above
+) -> None:
+    evaluation_fails_above(0)
+    events = train(tiny_config(**EVALUATED))
+    assert steps(events) == list(range(1, 9)) and not of(ev.Evaluated, events)
+    assert of(ev.Finished, events)[0].reason == "complete"
+    assert any("evaluation left out" in alert.message for alert in of(ev.Alert, events))
+
+
+def test_evaluation_that_does_not_fit_is_answered_and_done(
+    tiny_config: Make, evaluation_fails_above
+) -> None:
+    evaluation_fails_above(70)
     config = tiny_config(
         train={**BATCHED, "eval_steps": 4, "on_oom": "recover"}, data={"eval_fraction": 0.4}
     )

@@ -14,7 +14,7 @@ from textual.containers import Horizontal
 from textual.widgets import Input, Static
 
 from ...engine.jobs import Cancelled, Job
-from ...engine.runs import RunDirectory, RunError, list_runs
+from ...engine.runs import RunDirectory, RunError
 from .. import describe
 from ..chat_talk import Side, Talk, answer
 from ..run_facts import saved_key
@@ -23,7 +23,7 @@ from ..widgets.conversation import Conversation
 from ..widgets.field import TextField
 from ..widgets.job_line import JobLine
 from .base import EvenfallScreen
-from .pick_run import PickRunModal
+from .pick_run import pick_run
 
 if TYPE_CHECKING:
     from ...engine.chat import Chat
@@ -337,13 +337,7 @@ class ChatScreen(EvenfallScreen):
         self._show()
 
     def action_chat_pick(self) -> None:
-        def take(run: RunDirectory | None) -> None:
-            if run is not None:
-                self.evenfall.chosen_run = run
-                self.source_changed()
-
-        runs = list_runs(self.evenfall.root)
-        self.evenfall.push_screen(PickRunModal(runs, self.evenfall.chosen_run), take)
+        pick_run(self)
 
     def action_recall(self) -> None:
         prompt = self.query_one("#chat-prompt", TextField)

@@ -14,7 +14,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from ...engine.jobs import Job
-from ...engine.runs import RunDirectory, list_runs
+from ...engine.runs import RunDirectory
 from .. import describe
 from ..machine import disk_free_gb
 from ..run_facts import Kept, RunFacts, read_facts, saved_key
@@ -22,7 +22,7 @@ from ..safe_text import safe_text
 from ..widgets.field import Choice, Tick
 from ..widgets.job_line import JobLine
 from .base import EvenfallScreen
-from .pick_run import PickRunModal
+from .pick_run import pick_run
 
 if TYPE_CHECKING:
     from ...engine.export.run import Exported
@@ -211,13 +211,7 @@ class ExportScreen(EvenfallScreen):
         self._show()
 
     def action_export_pick(self) -> None:
-        def take(run: RunDirectory | None) -> None:
-            if run is not None:
-                self.evenfall.chosen_run = run
-                self.source_changed()
-
-        runs = list_runs(self.evenfall.root)
-        self.evenfall.push_screen(PickRunModal(runs, self.evenfall.chosen_run), take)
+        pick_run(self)
 
     def action_stop_export(self) -> None:
         if self._writing is not None:

@@ -6,10 +6,10 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from ...engine.runs import RunDirectory
+from ...engine.runs import RunDirectory, list_runs
 from ..run_facts import base_of, short_state
 from ..widgets.pick_list import Column, PickList, PickRow
-from .base import EvenfallModal
+from .base import EvenfallModal, EvenfallScreen
 
 COLUMNS = (Column("RUN", 30), Column("SAVED", 18), Column("BASE", 0))
 
@@ -49,3 +49,15 @@ class PickRunModal(EvenfallModal):
     @on(PickList.Picked)
     def _picked(self, event: PickList.Picked) -> None:
         self.dismiss(self._runs[event.row])
+
+
+def pick_run(screen: EvenfallScreen) -> None:
+    """Ask which run Export and Chat work on from now on, and tell the screen."""
+
+    def take(run: RunDirectory | None) -> None:
+        if run is not None:
+            screen.evenfall.chosen_run = run
+            screen.source_changed()
+
+    app = screen.evenfall
+    app.push_screen(PickRunModal(list_runs(app.root), app.chosen_run), take)
