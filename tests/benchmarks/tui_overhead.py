@@ -92,12 +92,12 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args()
     if args.inner:
-        if args.config:
+        if args.config and "=" not in args.config:
             config = load_config(args.config, args.overrides)
         else:
             from evenfall.engine.demo import demo_config
 
-            config = demo_config(args.overrides)
+            config = demo_config([word for word in (args.config, *args.overrides) if word])
         inner(config, args.pairs, args.inner)
         return 0
     out = Path(tempfile.mkdtemp()) / "result.json"
