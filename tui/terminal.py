@@ -91,16 +91,25 @@ def run_detachable(body: Callable[[Callable[[], None]], int]) -> int:
             os.write(write, b"d")
             os.close(write)
 
-        return body(release)
+        raise SystemExit(body(release))  # what follows the call is for the parent alone
     os.close(write)
 
     def pass_on(number: int, _: Any) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, pass_on)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the child as well
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # The terminal sends Ctrl-C to the child as well.
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return _end_of(child, read)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_of(child: int, read: int) -> int:
+    """0 once the child lets go of the terminal, else its exit code once it ended."""
     if os.read(read, 1) == b"d":
         return 0
     _, status = os.waitpid(child, 0)

@@ -236,3 +236,16 @@ def test_lines_on_a_terminal_end_with_code_0(open_terminal: Open) -> None:
     terminal = open_terminal("--plain", "train.max_steps=20")
     assert terminal.process.wait(60) == 0, terminal.report()
     assert b"Fatal" not in terminal.output and b"complete at step 20" in terminal.output
+
+
+def test_what_follows_the_screens_happens_once(tmp_path: Path) -> None:
+    script = (
+        "import signal\n"
+        "from evenfall.tui.terminal import run_detachable\n"
+        "code = run_detachable(lambda release: 7)\n"
+        "print('after', code, signal.getsignal(signal.SIGINT) is signal.default_int_handler)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stdout == "after 7 True\n"
