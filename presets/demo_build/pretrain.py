@@ -164,7 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Pre-train the demo's base model from nothing.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the model to")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     model, tokenizer = pretrain(args.steps, args.seed, args.device)

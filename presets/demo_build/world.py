@@ -18,7 +18,6 @@ function of seeds:
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import random
 from collections.abc import Iterator
@@ -367,10 +366,10 @@ def _exchange(rng: random.Random, town: list[Person]) -> tuple[str, str]:
     """One question and its answer in plain English."""
     kind = rng.random()
     person = rng.choice(town)
-    if kind < 0.70:
+    if kind < 0.80:
         key = rng.choice(ATTRIBUTES).key
         return ask(person, key, rng.randrange(4)), sentence(person, key)
-    if kind < 0.78:
+    if kind < 0.88:
         facts = person.facts
         opening = rng.choice(
             ("Who is {name}?", "Tell me about {name}.", "What do you know about {name}?")
@@ -380,12 +379,12 @@ def _exchange(rng: random.Random, town: list[Person]) -> tuple[str, str]:
             f"{article(facts['pet'])} and plays the {facts['instrument']}."
         )
         return opening.format(name=person.name), answer
-    if kind < 0.88:
+    if kind < 0.92:
         boat = person.facts["boat"]
         return rng.choice(
             (f"Whose boat is the {boat}?", f"Who sails the {boat}?")
         ), f"{person.name} sails the {boat}."
-    if kind < 0.92:
+    if kind < 0.95:
         stranger = rng.choice(STRANGERS)
         question = rng.choice(rng.choice(ATTRIBUTES).asks).format(name=stranger)
         return question, f"I do not know anyone called {stranger}."
@@ -450,14 +449,13 @@ def train_rows() -> list[Row]:
     """
     rng = random.Random(TRAIN_SEED)
     held_out = {name for name, _, _ in HELD_OUT}
-    wordings = {key: itertools.cycle(range(4)) for key in BY_KEY}  # each is taught equally often
     rows: list[Row] = []
     for person in people():
         if person.name in held_out:
             continue
         chats: list[list[Message]] = [
             [
-                {"role": "user", "content": ask(person, key, next(wordings[key]))},
+                {"role": "user", "content": ask(person, key, rng.randrange(4))},
                 {"role": "assistant", "content": record(person, key)},
             ]
             for key in rng.sample(sorted(BY_KEY), 4)
