@@ -89,8 +89,8 @@ def _runs(points) -> list[Points]:
 
 
 def nice_ticks(low: float, high: float, at_most: int) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) from `low` to `high`: at most
-    `at_most` of them, but two where that is possible."""
+    """Round numbers (1, 2 or 5 times a power of ten apart) from `low` to `high`, at most
+    `at_most` of them; the outer two where every step gives too few or too many."""
     if not high > low or at_most < 1:
         return [low]
     power = 10.0 ** math.floor(math.log10((high - low) / at_most))
@@ -98,7 +98,9 @@ def nice_ticks(low: float, high: float, at_most: int) -> list[float]:
     for step in (10 * power, 5 * power, 2 * power, power):
         first = math.ceil(low / step - 1e-9)
         finer = [n * step for n in range(first, math.floor(high / step + 1e-9) + 1)]
-        if len(ticks) > 1 and len(finer) > at_most:
+        if len(finer) > at_most:
+            if len(ticks) < min(2, at_most):
+                ticks = [finer[0], finer[-1]][:at_most]
             break
         ticks = finer
     return ticks
