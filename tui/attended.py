@@ -14,13 +14,13 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..engine.events import Stop
-from ..engine.runs import RunDirectory
-from ..engine.session import EXIT_CODES, Session
 from .app import EvenfallApp
 from .terminal import leave_terminal, native_output_to, state_folder
+
+if TYPE_CHECKING:
+    from ..engine.runs import RunDirectory
 
 WATCHDOG_SECONDS = 3.0
 
@@ -29,10 +29,10 @@ def run_app(
     release: Callable[[], None],
     *,
     root: Path,
-    train: RunDirectory | None = None,
+    train: "RunDirectory | None" = None,
     resume: bool = False,
     leave_when_done: bool = False,
-    watch: RunDirectory | None = None,
+    watch: "RunDirectory | None" = None,
 ) -> int:
     """Show the app until the user leaves it, then stay as long as a run goes on.
 
@@ -44,7 +44,11 @@ def run_app(
     Returns:
         The run's exit code, where `train` was given; else 0.
     """
-    session = Session(train, resume=resume, attended=True) if train else None
+    session = None
+    if train:
+        from ..engine.session import Session
+
+        session = Session(train, resume=resume, attended=True)
     app = EvenfallApp(
         train.config() if train else None,
         root=root,
@@ -75,7 +79,11 @@ def run_app(
 
 
 def _exit_code(app: EvenfallApp, terminated: threading.Event) -> int:
-    code = EXIT_CODES.get(app.session.state, 1) if app.session else 0
+    code = 0
+    if app.session:
+        from ..engine.session import EXIT_CODES
+
+        code = EXIT_CODES.get(app.session.state, 1)
     return 128 + signal.SIGTERM if terminated.is_set() and code == 0 else code
 
 
@@ -91,8 +99,7 @@ def _handle_signals(
     def leave(number: int, _: Any) -> None:
         if number == signal.SIGTERM:
             terminated.set()
-            if app.session:
-                app.session.submit(Stop(save=True))
+            app.stop_session()
         if screens_gone.is_set():
             return
         app.hung_up = True

@@ -6,65 +6,30 @@ from typing import TYPE_CHECKING
 
 from textual.content import Content
 
-from ..engine.config import RunConfig
-from ..engine.runs import RunDirectory
 from ..presets.load import RecipePreset
 from .machine import Machine
-from .model_catalog import ModelEntry, short_count
-from .run_facts import Kept, RunFacts
+from .model_catalog import ModelEntry
 from .safe_text import safe_str, safe_text
-from .settings import FIELDS, field_text, short_number
-from .widgets.form import FormRow
+from .value_text import field_text, short_count, short_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..engine.chat import Chat
+    from ..engine.config import RunConfig
     from ..engine.data.preview import DataPreview
     from ..engine.export.run import Exported
+    from ..engine.runs import RunDirectory
+    from .run_facts import Kept, RunFacts
 
 MUTED = "$text-muted"
-_SETTINGS = (
-    ("model.quantization", "base weights"),
-    ("adapter.r", "rank r"),
-    ("adapter.lora_alpha", "lora_alpha"),
-    ("adapter.target_modules", "target_modules"),
-    ("train.learning_rate", "learning rate"),
-    ("train.per_device_train_batch_size", "batch (bins)"),
-    ("train.gradient_accumulation_steps", "accumulation"),
-    ("train.max_steps", "max_steps"),
-    ("train.num_train_epochs", "epochs"),
-    ("data.max_length", "max_length"),
-    ("train.gradient_checkpointing", "grad checkpointing"),
-    ("data.eval_fraction", "held out"),
-    ("train.eval_steps", "evaluate every"),
-    ("train.save_steps", "save every"),
-    ("train.seed", "seed"),
-)
-"""Keys of the settings form, and what the form calls them."""
-
-
-def setting_rows() -> list[FormRow]:
-    """The rows of the settings form, made from the configuration's own description."""
-    rows = []
-    for key, title in _SETTINGS:
-        field = FIELDS[key]
-        choices = tuple((word, word) for word in field.choices)
-        if field.takes == "true | false":
-            choices = (("false", "off"), ("true", "on"))
-        help = f"{key}: {field.description or title}"
-        if not choices:
-            help += f" (takes {field.takes})"
-        empty = "empty: by epochs" if key == "train.max_steps" else ""
-        rows.append(FormRow(key, title, help, choices, empty))
-    return rows
 
 
 def _pairs(pairs: list[tuple[str, Content]]) -> Content:
     return Content("\n").join(Content.styled(f"{name:<11}", MUTED) + text for name, text in pairs)
 
 
-def plan(draft: RunConfig, recipe: str | None) -> Content:
+def plan(draft: "RunConfig", recipe: str | None) -> Content:
     """What will be trained, and the keys that go on: four lines."""
     adapter, data, train = draft.adapter, draft.data, draft.train
     targets = field_text(adapter.target_modules)
@@ -244,7 +209,7 @@ def no_run(purpose: str) -> Content:
     )  # fmt: skip
 
 
-def run_line(facts: RunFacts) -> Content:
+def run_line(facts: "RunFacts") -> Content:
     """A run in a line, and what to do where it has saved nothing."""
     line = Content.styled(safe_str(facts.run.name, 60), "bold")
     line += safe_text(f" · {facts.state} at step {facts.step:,} · base {facts.model}", 120)
@@ -262,7 +227,7 @@ def megabytes(size: float) -> str:
     return f"{size / 1000:.1f} GB" if size >= 1000 else f"{size:.1f} MB"
 
 
-def export_sizes(facts: RunFacts, kept: Kept) -> dict[str, tuple[float | None, str]]:
+def export_sizes(facts: "RunFacts", kept: "Kept") -> dict[str, tuple[float | None, str]]:
     """Form -> (expected MB, what it is for)."""
     label = "" if kept.step is None else f"-step-{kept.step}"
     words = {
@@ -287,7 +252,7 @@ def disk_line(free_gb: float, needed_mb: float, folder: Path) -> Content:
     return _pairs([("disk", shown), ("into", safe_text(folder, 300))])
 
 
-def export_hint(facts: RunFacts) -> Content:
+def export_hint(facts: "RunFacts") -> Content:
     """The next key, before anything was exported."""
     there = f"There already: {', '.join(facts.there)}.\n" if facts.there else ""
     return safe_text(there, 300, lines=True, style=MUTED) + Content.assemble(
@@ -308,7 +273,7 @@ def exported(done: "Sequence[Exported]") -> Content:
 
 
 def chat_line(
-    run: RunDirectory | None, chat: "Chat | None", *, loading: bool, loadable: bool
+    run: "RunDirectory | None", chat: "Chat | None", *, loading: bool, loadable: bool
 ) -> Content:
     """Which run is talked with, and where it runs."""
     if run is None:

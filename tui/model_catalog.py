@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..presets.load import ModelPreset, model_presets
+from .value_text import short_count
 
 Where = Literal["bundled", "cached", "local", "hub"]
 
@@ -40,14 +41,6 @@ class NotAModel(ValueError):
     """A path or id that cannot be a model; the message says why and what is expected."""
 
 
-def short_count(number: float) -> str:
-    """2623744 -> `2.6 M`."""
-    for unit, factor in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= factor:
-            return f"{number / factor:.1f} {unit}"
-    return f"{number:.0f}"
-
-
 def hub_cache() -> Path:
     """The hub's cache folder, found as huggingface_hub finds it."""
     if folder := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
@@ -66,7 +59,7 @@ def cached_models() -> dict[str, Path]:
     return found
 
 
-def catalogue(current: str) -> list[ModelEntry]:
+def catalogue(current: str | None = None) -> list[ModelEntry]:
     """Presets first, then other causal models in the cache; `current` where it is none of them."""
     cached = cached_models()
     entries = [_of_preset(preset, cached) for preset in model_presets()]
@@ -75,7 +68,7 @@ def catalogue(current: str) -> list[ModelEntry]:
         if hub_id not in known and _is_causal(folder):
             entries.append(_of_folder(hub_id, hub_id, folder, "cached"))
             known.add(hub_id)
-    if current not in known:
+    if current and current not in known:
         try:
             entries.insert(0, look_up(current, entries))
         except NotAModel:

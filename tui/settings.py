@@ -1,4 +1,4 @@
-"""The draft as the screens speak of it: values by dotted key, texts of fields, presets applied.
+"""The draft as the screens speak of it: values by dotted key, fields of the form, presets applied.
 
 A preset is a set of keys. Taking another one must not leave the first one's keys behind (60 steps of a
 quick test in a night's run), so what a preset set goes back to its default when the next does not set
@@ -6,13 +6,37 @@ it, unless the user has changed it since.
 """
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from ..engine.config import ConfigField, RunConfig, config_fields
-from ..presets.load import model_presets, preset_overrides, recipe_presets
+from ..engine.config import ConfigField, RunConfig, config_fields, parse_config
+from ..presets.load import model_preset, model_presets, preset_overrides, recipe_presets
+from .model_catalog import ModelEntry
+from .value_text import field_text
+from .widgets.form import FormRow
+
+if TYPE_CHECKING:
+    from .app import EvenfallApp
 
 FIELDS: dict[str, ConfigField] = {field.key: field for field in config_fields()}
+_SETTINGS = (
+    ("model.quantization", "base weights"),
+    ("adapter.r", "rank r"),
+    ("adapter.lora_alpha", "lora_alpha"),
+    ("adapter.target_modules", "target_modules"),
+    ("train.learning_rate", "learning rate"),
+    ("train.per_device_train_batch_size", "batch (bins)"),
+    ("train.gradient_accumulation_steps", "accumulation"),
+    ("train.max_steps", "max_steps"),
+    ("train.num_train_epochs", "epochs"),
+    ("data.max_length", "max_length"),
+    ("train.gradient_checkpointing", "grad checkpointing"),
+    ("data.eval_fraction", "held out"),
+    ("train.eval_steps", "evaluate every"),
+    ("train.save_steps", "save every"),
+    ("train.seed", "seed"),
+)
+"""Keys of the settings form, and what the form calls them."""
 
 
 def value_of(config: RunConfig, key: str) -> Any:
@@ -21,27 +45,6 @@ def value_of(config: RunConfig, key: str) -> Any:
     for part in key.split("."):
         value = getattr(value, part)
     return value
-
-
-def field_text(value: Any) -> str:
-    """A value as it is shown in a field: null as empty, a list without its brackets."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    if isinstance(value, float):
-        return short_number(value)
-    return str(value)
-
-
-def short_number(value: float) -> str:
-    """0.0002 -> `2e-4`, 32.0 -> `32`."""
-    if value and abs(value) < 1e-2:
-        mantissa, _, exponent = f"{value:.6e}".partition("e")
-        return f"{float(mantissa):g}e{int(exponent)}"
-    return f"{value:.10g}"
 
 
 def override_of(key: str, text: str) -> str:
@@ -97,3 +100,73 @@ def recipe_in(draft: RunConfig, preferred: str | None = None) -> str | None:
         if all(value_of(draft, key) == value for key, value in wanted.items()):
             return recipe
     return None
+
+
+class DraftEditor:
+    """Edits the app's draft by presets and by single keys; says which keys each edit changed.
+
+    Every edit raises ConfigError, and changes nothing, where a value does not fit.
+    """
+
+    def __init__(self, app: "EvenfallApp") -> None:
+        self._app = app
+        self._applied: dict[str, Any] = {}
+        self._preferred: str | None = None
+
+    def begin(self) -> None:
+        """A draft that says nothing yet becomes the demo's."""
+        draft = self._app.draft
+        if draft == parse_config({"output_dir": draft.output_dir}):
+            self._apply("demo", model_preset("demo").recipe)
+
+    @property
+    def recipe(self) -> str | None:
+        """The recipe that the draft follows."""
+        return recipe_in(self._app.draft, self._preferred)
+
+    def take_model(self, entry: ModelEntry) -> list[str]:
+        """Use a model, by its preset where it has one."""
+        if entry.preset:
+            own = self._preferred if entry.preset.id != "demo" else None
+            return self._apply(entry.preset.id, own or entry.preset.recipe)
+        override = override_of("model.name_or_path", entry.name_or_path)
+        return self._apply(None, self._preferred or self.recipe, [override])
+
+    def take_recipe(self, id: str) -> list[str]:
+        """Follow a recipe, as far as the model's preset does not say otherwise."""
+        self._preferred = id
+        return self._apply(model_in(self._app.draft), id)
+
+    def _apply(
+        self, model: str | None, recipe: str | None, overrides: Sequence[str] = ()
+    ) -> list[str]:
+        wanted = preset_settings(model, recipe)
+        overrides = [*overrides, *overrides_between(self._app.draft, self._applied, wanted)]
+        self._app.update_draft(overrides)
+        self._applied = wanted
+        return [override.partition("=")[0] for override in overrides]
+
+    def set(self, key: str, text: str) -> None:
+        """Set one key to what was typed."""
+        self._app.update_draft([override_of(key, text)])
+
+    @staticmethod
+    def rows() -> list[FormRow]:
+        """The rows of the settings form, made from the configuration's own description."""
+        rows = []
+        for key, title in _SETTINGS:
+            field = FIELDS[key]
+            choices = tuple((word, word) for word in field.choices)
+            if field.takes == "true | false":
+                choices = (("false", "off"), ("true", "on"))
+            help = f"{key}: {field.description or title}"
+            if not choices:
+                help += f" (takes {field.takes})"
+            empty = "empty: by epochs" if key == "train.max_steps" else ""
+            rows.append(FormRow(key, title, help, choices, empty))
+        return rows
+
+    def values(self) -> dict[str, str]:
+        """Texts of the form's fields."""
+        draft = self._app.draft
+        return {key: field_text(value_of(draft, key)) for key, _ in _SETTINGS}

@@ -8,10 +8,10 @@ import threading
 import pytest
 
 from evenfall.engine import events as ev
+from evenfall.engine import session as session_module
 from evenfall.engine.config import ConfigError
 from evenfall.engine.jobs import Job
 from evenfall.engine.runs import EventLog
-from evenfall.tui import app as app_module
 from evenfall.tui.app import EvenfallApp
 from evenfall.tui.screens.modals import QuitModal
 from evenfall.tui.screens.modals_oom import OutOfMemoryModal
@@ -30,7 +30,7 @@ def fake_sessions(monkeypatch, script):
         made.append(session)
         return session
 
-    monkeypatch.setattr(app_module, "Session", make)
+    monkeypatch.setattr(session_module, "Session", make)
     return made
 
 

@@ -33,3 +33,30 @@ asyncio.run(main())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_engine_is_imported_only_after_the_first_paint():
+    code = """
+import asyncio, sys
+from evenfall.tui.app import EvenfallApp
+
+go_on = EvenfallApp._after_first_paint
+
+def painted(app):
+    lists = [widget.row_count for widget in app.screen.query("PickList")]
+    print([name for name in ("pydantic", "orjson", "evenfall.engine.events") if name in sys.modules])
+    print(min(lists) > 0)
+    go_on(app)
+
+EvenfallApp._after_first_paint = painted
+
+async def main():
+    app = EvenfallApp()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await pilot.pause()
+        print("pydantic" in sys.modules, app.draft.model.name_or_path)
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:3] == ["[]", "True", "True demo"]

@@ -290,6 +290,22 @@ def test_a_log_that_is_not_on_disk_is_told(drive, see, train_app, session, scrip
     drive(train_app, scenario)
 
 
+def test_lines_told_while_the_window_is_too_small_are_whole_afterwards(
+    drive, see, train_app, session, script
+):
+    async def scenario(pilot):
+        await script.begin(pilot, session, *script.training(done=20))
+        await pilot.resize_terminal(60, 20)
+        await script.settle(pilot)
+        session.tell(ev.CheckpointSaved(20, "checkpoints/step-20", 168.0, 1.9))
+        await script.settle(pilot)
+        await pilot.resize_terminal(120, 36)
+        await script.settle(pilot)
+        assert "20 saved checkpoint (168 MB, 1.9" in see(train_app)
+
+    drive(train_app, scenario)
+
+
 def test_the_log_stays_where_it_was_scrolled_to(drive, train_app, session, script):
     async def scenario(pilot):
         await script.begin(pilot, session, *script.training(1243))

@@ -19,7 +19,6 @@ from textual.widgets import Static
 
 from ..actions import ScreenName, bindings_of, verbs_of
 from ..notices import notice
-from ..sources import memory_gb
 from ..widgets.keybar import KeyBar, KeyItem, shown_key
 from ..widgets.nav import NavStrip
 
@@ -108,7 +107,8 @@ class EvenfallScreen(Screen[None]):
 
     def refresh_nav(self) -> None:
         app = self.evenfall
-        self.query_one(NavStrip).set_data(app.marks(), memory_gb(app.live or app.source))
+        source = app.live or app.source
+        self.query_one(NavStrip).set_data(app.marks(), source.memory_gb if source else None)
 
     # How it is done
 
@@ -137,6 +137,11 @@ class EvenfallScreen(Screen[None]):
         self._shown = True
         for timer in self._own_timers:
             timer.resume()
+        if self.evenfall.painted:
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Show what the draft and the run are now."""
         self.refresh_nav()
         self.draft_changed()
         self.source_changed()

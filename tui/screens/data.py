@@ -17,7 +17,8 @@ from ...engine.config import ConfigError, RunConfig
 from ...engine.jobs import Job
 from .. import describe
 from ..safe_text import safe_text
-from ..settings import FIELDS, field_text, override_of, value_of
+from ..settings import FIELDS, override_of, value_of
+from ..value_text import field_text
 from ..widgets.field import Choice, TextField
 from ..widgets.histogram import Histogram
 from ..widgets.job_line import JobLine

@@ -2,36 +2,32 @@
 
 The first screen. One list of models (presets, the cache, local folders), one of recipes, and a plain
 summary of what follows from them with the key that goes on. Taking a preset is editing the draft; the
-settings form edits the same draft key by key, so nothing is hidden behind a preset's name.
+settings form edits the same draft key by key, so nothing is hidden behind a preset's name. The lists are
+painted first, the draft (whose validation takes longer to import than they do) is shown right after.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from textual import on
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Input, Static
 
-from ...engine.config import ConfigError, RunConfig, parse_config
 from ...engine.jobs import Job
-from ...presets.load import model_preset, recipe_presets
+from ...presets.load import recipe_presets
 from .. import describe
 from ..machine import Machine, read_machine, why_gpu_is_unused
 from ..model_catalog import ModelEntry, NotAModel, catalogue, look_up
 from ..safe_text import safe_text
-from ..settings import (
-    field_text,
-    model_in,
-    override_of,
-    overrides_between,
-    preset_settings,
-    recipe_in,
-    value_of,
-)
 from ..widgets.field import TextField
 from ..widgets.form import Form
 from ..widgets.pick_list import Column, PickList, PickRow
 from .base import EvenfallScreen
+
+if TYPE_CHECKING:
+    from ...engine.config import RunConfig
+    from ..settings import DraftEditor
 
 COLUMNS = (
     Column("MODEL", 18), Column("PARAMS", 7, True), Column("CONTEXT", 7, True),
@@ -47,8 +43,7 @@ class ModelScreen(EvenfallScreen):
     def __init__(self) -> None:
         super().__init__()
         self._entries: list[ModelEntry] = []
-        self._applied: dict[str, Any] = {}
-        self._recipe: str | None = None
+        self._editor: DraftEditor | None = None
         self._machine: Job[Machine] | None = None
         self._gpu: Job[str] | None = None
         self._filled_from: RunConfig | None = None
@@ -73,9 +68,9 @@ class ModelScreen(EvenfallScreen):
 
     def on_mount(self) -> None:
         super().on_mount()
-        if self.evenfall.draft == parse_config({"output_dir": self.evenfall.draft.output_dir}):
-            self._apply("demo", model_preset("demo").recipe, tell=False)
-        self._entries = catalogue(self.evenfall.draft.model.name_or_path)
+        self._entries = catalogue()
+        self._list_models(None)
+        self._list_recipes(None)
         self.query_one("#models", PickList).focus_rows()
         self._show_machine()
         output_dir = self.evenfall.root
@@ -84,38 +79,42 @@ class ModelScreen(EvenfallScreen):
 
     # What is shown
 
+    @property
+    def _edit(self) -> "DraftEditor":
+        if self._editor is None:
+            from ..settings import DraftEditor
+
+            self._editor = DraftEditor(self.evenfall)
+            self._editor.begin()
+        return self._editor
+
     def draft_changed(self) -> None:
-        draft = self.evenfall.draft
+        recipe, draft = self._edit.recipe, self.evenfall.draft
         if draft == self._filled_from:
             return
         self._filled_from = draft
-        if all(entry.name_or_path != draft.model.name_or_path for entry in self._entries):
-            self._entries = catalogue(draft.model.name_or_path)
-        self._list_models()
-        recipe = recipe_in(draft, self._recipe)
-        self.query_one("#recipes", PickList).set_rows(
-            [
-                PickRow(
-                    preset.id,
-                    (preset.title, describe.first_clause(preset.purpose)),
-                    preset.id == recipe,
-                )
-                for preset in recipe_presets()
-            ]
-        )
+        name = draft.model.name_or_path
+        if all(entry.name_or_path != name for entry in self._entries):
+            self._entries = catalogue(name)
+        self._list_models(name)
+        self._list_recipes(recipe)
         self.query_one("#model-plan", Static).update(describe.plan(draft, recipe))
         for form in self.query(Form):
-            self._fill(form)
+            form.set_values(self._edit.values())
 
-    def _fill(self, form: Form) -> None:
-        draft = self.evenfall.draft
-        form.set_values(
-            {row.key: field_text(value_of(draft, row.key)) for row in describe.setting_rows()}
-        )
+    def _list_recipes(self, chosen: str | None) -> None:
+        rows = [
+            PickRow(
+                preset.id,
+                (preset.title, describe.first_clause(preset.purpose)),
+                preset.id == chosen,
+            )
+            for preset in recipe_presets()
+        ]
+        self.query_one("#recipes", PickList).set_rows(rows)
 
-    def _list_models(self) -> None:
+    def _list_models(self, chosen: str | None) -> None:
         words = self.query_one("#model-find", TextField).value.casefold().split()
-        chosen = self.evenfall.draft.model.name_or_path
         rows = [
             PickRow(
                 entry.name_or_path,
@@ -185,44 +184,25 @@ class ModelScreen(EvenfallScreen):
     @on(PickList.Picked, "#models")
     def _pick_model(self, event: PickList.Picked) -> None:
         entry = next(entry for entry in self._entries if entry.name_or_path == event.row)
-        self._take(entry)
+        self._change(lambda: self._edit.take_model(entry))
 
     @on(PickList.Picked, "#recipes")
     def _pick_recipe(self, event: PickList.Picked) -> None:
-        self._recipe = event.row
-        self._apply(model_in(self.evenfall.draft), event.row)
+        self._change(lambda: self._edit.take_recipe(event.row))
 
-    def _take(self, entry: ModelEntry) -> None:
-        if entry.preset:
-            own = self._recipe if entry.preset.id != "demo" else None
-            self._apply(entry.preset.id, own or entry.preset.recipe)
-            return
-        override = override_of("model.name_or_path", entry.name_or_path)
-        wanted = preset_settings(None, self._recipe or recipe_in(self.evenfall.draft))
-        self._change([override, *overrides_between(self.evenfall.draft, self._applied, wanted)])
-        self._applied = wanted
+    def _change(self, edit: Callable[[], list[str]]) -> None:
+        """Edit the draft and say what was changed, so that a preset changes nothing unseen."""
+        from ...engine.config import ConfigError
 
-    def _apply(self, model: str | None, recipe: str | None, *, tell: bool = True) -> None:
-        wanted = preset_settings(model, recipe)
-        overrides = overrides_between(self.evenfall.draft, self._applied, wanted)
-        self._applied = wanted
-        if not tell:
-            self.evenfall.update_draft(overrides)
-        else:
-            self._change(overrides)
-
-    def _change(self, overrides: list[str]) -> None:
-        """Apply and say what was changed, so that a preset changes nothing unseen."""
         try:
-            self.evenfall.update_draft(overrides)
+            keys = edit()
         except ConfigError as error:
             self._hint(str(error), bad=True)
             return
         self._hint("")
         self.evenfall.set_mark("model", "done")
-        if overrides:
-            keys = ", ".join(override.partition("=")[0] for override in overrides)
-            self.tell(f"Set {keys}")
+        if keys:
+            self.tell(f"Set {', '.join(keys)}")
         else:
             self.tell("Already so: nothing to change. Press 2 to look at the data.")
 
@@ -230,8 +210,11 @@ class ModelScreen(EvenfallScreen):
 
     @on(Input.Changed, "#model-find")
     def _typed(self, event: Input.Changed) -> None:
-        self._list_models()
+        self._search()
         self._hint(self._meaning(event.value))
+
+    def _search(self) -> None:
+        self._list_models(self._filled_from.model.name_or_path if self._filled_from else None)
 
     def _meaning(self, text: str) -> str:
         """What enter will do with the text."""
@@ -267,7 +250,7 @@ class ModelScreen(EvenfallScreen):
             self._entries.insert(0, entry)
         event.field.put("")
         self._filled_from = None
-        self._take(entry)
+        self._change(lambda: self._edit.take_model(entry))
         models.focus_rows()
 
     def _hint(self, text: str, *, bad: bool = False) -> None:
@@ -282,8 +265,10 @@ class ModelScreen(EvenfallScreen):
 
     @on(Form.Changed)
     def _set(self, event: Form.Changed) -> None:
+        from ...engine.config import ConfigError
+
         try:
-            self.evenfall.update_draft([override_of(event.key, event.text)])
+            self._edit.set(event.key, event.text)
         except ConfigError as error:
             self.query_one(Form).set_error(event.key, str(error))
         else:
@@ -308,7 +293,7 @@ class ModelScreen(EvenfallScreen):
         find = self.query_one("#model-find", TextField)
         if find.value:
             find.put("")
-            self._list_models()
+            self._search()
             self._hint("")
         if not self.has_class("-advanced"):
             self.query_one("#models", PickList).focus_rows()
@@ -323,8 +308,7 @@ class ModelScreen(EvenfallScreen):
             self.query_one("#models", PickList).focus_rows()
             return
         if not self.query(Form):  # made when first wanted: the first paint does without it
-            await self.query_one("#model-panes").mount(
-                Form(describe.setting_rows(), id="model-form")
-            )
-            self._fill(self.query_one(Form))
+            form = Form(self._edit.rows(), id="model-form")
+            await self.query_one("#model-panes").mount(form)
+            form.set_values(self._edit.values())
         self.query_one(Form).focus_first()

@@ -13,7 +13,8 @@ STEP_CELLS = 6
 
 
 class LogPanel(RichLog):
-    """Follows its end until it is scrolled up. A new width wraps all lines anew."""
+    """Follows its end until it is scrolled up. A new width wraps all lines anew, and so does coming into view
+    with lines that were told while there was no width."""
 
     DEFAULT_CSS = """
     LogPanel { height: 1fr; width: 1fr; border-top: solid $line; background: $background; padding: 0 1;
@@ -33,6 +34,10 @@ class LogPanel(RichLog):
     def tell(self, lines: Sequence[tuple[int | None, str, str]]) -> None:
         """Add (step, untrusted text, `#rrggbb`) lines."""
         self._told = [*self._told, *lines][-self._keep :]
+        width = self.scrollable_content_region.width
+        if not width or width != self._wrapped_at:  # hidden, or not laid out yet
+            self._wrapped_at = 0
+            return
         follow = self.is_vertical_scroll_end
         for line in lines:
             self._write(*line, follow)
@@ -51,9 +56,16 @@ class LogPanel(RichLog):
         self.write(line, scroll_end=follow)
 
     def on_resize(self, event: events.Resize) -> None:
+        del event
+        self._wrap_anew()
+
+    def on_show(self) -> None:
+        self._wrap_anew()
+
+    def _wrap_anew(self) -> None:
         width = self.scrollable_content_region.width
-        if self._wrapped_at and width != self._wrapped_at:
+        if width and width != self._wrapped_at:
+            self._wrapped_at = width
             self.clear()
             for line in self._told:
                 self._write(*line, True)
-        self._wrapped_at = width

@@ -1,0 +1,32 @@
+"""Values as they are shown: numbers short, what a field holds as it would be typed."""
+
+from typing import Any
+
+
+def field_text(value: Any) -> str:
+    """A value as it is shown in a field: null as empty, a list without its brackets."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return short_number(value)
+    return str(value)
+
+
+def short_number(value: float) -> str:
+    """0.0002 -> `2e-4`, 32.0 -> `32`."""
+    if value and abs(value) < 1e-2:
+        mantissa, _, exponent = f"{value:.6e}".partition("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:.10g}"
+
+
+def short_count(number: float) -> str:
+    """2623744 -> `2.6 M`."""
+    for unit, factor in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= factor:
+            return f"{number / factor:.1f} {unit}"
+    return f"{number:.0f}"
