@@ -60,14 +60,6 @@ def free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def device_limit_gb(device: torch.device) -> float:
-    """What this process may take: the device's memory, or the share it was capped to."""
-    if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        return total * torch.cuda.get_per_process_memory_fraction(device) / 1e9
-    return read_memory(device).total_gb
-
-
 @dataclass(frozen=True)
 class Shape:
     """Sizes of the model that the estimates need."""
@@ -179,15 +171,16 @@ def take_down(
     Call it inside the `except` block; `before_gb` is what was allocated when the phase began.
     """
     text = str(error).strip()
+    memory = read_memory(device)
     trouble = OutOfMemory(
         step,
         phase,
         text.splitlines()[0][:300] if text else type(error).__name__,
         requested_gb(error),
         before_gb,
-        max(read_memory(device).now_gb, before_gb),
+        max(memory.now_gb, before_gb),
         0.0,
-        device_limit_gb(device),
+        memory.total_gb,
         [],
     )
     drop_frames(error)

@@ -253,6 +253,27 @@ class RunDirectory:
                 _clear_scratch(folder)
             yield
 
+    @contextlib.contextmanager
+    def export_lock(self) -> Iterator[None]:
+        """Hold `exports/` for this export, and clear away what a killed one left half-written.
+
+        Raises:
+            RunError: another export of this run is being written.
+        """
+        self.exports.mkdir(exist_ok=True)
+        folder = os.open(self.exports, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(
+                    f"{self.exports}: another export of this run is being written; wait for it"
+                ) from None
+            _clear_scratch(self.exports)
+            yield
+        finally:
+            os.close(folder)
+
 
 def _lock_within(file: IO[bytes], seconds: float) -> None:
     """Take the lock. `is_live` of another process may have its hand on it for a moment."""

@@ -52,24 +52,30 @@ def export_run(
     """Export a run into `exports/`, in each of `forms` (`adapter`, `merged`; none: as configured).
 
     Raises:
-        RunError: there is no adapter to export. ExportError: a form is unknown, the disk is too
-            small, or a check failed.
+        RunError: there is no adapter to export, or another export of this run is being written.
+        ExportError: a form is unknown, the disk is too small, or a check failed.
     """
     config = run.config()
     source = adapter_folder(run, checkpoint)
     label = "" if checkpoint is None else f"-step-{checkpoint}"
-    done = []
-    for form in forms or config.export.forms:
-        target = run.exports / f"{form}{label}"
-        if form == "adapter":
-            check = _export_adapter(source, target, report)
-        elif form == "merged":
-            check = _export_merged(config, source, target, report)
-        else:
-            raise ExportError(f"{form}: no such form; there are adapter and merged")
-        megabytes = sum(file.stat().st_size for file in target.iterdir()) / 1e6
-        done.append(Exported(form, target, megabytes, check))
-    return done
+    with run.export_lock():
+        return [
+            _export_form(config, form, source, run.exports / f"{form}{label}", report)
+            for form in forms or config.export.forms
+        ]
+
+
+def _export_form(
+    config: RunConfig, form: str, source: Path, target: Path, report: Report
+) -> Exported:
+    if form == "adapter":
+        check = _export_adapter(source, target, report)
+    elif form == "merged":
+        check = _export_merged(config, source, target, report)
+    else:
+        raise ExportError(f"{form}: no such form; there are adapter and merged")
+    megabytes = sum(file.stat().st_size for file in target.iterdir()) / 1e6
+    return Exported(form, target, megabytes, check)
 
 
 def _export_adapter(source: Path, target: Path, report: Report) -> str:

@@ -152,6 +152,18 @@ def test_a_cancelled_export_leaves_nothing(trained: RunDirectory) -> None:
     assert not any(trained.exports.iterdir())
 
 
+def test_an_export_clears_what_a_killed_one_left_and_waits_for_no_other(
+    trained: RunDirectory,
+) -> None:
+    half = trained.exports / ".merged.0123abcd"
+    half.mkdir(parents=True)
+    (half / "model.safetensors").write_bytes(b"half")
+    export_run(trained, ["adapter"], report=lambda text, fraction: None)
+    assert not half.exists()
+    with trained.export_lock(), pytest.raises(RunError, match="another export of this run"):
+        export_run(trained, ["adapter"], report=lambda text, fraction: None)
+
+
 def test_an_unknown_form_names_those_there_are(trained: RunDirectory) -> None:
     with pytest.raises(ExportError, match="there are adapter and merged"):
         export_run(trained, ["onnx"], report=quiet)

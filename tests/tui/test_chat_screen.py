@@ -1,10 +1,10 @@
 """The Chat screen: one loaded model that answers tuned, base or both, and yields to a run."""
 
-import asyncio
 import threading
 from types import SimpleNamespace
 
 import pytest
+from waiting import until
 
 from evenfall.engine.config import parse_config
 from evenfall.engine.runs import RunDirectory, create_run
@@ -65,15 +65,6 @@ def chat(app, monkeypatch):
     fake = FakeChat()
     monkeypatch.setattr(chat_screen, "open_chat", lambda run, job: fake)
     return fake
-
-
-async def until(pilot, condition) -> None:
-    for _ in range(250):
-        if condition():
-            await pilot.pause()
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("did not come about within 5 s")
 
 
 async def show_chat(pilot) -> None:

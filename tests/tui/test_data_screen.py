@@ -5,6 +5,7 @@ import threading
 
 import pytest
 from textual.content import Content
+from waiting import until
 
 from evenfall.engine.data.preview import DataPreview, PreviewRow, TokenRun
 from evenfall.tui.app import EvenfallApp
@@ -58,15 +59,6 @@ def asked(monkeypatch):
 
     monkeypatch.setattr(data_screen, "load_preview", preview)
     return configs
-
-
-async def until(pilot, condition) -> None:
-    for _ in range(250):
-        if condition():
-            await pilot.pause()
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("did not come about within 5 s")
 
 
 async def show_data(pilot) -> None:

@@ -1,10 +1,10 @@
 """The Export screen: from a run's saved adapters to written, checked files."""
 
-import asyncio
 import threading
 from types import SimpleNamespace
 
 import pytest
+from waiting import until
 
 from evenfall.engine import events as ev
 from evenfall.engine.config import parse_config
@@ -56,15 +56,6 @@ def exports(monkeypatch):
 
     monkeypatch.setattr(export_screen, "write_export", write)
     return asked
-
-
-async def until(pilot, condition) -> None:
-    for _ in range(250):
-        if condition():
-            await pilot.pause()
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("did not come about within 5 s")
 
 
 async def show_export(pilot) -> None:

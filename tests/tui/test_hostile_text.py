@@ -3,7 +3,6 @@
 No crash, and no control byte in what would be written to the terminal.
 """
 
-import asyncio
 import json
 import os
 from types import SimpleNamespace
@@ -11,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from textual.app import App
+from waiting import until
 
 from evenfall.engine.data.preview import DataPreview, PreviewRow, TokenRun
 from evenfall.engine.runs import RunDirectory
@@ -40,15 +40,6 @@ def assert_clean(app: App) -> None:
             bad = [c for c in segment.text if ord(c) < 32 or 127 <= ord(c) < 160]
             bad += [c for c in segment.text if c in "\u202e\u202c\u2066\u2069\u200f"]
             assert not bad, f"{bad!r} in {segment.text!r}"
-
-
-async def until(pilot, condition) -> None:
-    for _ in range(250):
-        if condition():
-            await pilot.pause()
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("did not come about within 5 s")
 
 
 @pytest.fixture

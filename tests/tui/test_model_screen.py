@@ -1,11 +1,11 @@
 """The Model screen: what a newcomer sees first, and what choosing and typing does to the next run."""
 
-import asyncio
 import json
 from pathlib import Path
 
 import pytest
 from textual.widgets import Input
+from waiting import until
 
 from evenfall.engine.config import RunConfig
 from evenfall.presets.load import model_presets
@@ -30,15 +30,6 @@ def app(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(model_screen, "read_machine", lambda folder: CPU)
     return EvenfallApp()
-
-
-async def until(pilot, condition) -> None:
-    for _ in range(250):
-        if condition():
-            await pilot.pause()
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("did not come about within 5 s")
 
 
 def machine_known(pilot):
