@@ -44,11 +44,6 @@ class RunSource(Protocol):
         """No event will follow from the process that trains."""
         ...
 
-    @property
-    def memory_gb(self) -> tuple[float, float] | None:
-        """Memory used and in all at the last step, in GB, while the run goes on."""
-        ...
-
     def poll(self) -> bool:
         """Fold new events into `progress` and `story`; True where there were any."""
         ...
@@ -70,17 +65,6 @@ class _Folded:
     @property
     def name(self) -> str:
         return self.run.name
-
-    @property
-    def done(self) -> bool:
-        raise NotImplementedError
-
-    @property
-    def memory_gb(self) -> tuple[float, float] | None:
-        if self.done or not self.progress.steps:
-            return None
-        last = self.progress.steps[-1]
-        return last.memory_gb, last.memory_total_gb
 
     def _fold(self, events: Iterable[ev.Event]) -> bool:
         count = 0

@@ -104,4 +104,5 @@ import time
 from evenfall.engine.jobs import Job
 job = Job(lambda job: time.sleep(60))
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+    done = subprocess.run([sys.executable, "-c", code], timeout=20)
+    assert done.returncode == 0

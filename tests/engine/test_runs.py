@@ -335,14 +335,16 @@ def test_looking_whether_a_run_is_live_never_keeps_it_from_being_taken_up(make: 
     lookers = [threading.Thread(target=look) for _ in range(3)]
     for looker in lookers:
         looker.start()
+    taken = 0
     try:
         for _ in range(100):
             with run.lock():
-                pass
+                taken += 1
     finally:
         ended.set()
         for looker in lookers:
             looker.join()
+    assert taken == 100
 
 
 def test_a_run_that_was_never_trained_is_not_live(make: Make) -> None:

@@ -105,7 +105,9 @@ def test_a_plot_fills_its_cells_in_the_given_colours(width, height):
 @pytest.mark.parametrize("y_log", [False, True])
 @pytest.mark.parametrize("size", [(80, 12), (20, 4), (10, 2), (1, 1), (0, 0)])
 def test_no_data_breaks_a_plot(ys, y_log, size):
-    draw_plot(PlotData([curve(ys)], (0, 10), y_log=y_log), size[0], size[1], AXIS)
+    lines = draw_plot(PlotData([curve(ys)], (0, 10), y_log=y_log), size[0], size[1], AXIS)
+    assert lines is None or len(lines) == size[1]
+    assert lines is None or all(sum(len(text) for text, _ in runs) <= size[0] for runs in lines)
 
 
 def test_history_follows_and_begins_anew_when_steps_are_taken_back(script):

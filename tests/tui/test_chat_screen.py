@@ -308,6 +308,7 @@ def test_it_gives_the_memory_back_when_a_run_starts(app, chat, drive, see):
         app.session = SimpleNamespace(done=False, run=app.chosen_run, set_attended=lambda on: None)
         await until(pilot, lambda: chat.closed)  # though the screen is hidden and an answer runs
         app.session = None
+        assert app.screen.NAME == "model"
 
     drive(app, scenario)
 

@@ -95,7 +95,8 @@ def test_gpu_that_torch_cannot_use_is_said_so(app, drive, see, monkeypatch):
     monkeypatch.setattr(model_screen, "why_gpu_is_unused", lambda: why)
 
     async def scenario(pilot):
-        await until(pilot, lambda: why in see(app))
+        await until(pilot, lambda: app.screen._gpu is None and app.screen._machine is None)
+        assert why in see(app)
 
     drive(app, scenario)
 

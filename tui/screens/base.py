@@ -24,6 +24,7 @@ from ..widgets.nav import NavStrip
 
 if TYPE_CHECKING:
     from ..app import EvenfallApp
+    from ..sources import RunSource
 
 WIDTH_CLASSES = [(0, "-too-narrow"), (80, "-narrow"), (100, "-wide")]
 HEIGHT_CLASSES = [(0, "-too-short"), (24, "-short"), (30, "-tall")]
@@ -107,8 +108,7 @@ class EvenfallScreen(Screen[None]):
 
     def refresh_nav(self) -> None:
         app = self.evenfall
-        source = app.live or app.source
-        self.query_one(NavStrip).set_data(app.marks(), source.memory_gb if source else None)
+        self.query_one(NavStrip).set_data(app.marks(), _memory_gb(app.live or app.source))
 
     # How it is done
 
@@ -172,6 +172,14 @@ class EvenfallScreen(Screen[None]):
             return
         own = any(v.id == message.verb and v.screen == self.NAME for v in verbs_of(self.NAME))
         await self.run_action(message.verb if own else f"app.{message.verb}")
+
+
+def _memory_gb(source: "RunSource | None") -> tuple[float, float] | None:
+    """Memory used and in all at the last step, in GB, of a run that goes on."""
+    if source is None or source.done or not source.progress.steps:
+        return None
+    last = source.progress.steps[-1]
+    return last.memory_gb, last.memory_total_gb
 
 
 class EvenfallModal(ModalScreen[Any]):
