@@ -14,6 +14,13 @@ computed only when somebody asks for it: each program sums the rows that it walk
 its own, and torch adds these rows up. No atomics: the same input gives the same bits on the same
 device.
 
+A transformer adds each block's output to the residual stream and norms the sum: `add_rms_norm` does
+both in one pass over memory, rounding the sum as eager does, and its backward adds the gradient that
+comes down the stream itself. That gradient is one tensor for both summands.
+
+`rms_norm_forward` and `rms_norm_backward` work without autograd and into given memory, for blocks with
+a backward of their own; where Triton does not run they compute the same in plain torch.
+
 A program holds whole rows, several of them if they are short (the per-head norms of Qwen 3).
 """
 
@@ -60,13 +67,18 @@ def rms_norm_reference(
 @jit(do_not_specialize=["n_rows"])
 def _rms_norm_forward_kernel(
     x_ptr,  # [n_rows, n_cols], rows x_stride apart
+    residual_ptr,  # [n_rows, n_cols], rows residual_stride apart; not touched without RESIDUAL
     weight_ptr,  # [n_cols]
-    out_ptr,  # [n_rows, n_cols], contiguous
+    out_ptr,  # [n_rows, n_cols], rows out_stride apart
+    total_ptr,  # [n_rows, n_cols], contiguous; not touched without RESIDUAL
     rstd_ptr,  # [n_rows], fp32
     x_stride,
+    residual_stride,
+    out_stride,
     n_rows,
     n_cols,
     eps,
+    RESIDUAL: tl.constexpr,
     UNIT_OFFSET: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
@@ -76,6 +88,11 @@ def _rms_norm_forward_kernel(
     mask = (rows < n_rows)[:, None] & (cols < n_cols)[None, :]
 
     x = tl.load(x_ptr + rows[:, None] * x_stride + cols[None, :], mask=mask, other=0.0)
+    if RESIDUAL:
+        residual_ptrs = residual_ptr + rows[:, None] * residual_stride + cols[None, :]
+        residual = tl.load(residual_ptrs, mask=mask, other=0.0).to(tl.float32)
+        x = (x.to(tl.float32) + residual).to(total_ptr.dtype.element_ty)
+        tl.store(total_ptr + rows[:, None] * n_cols + cols[None, :], x, mask=mask)
     weight = tl.load(weight_ptr + cols, mask=cols < n_cols, other=0.0).to(tl.float32)[None, :]
     wide = x.to(tl.float32)
     rstd = tl.rsqrt(tl.sum(wide * wide, axis=1) / n_cols + tl.cast(eps, tl.float32))
@@ -83,7 +100,7 @@ def _rms_norm_forward_kernel(
     out = normed * (1.0 + weight) if UNIT_OFFSET else normed.to(x.dtype).to(tl.float32) * weight
 
     tl.store(rstd_ptr + rows, rstd, mask=rows < n_rows)
-    out_ptrs = out_ptr + rows[:, None] * n_cols + cols[None, :]
+    out_ptrs = out_ptr + rows[:, None] * out_stride + cols[None, :]
     tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=mask)
 
 
@@ -93,12 +110,15 @@ def _rms_norm_backward_kernel(
     x_ptr,  # [n_rows, n_cols], rows x_stride apart
     weight_ptr,  # [n_cols]
     rstd_ptr,  # [n_rows], fp32
+    dtotal_ptr,  # [n_rows, n_cols], rows dtotal_stride apart; not touched without RESIDUAL
     dx_ptr,  # [n_rows, n_cols], contiguous
     dweight_ptr,  # [programs, n_cols], fp32; not touched without WEIGHT_GRAD
     dout_stride,
     x_stride,
+    dtotal_stride,
     n_rows,
     n_cols,
+    RESIDUAL: tl.constexpr,
     UNIT_OFFSET: tl.constexpr,
     WEIGHT_GRAD: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
@@ -124,6 +144,9 @@ def _rms_norm_backward_kernel(
         dnormed = dout * weight
         projection = tl.sum(dnormed * normed, axis=1, keep_dims=True) / n_cols
         dx = rstd * (dnormed - normed * projection)
+        if RESIDUAL:
+            dtotal_ptrs = dtotal_ptr + rows[:, None] * dtotal_stride + cols[None, :]
+            dx += tl.load(dtotal_ptrs, mask=mask, other=0.0).to(tl.float32)
         dx_ptrs = dx_ptr + rows[:, None] * n_cols + cols[None, :]
         tl.store(dx_ptrs, dx.to(dx_ptr.dtype.element_ty), mask=mask)
         if WEIGHT_GRAD:
@@ -140,31 +163,149 @@ def _tile(n_cols: int) -> tuple[int, int]:
     return max(1, _TILE // block_cols), block_cols
 
 
+def rms_norm_forward(
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    out: Tensor,
+    *,
+    residual: Tensor | None = None,
+    total: Tensor | None = None,
+    unit_offset: bool = False,
+) -> Tensor:
+    """`rms_norm`, or with `residual` `add_rms_norm`, without autograd and into given memory.
+
+    Args:
+        x, residual: ``[rows, hidden]``, rows any distance apart.
+        weight: ``[hidden]``, contiguous.
+        out: ``[rows, hidden]``, rows any distance apart, as in a wider buffer.
+        total: ``[rows, hidden]``, contiguous: gets ``x + residual``.
+
+    Returns:
+        ``[rows]`` fp32, one over the root mean square: what `rms_norm_backward` needs.
+    """
+    n_rows, n_cols = x.shape
+    if not _fits_triton(x, weight):
+        if residual is not None:
+            assert total is not None
+            x = torch.add(x, residual, out=total)
+        out.copy_(rms_norm_reference(x, weight, eps, unit_offset=unit_offset))
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return torch.rsqrt(wide.pow(2).mean(-1) + eps)
+    rstd = torch.empty(n_rows, dtype=torch.float32, device=x.device)
+    block_rows, block_cols = _tile(n_cols)
+    with launch_on(x):
+        _rms_norm_forward_kernel[(triton.cdiv(n_rows, block_rows),)](
+            x,
+            x if residual is None else residual,
+            weight,
+            out,
+            out if total is None else total,
+            rstd,
+            x.stride(0),
+            0 if residual is None else residual.stride(0),
+            out.stride(0),
+            n_rows,
+            n_cols,
+            eps,
+            RESIDUAL=residual is not None,
+            UNIT_OFFSET=unit_offset,
+            BLOCK_ROWS=block_rows,
+            BLOCK_COLS=block_cols,
+            num_warps=warps_for(block_rows * block_cols),
+            **COMPILE_OPTIONS,
+        )
+    return rstd
+
+
+def rms_norm_backward(
+    dout: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    rstd: Tensor,
+    *,
+    dtotal: Tensor | None = None,
+    unit_offset: bool = False,
+    weight_grad: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of `rms_norm_forward`, without autograd.
+
+    Args:
+        dout: ``[rows, hidden]``, the gradient of `out`, rows any distance apart.
+        x: what was normed, ``[rows, hidden]``: with a residual, the total.
+        rstd: what the forward returned.
+        dtotal: ``[rows, hidden]``, the gradient that reaches the total by other ways; it is added.
+
+    Returns:
+        The gradient of x (and of the residual) in the dtype of x, contiguous; and, with
+        `weight_grad`, the weight's in its dtype.
+    """
+    n_rows, n_cols = x.shape
+    if not _fits_triton(x, weight):
+        return _backward_in_torch(dout, x, weight, rstd, dtotal, unit_offset, weight_grad)
+    block_rows, block_cols = _tile(n_cols)
+    programs = triton.cdiv(n_rows, block_rows)
+    dx = torch.empty((n_rows, n_cols), dtype=x.dtype, device=x.device)
+    partials = dx
+    if weight_grad:
+        programs = min(programs, 4 * processors(x.device))
+        partials = torch.empty((programs, n_cols), dtype=torch.float32, device=x.device)
+    with launch_on(x):
+        _rms_norm_backward_kernel[(programs,)](
+            dout,
+            x,
+            weight,
+            rstd,
+            dout if dtotal is None else dtotal,
+            dx,
+            partials,
+            dout.stride(0),
+            x.stride(0),
+            0 if dtotal is None else dtotal.stride(0),
+            n_rows,
+            n_cols,
+            RESIDUAL=dtotal is not None,
+            UNIT_OFFSET=unit_offset,
+            WEIGHT_GRAD=weight_grad,
+            BLOCK_ROWS=block_rows,
+            BLOCK_COLS=block_cols,
+            num_warps=warps_for(block_rows * block_cols),
+            **COMPILE_OPTIONS,
+        )
+    return dx, partials.sum(0).to(weight.dtype) if weight_grad else None
+
+
+def _backward_in_torch(
+    dout: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    rstd: Tensor,
+    dtotal: Tensor | None,
+    unit_offset: bool,
+    weight_grad: bool,
+) -> tuple[Tensor, Tensor | None]:
+    wide = torch.promote_types(x.dtype, torch.float32)
+    normed = x.to(wide) * rstd[:, None]
+    dout = dout.to(wide)
+    dnormed = dout * (1.0 + weight.to(wide) if unit_offset else weight.to(wide))
+    dx = rstd[:, None] * (dnormed - normed * (dnormed * normed).mean(-1, keepdim=True))
+    if dtotal is not None:
+        dx = dx + dtotal
+    dweight = (dout * normed).sum(0).to(weight.dtype) if weight_grad else None
+    return dx.to(x.dtype), dweight
+
+
+def _fits_triton(x: Tensor, weight: Tensor) -> bool:
+    return takes_triton(x, weight) and x.shape[-1] <= MAX_COLUMNS
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float, unit_offset: bool) -> Tensor:
         rows, weight = as_rows(x), weight.contiguous()
-        n_rows, n_cols = rows.shape
         dtype = x.dtype if unit_offset else torch.promote_types(x.dtype, weight.dtype)
-        out = torch.empty((n_rows, n_cols), dtype=dtype, device=x.device)
-        rstd = torch.empty(n_rows, dtype=torch.float32, device=x.device)
-        block_rows, block_cols = _tile(n_cols)
-        with launch_on(x):
-            _rms_norm_forward_kernel[(triton.cdiv(n_rows, block_rows),)](
-                rows,
-                weight,
-                out,
-                rstd,
-                rows.stride(0),
-                n_rows,
-                n_cols,
-                eps,
-                UNIT_OFFSET=unit_offset,
-                BLOCK_ROWS=block_rows,
-                BLOCK_COLS=block_cols,
-                num_warps=warps_for(block_rows * block_cols),
-                **COMPILE_OPTIONS,
-            )
+        out = torch.empty(rows.shape, dtype=dtype, device=x.device)
+        rstd = rms_norm_forward(rows, weight, eps, out, unit_offset=unit_offset)
         ctx.save_for_backward(rows, weight, rstd)
         ctx.unit_offset = unit_offset
         ctx.shape = x.shape
@@ -174,37 +315,41 @@ class _RMSNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dout: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         rows, weight, rstd = ctx.saved_tensors
-        dout = as_rows(dout)
-        n_rows, n_cols = rows.shape
-        weight_grad = ctx.needs_input_grad[1]
-        block_rows, block_cols = _tile(n_cols)
-        programs = triton.cdiv(n_rows, block_rows)
-        dx = torch.empty((n_rows, n_cols), dtype=rows.dtype, device=rows.device)
-        partials = dx
-        if weight_grad:
-            programs = min(programs, 4 * processors(rows.device))
-            partials = torch.empty((programs, n_cols), dtype=torch.float32, device=rows.device)
-        with launch_on(rows):
-            _rms_norm_backward_kernel[(programs,)](
-                dout,
-                rows,
-                weight,
-                rstd,
-                dx,
-                partials,
-                dout.stride(0),
-                rows.stride(0),
-                n_rows,
-                n_cols,
-                UNIT_OFFSET=ctx.unit_offset,
-                WEIGHT_GRAD=weight_grad,
-                BLOCK_ROWS=block_rows,
-                BLOCK_COLS=block_cols,
-                num_warps=warps_for(block_rows * block_cols),
-                **COMPILE_OPTIONS,
-            )
-        dweight = partials.sum(0).to(weight.dtype) if weight_grad else None
+        dx, dweight = rms_norm_backward(
+            as_rows(dout), rows, weight, rstd,
+            unit_offset=ctx.unit_offset, weight_grad=ctx.needs_input_grad[1],
+        )  # fmt: skip
         return dx.view(ctx.shape), dweight, None, None
+
+
+class _AddRMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx, x: Tensor, residual: Tensor, weight: Tensor, eps: float, unit_offset: bool
+    ) -> tuple[Tensor, Tensor]:
+        rows, weight = as_rows(x), weight.contiguous()
+        dtype = x.dtype if unit_offset else torch.promote_types(x.dtype, weight.dtype)
+        out = torch.empty(rows.shape, dtype=dtype, device=x.device)
+        total = torch.empty(rows.shape, dtype=x.dtype, device=x.device)
+        rstd = rms_norm_forward(
+            rows, weight, eps, out,
+            residual=as_rows(residual), total=total, unit_offset=unit_offset,
+        )  # fmt: skip
+        ctx.save_for_backward(total, weight, rstd)
+        ctx.unit_offset = unit_offset
+        return out.view(x.shape), total.view(x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dout: Tensor, dtotal: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        total, weight, rstd = ctx.saved_tensors
+        dx, dweight = rms_norm_backward(
+            as_rows(dout), total, weight, rstd,
+            dtotal=as_rows(dtotal), unit_offset=ctx.unit_offset,
+            weight_grad=ctx.needs_input_grad[2],
+        )  # fmt: skip
+        dx = dx.view(dout.shape)
+        return dx, dx, dweight, None, None
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, *, unit_offset: bool = False) -> Tensor:
@@ -225,13 +370,45 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, unit_offset: bool = False
     Raises:
         ValueError: `weight` is not as long as the last dimension of `x`.
     """
-    if x.dim() == 0 or weight.shape != x.shape[-1:]:
-        raise ValueError(
-            f"rms_norm: weight must have the shape of x's last dimension; "
-            f"x is {tuple(x.shape)}, weight is {tuple(weight.shape)}"
-        )
-    if takes_triton(x, weight) and x.shape[-1] <= MAX_COLUMNS:
+    _check_weight("rms_norm", x, weight)
+    if _fits_triton(x, weight):
         out = _RMSNorm.apply(x, weight, eps, unit_offset)
         assert isinstance(out, Tensor)  # apply() is typed as returning anything
         return out
     return rms_norm_reference(x, weight, eps, unit_offset=unit_offset)
+
+
+def add_rms_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, eps: float, *, unit_offset: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Add `x` to the residual stream and norm the sum, in one pass.
+
+    Args:
+        x, residual: ``[..., hidden]`` of one shape and dtype, any strides.
+        weight, eps, unit_offset: as in `rms_norm`.
+
+    Returns:
+        ``rms_norm(total, ...)`` and ``total = x + residual``, rounded to the dtype of x.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    _check_weight("add_rms_norm", x, weight)
+    if x.shape != residual.shape or x.dtype != residual.dtype:
+        raise ValueError(
+            f"add_rms_norm: x and residual must be alike; x is {tuple(x.shape)} {x.dtype}, "
+            f"residual is {tuple(residual.shape)} {residual.dtype}"
+        )
+    if _fits_triton(x, weight):
+        out, total = _AddRMSNorm.apply(x, residual, weight, eps, unit_offset)  # pyright: ignore[reportGeneralTypeIssues]
+        return out, total
+    total = x + residual
+    return rms_norm_reference(total, weight, eps, unit_offset=unit_offset), total
+
+
+def _check_weight(op: str, x: Tensor, weight: Tensor) -> None:
+    if x.dim() == 0 or weight.shape != x.shape[-1:]:
+        raise ValueError(
+            f"{op}: weight must have the shape of x's last dimension; "
+            f"x is {tuple(x.shape)}, weight is {tuple(weight.shape)}"
+        )

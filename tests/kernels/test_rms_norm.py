@@ -5,7 +5,14 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from evenfall.kernels.accuracy import compare
-from evenfall.kernels.rms_norm import MAX_COLUMNS, rms_norm, rms_norm_reference
+from evenfall.kernels.rms_norm import (
+    MAX_COLUMNS,
+    add_rms_norm,
+    rms_norm,
+    rms_norm_backward,
+    rms_norm_forward,
+    rms_norm_reference,
+)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 EPS = 1e-6
@@ -162,3 +169,87 @@ def test_second_derivatives_are_refused_not_wrong(device):
 def test_weight_of_another_length_is_refused(device):
     with pytest.raises(ValueError, match=r"x is \(3, 8\), weight is \(7,\)"):
         rms_norm(torch.ones(3, 8, device=device), torch.ones(7, device=device), EPS)
+
+
+@pytest.mark.parametrize("unit_offset", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(1, 3), (3, 8), (123, 507), (300, 128), (9, 4096)], ids=str)
+def test_sum_and_norm_in_one_pass_are_as_close_as_eager(device, shape, dtype, unit_offset):
+    def fast(x, residual, weight):
+        return torch.cat(add_rms_norm(x, residual, weight, EPS, unit_offset=unit_offset), dim=-1)
+
+    def eager(x, residual, weight):
+        total = x + residual
+        return torch.cat(
+            [rms_norm_reference(total, weight, EPS, unit_offset=unit_offset), total], dim=-1
+        )
+
+    operands = {
+        "x": normal(device, *shape, dtype=dtype) * 3,
+        "residual": normal(device, *shape, dtype=dtype, seed=3),
+        "weight": normal(device, shape[1], dtype=dtype, seed=1),
+    }
+    results = compare(fast, eager, operands, torch.Generator(device).manual_seed(2))
+    assert [r.tensor for r in results] == ["out", "grad x", "grad residual", "grad weight"]
+    assert all(r.passed for r in results), results
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_stream_is_rounded_as_eager_rounds_it_and_normed_after_that(device, dtype):
+    x = normal(device, 2, 20, 96, dtype=dtype)
+    residual = normal(device, 2, 96, 20, dtype=dtype, seed=1).transpose(1, 2)
+    weight = normal(device, 96, dtype=dtype, seed=2)
+    out, total = add_rms_norm(x, residual, weight, EPS)
+    assert torch.equal(total, x + residual)
+    assert torch.equal(out, rms_norm(x + residual, weight, EPS))
+
+
+def test_both_summands_get_one_gradient_and_a_frozen_weight_none(device):
+    x = normal(device, 40, 64).requires_grad_()
+    residual = normal(device, 40, 64, seed=1).requires_grad_()
+    weight = normal(device, 64, seed=2)
+    out, total = add_rms_norm(x, residual, weight, EPS)
+    (out * total).sum().backward()
+    assert x.grad is not None and residual.grad is not None and weight.grad is None
+    assert torch.equal(x.grad, residual.grad) and x.grad is not residual.grad
+
+
+def test_an_unused_stream_gives_no_gradient_of_its_own(device):
+    x, residual = (normal(device, 40, 64, seed=n).requires_grad_() for n in (0, 1))
+    weight = normal(device, 64, seed=2)
+    out, _ = add_rms_norm(x, residual, weight, EPS)
+    dout = normal(device, 40, 64, seed=3)
+    out.backward(dout)
+    _, want, _ = gradients(x.detach() + residual.detach(), weight, dout)
+    assert x.grad is not None and torch.equal(x.grad, want)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_raw_passes_write_into_a_wider_buffer_and_nothing_beside_it(device, dtype):
+    x, residual, dout, dtotal = (normal(device, 7, 48, dtype=dtype, seed=n) for n in range(4))
+    weight = normal(device, 48, dtype=dtype, seed=4)
+    buffer = torch.full((7, 64), 5.0, dtype=dtype, device=device)
+    total = torch.empty_like(x)
+    rstd = rms_norm_forward(x, weight, EPS, buffer[:, :48], residual=residual, total=total)
+    wide = torch.full((7, 60), 9.0, dtype=dtype, device=device)
+    wide[:, :48] = dout
+    dx, dweight = rms_norm_backward(
+        wide[:, :48], total, weight, rstd, dtotal=dtotal, weight_grad=True
+    )
+    leaf, scale = (x + residual).requires_grad_(), weight.clone().requires_grad_()
+    want = rms_norm_reference(leaf, scale, EPS)
+    torch.autograd.backward([want, leaf], [dout, dtotal])
+    torch.testing.assert_close(buffer[:, :48], want.detach())
+    assert (buffer[:, 48:] == 5.0).all()
+    torch.testing.assert_close(dx, leaf.grad)
+    torch.testing.assert_close(dweight, scale.grad)
+
+
+def test_summands_that_differ_are_refused(device):
+    x, weight = normal(device, 3, 8), normal(device, 8)
+    with pytest.raises(ValueError, match=r"x and residual must be alike; x is \(3, 8\)"):
+        add_rms_norm(x, normal(device, 4, 8), weight, EPS)
+    with pytest.raises(ValueError, match=r"torch\.float16"):
+        add_rms_norm(x, x.half(), weight, EPS)
+    with pytest.raises(ValueError, match="add_rms_norm: weight must have the shape"):
+        add_rms_norm(x, x, normal(device, 7), EPS)
