@@ -111,11 +111,12 @@ def _rms_norm_backward_kernel(
     weight_ptr,  # [n_cols]
     rstd_ptr,  # [n_rows], fp32
     dtotal_ptr,  # [n_rows, n_cols], rows dtotal_stride apart; not touched without RESIDUAL
-    dx_ptr,  # [n_rows, n_cols], contiguous
+    dx_ptr,  # [n_rows, n_cols], rows dx_stride apart
     dweight_ptr,  # [programs, n_cols], fp32; not touched without WEIGHT_GRAD
     dout_stride,
     x_stride,
     dtotal_stride,
+    dx_stride,
     n_rows,
     n_cols,
     RESIDUAL: tl.constexpr,
@@ -147,7 +148,7 @@ def _rms_norm_backward_kernel(
         if RESIDUAL:
             dtotal_ptrs = dtotal_ptr + rows[:, None] * dtotal_stride + cols[None, :]
             dx += tl.load(dtotal_ptrs, mask=mask, other=0.0).to(tl.float32)
-        dx_ptrs = dx_ptr + rows[:, None] * n_cols + cols[None, :]
+        dx_ptrs = dx_ptr + rows[:, None] * dx_stride + cols[None, :]
         tl.store(dx_ptrs, dx.to(dx_ptr.dtype.element_ty), mask=mask)
         if WEIGHT_GRAD:
             dweight += dout * normed
@@ -225,6 +226,7 @@ def rms_norm_backward(
     rstd: Tensor,
     *,
     dtotal: Tensor | None = None,
+    dx: Tensor | None = None,
     unit_offset: bool = False,
     weight_grad: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
@@ -235,17 +237,20 @@ def rms_norm_backward(
         x: what was normed, ``[rows, hidden]``: with a residual, the total.
         rstd: what the forward returned.
         dtotal: ``[rows, hidden]``, the gradient that reaches the total by other ways; it is added.
+        dx: ``[rows, hidden]`` in the dtype of x, rows any distance apart, to write to (it may be
+            `dout` or `dtotal`); None: a new contiguous tensor.
 
     Returns:
-        The gradient of x (and of the residual) in the dtype of x, contiguous; and, with
-        `weight_grad`, the weight's in its dtype.
+        The gradient of x (and of the residual), and, with `weight_grad`, the weight's in its dtype.
     """
     n_rows, n_cols = x.shape
+    if dx is None:
+        dx = torch.empty((n_rows, n_cols), dtype=x.dtype, device=x.device)
     if not _fits_triton(x, weight):
-        return _backward_in_torch(dout, x, weight, rstd, dtotal, unit_offset, weight_grad)
+        grad, dweight = _backward_in_torch(dout, x, weight, rstd, dtotal, unit_offset, weight_grad)
+        return dx.copy_(grad), dweight
     block_rows, block_cols = _tile(n_cols)
     programs = triton.cdiv(n_rows, block_rows)
-    dx = torch.empty((n_rows, n_cols), dtype=x.dtype, device=x.device)
     partials = dx
     if weight_grad:
         programs = min(programs, 4 * processors(x.device))
@@ -262,6 +267,7 @@ def rms_norm_backward(
             dout.stride(0),
             x.stride(0),
             0 if dtotal is None else dtotal.stride(0),
+            dx.stride(0),
             n_rows,
             n_cols,
             RESIDUAL=dtotal is not None,
@@ -292,7 +298,7 @@ def _backward_in_torch(
     if dtotal is not None:
         dx = dx + dtotal
     dweight = (dout * normed).sum(0).to(weight.dtype) if weight_grad else None
-    return dx.to(x.dtype), dweight
+    return dx, dweight
 
 
 def _fits_triton(x: Tensor, weight: Tensor) -> bool:

@@ -234,14 +234,15 @@ def test_raw_passes_write_into_a_wider_buffer_and_nothing_beside_it(device, dtyp
     wide = torch.full((7, 60), 9.0, dtype=dtype, device=device)
     wide[:, :48] = dout
     dx, dweight = rms_norm_backward(
-        wide[:, :48], total, weight, rstd, dtotal=dtotal, weight_grad=True
+        wide[:, :48], total, weight, rstd, dtotal=dtotal, dx=wide[:, :48], weight_grad=True
     )
     leaf, scale = (x + residual).requires_grad_(), weight.clone().requires_grad_()
     want = rms_norm_reference(leaf, scale, EPS)
     torch.autograd.backward([want, leaf], [dout, dtotal])
     torch.testing.assert_close(buffer[:, :48], want.detach())
     assert (buffer[:, 48:] == 5.0).all()
-    torch.testing.assert_close(dx, leaf.grad)
+    torch.testing.assert_close(wide[:, :48], leaf.grad)
+    assert (wide[:, 48:] == 9.0).all() and dx.data_ptr() == wide.data_ptr()
     torch.testing.assert_close(dweight, scale.grad)
 
 
