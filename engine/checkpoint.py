@@ -14,7 +14,6 @@ import dataclasses
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import orjson
 import torch
@@ -23,12 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from . import events as ev
-from .load import trainable_parameters
+from .optimizer import FlatAdamW
 from .runs import RunDirectory, RunError, atomic_folder
 from .schedule import RateChange
 from .state import LoopState, Run
-
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
@@ -49,7 +46,7 @@ def save_checkpoint(
     run: RunDirectory,
     state: LoopState,
     model: PeftModel,
-    optimizer: torch.optim.Optimizer,
+    optimizer: FlatAdamW,
     keep: int,
 ) -> tuple[Path, float]:
     """Write `checkpoints/step-N` and delete the oldest beyond `keep`.
@@ -63,10 +60,7 @@ def save_checkpoint(
     target = run.checkpoint(state.step)
     with atomic_folder(target) as scratch:
         save_adapter(model, scratch)
-        moments = {}
-        for name, parameter in trainable_parameters(model).items():
-            for key, value in optimizer.state[parameter].items():
-                moments[f"{key}/{name}"] = value.detach().cpu().contiguous()
+        moments = {name: value.cpu().contiguous() for name, value in optimizer.moments().items()}
         save_file(moments, str(scratch / "optimizer.safetensors"))
         save_file(rng_state(), str(scratch / "rng.safetensors"))
         (scratch / "state.json").write_bytes(
@@ -79,7 +73,7 @@ def save_checkpoint(
     return target, megabytes
 
 
-def load_checkpoint(folder: Path, model: PeftModel, optimizer: torch.optim.Optimizer) -> LoopState:
+def load_checkpoint(folder: Path, model: PeftModel, optimizer: FlatAdamW) -> LoopState:
     """Put a checkpoint's adapter, optimiser and generators back; return where the loop was.
 
     Raises:
@@ -102,10 +96,8 @@ def load_checkpoint(folder: Path, model: PeftModel, optimizer: torch.optim.Optim
             f"{folder}: was saved with another adapter (rank or targets differ from run.yaml)"
         )
     set_peft_model_state_dict(model, adapter)
-    for name, parameter in trainable_parameters(model).items():
-        slots = optimizer.state[parameter]
-        for key in _MOMENTS:
-            slots[key].copy_(moments[f"{key}/{name}"])
+    for name, value in optimizer.moments().items():
+        value.copy_(moments[name])
     set_rng_state(generators)
     changes = [RateChange(**change) for change in tree.pop("rate_changes")]
     return LoopState(**tree, rate_changes=changes)
@@ -123,30 +115,6 @@ def set_rng_state(states: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(states["cuda"])
-
-
-def make_optimizer(model: torch.nn.Module, train: Any) -> torch.optim.AdamW:
-    """Fused AdamW (Loshchilov & Hutter 2019) over the adapter, its moments allocated at once.
-
-    Moments that exist from the start cannot run out of memory in the middle of a first step, and a
-    checkpoint of step 0 is like any other.
-    """
-    parameters = list(trainable_parameters(model).values())
-    optimizer = torch.optim.AdamW(
-        parameters,
-        lr=train.learning_rate,
-        betas=(train.adam_beta1, train.adam_beta2),
-        eps=train.adam_epsilon,
-        weight_decay=train.weight_decay,
-        fused=True,
-    )
-    for parameter in parameters:
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-    return optimizer
 
 
 def save_now(run: Run) -> None:

@@ -9,6 +9,7 @@ from peft import PeftModel
 from .config import RunConfig
 from .data.prepare import PreparedData
 from .events import State
+from .optimizer import FlatAdamW
 from .runs import RunDirectory
 from .schedule import RateChange
 from .session import Control
@@ -61,7 +62,7 @@ class Run:
     config: RunConfig
     control: Control
     model: PeftModel
-    optimizer: torch.optim.Optimizer
+    optimizer: FlatAdamW
     data: PreparedData
     state: LoopState
     device: torch.device

@@ -3,8 +3,8 @@
 An update is a fixed number of packed bins, cut into micro-batches; the loss is the sum over their
 trained tokens divided by the number of trained tokens in the whole update, so accumulation changes
 nothing but rounding. The step never waits for the GPU: losses stay on the device, are copied to pinned
-memory, and are read one step late. A gradient that is not finite skips the optimiser on the device
-(fused AdamW's `found_inf`), so a bad batch cannot poison the adapter. Commands take effect between two
+memory, and are read one step late. A gradient that is not finite changes nothing (the optimiser sees to
+that on the device), so a bad batch cannot poison the adapter. Commands take effect between two
 updates and each leaves an event. An out-of-memory error is answered between two updates too: the
 failed update is undone (gradients dropped, generators put back) and done again under the new plan.
 """
@@ -22,7 +22,6 @@ from . import recovery
 from .checkpoint import rng_state, save_now, set_rng_state
 from .device import read_memory
 from .evaluate import evaluate, loss_sum
-from .load import trainable_parameters
 from .schedule import Schedule
 from .session import Control
 from .state import Ending, OutOfMemoryEnd, Run, TrainingError
@@ -62,7 +61,6 @@ def train(run: Run) -> Literal["complete"] | Ending:
         state.rate_changes,
     )  # fmt: skip
     replay = _changes_to_replay(control, len(state.rate_changes))
-    parameters = list(trainable_parameters(model).values())
     pending: _Pending | None = None
     skipped = 0
     mark = time.perf_counter()
@@ -137,8 +135,6 @@ def train(run: Run) -> Literal["complete"] | Ending:
         batches = micro_batches(data.train, chosen, run.config, run.packed)
         trained = sum(batch.trained_tokens for batch in batches)
         rate = schedule.rate(state.step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         generators = rng_state()
         before_gb = read_memory(device).now_gb
         trouble = norm = micro_loss = None
@@ -148,10 +144,7 @@ def train(run: Run) -> Literal["complete"] | Ending:
                 micro_loss = loss_sum(model, batch.to(device), run.packed)
                 (micro_loss / trained).backward()
                 loss += micro_loss.detach()
-            norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)
-            optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
-            optimizer.step()
-            optimizer.zero_grad()
+            norm = optimizer.step(rate)
         except (RuntimeError, MemoryError) as error:
             if not recovery.is_out_of_memory(error):
                 raise

@@ -15,9 +15,10 @@ import time
 import orjson
 import torch
 
+from ..kernels.adamw import AdamWSettings
 from . import events as ev
 from . import recovery
-from .checkpoint import load_checkpoint, make_optimizer, save_final_adapter
+from .checkpoint import load_checkpoint, save_final_adapter
 from .config import RunConfig
 from .data.prepare import PreparedData, prepare
 from .device import describe_device, pick_device, read_memory
@@ -29,6 +30,7 @@ from .load import (
     set_recompute,
     trainable_parameters,
 )
+from .optimizer import FlatAdamW
 from .patch import patch_model
 from .runs import RunDirectory
 from .session import Control
@@ -149,7 +151,11 @@ def _build(
     set_recompute(model, recipe.gradient_checkpointing)
     bins = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
     state = LoopState(packed_length=packed_length, bins_per_update=bins)
-    optimizer = make_optimizer(model, recipe)
+    settings = AdamWSettings(
+        recipe.adam_beta1, recipe.adam_beta2, recipe.adam_epsilon, recipe.weight_decay,
+        recipe.max_grad_norm,
+    )  # fmt: skip
+    optimizer = FlatAdamW(trainable_parameters(model), settings)
     return Run(directory, config, control, model, optimizer, data, state, device, loaded.packed)
 
 
