@@ -31,8 +31,8 @@ from torch import Tensor, nn
 
 from ..kernels.accuracy import Comparison, Part, compare
 from ..kernels.backend import triton_runs_on
+from ..kernels.glu import geglu, swiglu
 from ..kernels.rms_norm import rms_norm
-from ..kernels.swiglu import swiglu
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,6 @@ FAMILIES: dict[str, FamilySpec] = {
 """By ``model.config.model_type``; a model of text and images is looked up by its text part too."""
 
 _NO_KERNEL = {
-    "geglu": "there is no GeGLU kernel",
     "fused swiglu": "gate and up are one projection, which has no kernel",
     "rms_norm (rounds last)": "there is no kernel that multiplies by the weight before rounding",
 }
@@ -92,7 +91,7 @@ class PatchedPart:
 
     Attributes:
         name: class and width, "LlamaRMSNorm 4096"; the class alone where nothing was compared.
-        kind: "rms_norm", "rms_norm (1 + w)", "swiglu", ...
+        kind: "rms_norm", "rms_norm (1 + w)", "swiglu", "geglu", ...
         count: modules of this kind in the model.
         fast: whether they run on our kernels now.
         reason: why, in words for the screen.
@@ -151,11 +150,32 @@ class _FastSwiGLU(nn.Module):
         return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
+class _FastGeGLU(_FastSwiGLU):
+    """Gemma's MLPs, with gelu by its tanh approximation; see `geglu`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(geglu(self.gate_proj(x), self.up_proj(x), tanh=True))
+
+
+class _FastExactGeGLU(_FastSwiGLU):
+    """The same with exact gelu."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(geglu(self.gate_proj(x), self.up_proj(x), tanh=False))
+
+
 _FAST: dict[str, type[nn.Module]] = {
     "rms_norm": _FastRMSNorm,
     "rms_norm (1 + w)": _FastUnitOffsetRMSNorm,
     "swiglu": _FastSwiGLU,
+    "geglu": _FastGeGLU,
 }
+
+_GATED = ("swiglu", "geglu")
+"""The kinds whose operands are gate and up."""
+
+_GELU = {"gelu_pytorch_tanh": _FastGeGLU, "gelu": _FastExactGeGLU}
+"""For the kind "geglu", by the activation that the module's configuration names."""
 
 
 def patch_model(
@@ -234,13 +254,19 @@ def _patch_class(
     if overridden:
         reason = "stock: something else has replaced the forward of these modules"
         parts.append(PatchedPart(class_name, kind, len(overridden), False, reason))
-    groups: dict[tuple[type[nn.Module], int], list[nn.Module]] = defaultdict(list)
+    groups: dict[tuple[type[nn.Module], int, str], list[nn.Module]] = defaultdict(list)
     for module in modules:
         if module not in overridden:
-            groups[_stock_class(module), _width(module, kind)].append(module)
-    for (stock, width), group in groups.items():
-        fast = _fast_class(stock, _FAST[kind])
-        passed, reason, worst = _verify(group[0], stock, fast, kind, width, device, dtype)
+            key = _stock_class(module), _width(module, kind), _activation(module)
+            groups[key].append(module)
+    for (stock, width, activation), group in groups.items():
+        mixin = _FAST[kind] if kind != "geglu" else _GELU.get(activation)
+        if mixin is None:
+            fast, passed, worst = stock, False, None
+            reason = f"stock: there is no kernel for the activation {activation!r}"
+        else:
+            fast = _fast_class(stock, mixin)
+            passed, reason, worst = _verify(group[0], stock, fast, kind, width, device, dtype)
         for module in group:
             module.__class__ = fast if passed else stock
         errors = (None, None) if worst is None else (_json(worst.error), _json(worst.eager_error))
@@ -263,7 +289,13 @@ def _fast_class(stock: type[nn.Module], mixin: type[nn.Module]) -> type[nn.Modul
 
 def _width(module: Any, kind: str) -> int:
     """Columns of the operands of the module's kernel."""
-    return module.gate_proj.out_features if kind == "swiglu" else module.weight.shape[0]
+    return module.gate_proj.out_features if kind in _GATED else module.weight.shape[0]
+
+
+def _activation(module: Any) -> str:
+    """The activation that an MLP's own configuration names; "" for other modules."""
+    config = getattr(module, "config", None)
+    return getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None) or ""
 
 
 def _verify(
@@ -282,8 +314,8 @@ def _verify(
         return torch.randn((_ROWS, width), generator=generator, device=device).to(dtype)
 
     try:
-        if kind == "swiglu":
-            part, operands = _swiglu_part, {"gate": normal(), "up": normal()}
+        if kind in _GATED:
+            part, operands = _glu_part, {"gate": normal(), "up": normal()}
         else:
             # The model's own weights, disturbed: fresh ones, all 1 or 0, would hide their use.
             weight: Any = module.weight
@@ -319,7 +351,7 @@ def _norm_part(module: nn.Module, cls: type[nn.Module]) -> Part:
     return part
 
 
-def _swiglu_part(module: nn.Module, cls: type[nn.Module]) -> Part:
+def _glu_part(module: nn.Module, cls: type[nn.Module]) -> Part:
     """The forward of `cls` on a stand-in for `module` whose projections hand over the operands as
     they are.
 

@@ -1,7 +1,7 @@
 """Where and how the kernels run. Every op module stands on these few helpers, and on nothing else
 of ours.
 
-An op is one module with three layers, in this order (``swiglu.py`` is the shortest example):
+An op is one module with three layers, in this order (``glu.py`` is a short example):
 
 1. ``<op>_reference``: plain torch. It is the CPU fallback, the oracle of the tests and the baseline
    of the benchmarks, so it rounds exactly where the model code of transformers rounds.

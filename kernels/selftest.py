@@ -18,8 +18,9 @@ from torch import Tensor
 
 from .accuracy import Part, compare
 from .backend import KERNEL_DTYPES, triton_runs_on
+from .glu import geglu, geglu_reference, swiglu, swiglu_reference
 from .rms_norm import rms_norm, rms_norm_reference
-from .swiglu import swiglu, swiglu_reference
+from .rope import rope, rope_reference
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,57 @@ def _pair(rows: int, columns: int) -> Mapping[str, tuple[int, ...]]:
     return {"gate": (rows, columns), "up": (rows, columns)}
 
 
+def _head_size(columns: int) -> int:
+    """At most 128, with at least four heads; the same for whole heads as for what they were cut
+    from."""
+    return max(2, min(128, columns // 4))
+
+
+def _heads(rows: int, columns: int) -> Mapping[str, tuple[int, ...]]:
+    """Four or five heads of q, or more of the usual size, and one head of k to every four."""
+    size = _head_size(columns)
+    heads = columns // size
+    return {"q": (rows, heads * size), "k": (rows, max(1, heads // 4) * size)}
+
+
+def _rope_part(
+    turn: Callable[..., tuple[Tensor, Tensor]], share: float, dtype: torch.dtype, interleaved: bool
+) -> Part:
+    """`rope` or its reference as a part, on the first `share` of each head, with cos and sin in
+    `dtype`.
+
+    Each row's position is read off its own first value: a part must act on a row alike, whichever
+    rows it is judged with and in whichever dtype.
+    """
+
+    def part(q: Tensor, k: Tensor) -> Tensor:
+        size = _head_size(q.shape[1])
+        pairs = max(1, int(size * share) // 2)
+        with torch.no_grad():
+            position = q[:, :1].float() * 1000
+            slowing = torch.arange(pairs, device=q.device, dtype=torch.float32) / pairs
+            angles = (position * 10000.0**-slowing).repeat(1, 2)
+            cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+        heads = (x.view(len(x), -1, size) for x in (q, k))
+        turned = turn(*heads, cos, sin, interleaved=interleaved)
+        return torch.cat([x.flatten(1) for x in turned], dim=1)
+
+    return part
+
+
+def _rope_op(share: float, dtype: torch.dtype, interleaved: bool) -> Op:
+    fast, reference = (_rope_part(f, share, dtype, interleaved) for f in (rope, rope_reference))
+    return Op(fast, reference, _heads)
+
+
+def _geglu_erf(gate: Tensor, up: Tensor) -> Tensor:
+    return geglu(gate, up, tanh=False)
+
+
+def _geglu_erf_reference(gate: Tensor, up: Tensor) -> Tensor:
+    return geglu_reference(gate, up, tanh=False)
+
+
 def _rms_norm(x: Tensor, weight: Tensor) -> Tensor:
     return rms_norm(x, weight, _EPS)
 
@@ -86,6 +138,10 @@ OPS: dict[str, Op] = {
     "rms_norm": Op(_rms_norm, _rms_norm_reference, _norm_operands),
     "rms_norm (1 + w)": Op(_rms_norm_unit_offset, _rms_norm_unit_offset_reference, _norm_operands),
     "swiglu": Op(swiglu, swiglu_reference, _pair),
+    "geglu": Op(geglu, geglu_reference, _pair),
+    "geglu (erf)": Op(_geglu_erf, _geglu_erf_reference, _pair),
+    "rope": _rope_op(1.0, torch.bfloat16, interleaved=False),
+    "rope (interleaved)": _rope_op(0.5, torch.float32, interleaved=True),
 }
 """Every op with a kernel, by the name that reports show."""
 

@@ -79,7 +79,9 @@ def assert_same(got, want):
 
 
 @pytest.mark.parametrize("order", ["patch first", "adapter first"])
-@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3", "gemma2"])
+@pytest.mark.parametrize(
+    "model_type", ["llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"]
+)
 def test_patched_lora_model_computes_what_the_stock_one_does(model_type, order):
     model = tiny(model_type)
     want = step(with_lora(copy.deepcopy(model)).train())
@@ -199,6 +201,48 @@ def test_model_that_differs_from_its_family_stays_stock():
     """A Llama configuration with another activation: the check sees it, the table does not."""
     report = patch_model(tiny("llama", hidden_act="gelu"), DEVICE, force=True)
     assert {p.kind: p.fast for p in report.parts} == {"rms_norm": True, "swiglu": False}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "activation"),
+    [
+        ("gemma", {}),
+        ("gemma2", {}),
+        ("gemma3_text", {}),
+        ("gemma2", {"hidden_activation": "gelu"}),
+    ],
+    ids=str,
+)
+def test_gelu_is_the_one_that_the_configuration_names(model_type, activation):
+    model = tiny(model_type, **activation).train()
+    want = step(copy.deepcopy(model))
+    report = patch_model(model, DEVICE, force=True)
+    (part,) = [p for p in report.parts if p.kind == "geglu"]
+    assert part.fast and part.count == 2 and part.error is not None and part.error < 1e-6
+    exact = bool(activation)
+    taken = patch._FastExactGeGLU if exact else patch._FastGeGLU
+    assert all(type(layer.mlp).forward is taken.forward for layer in model.model.layers)
+    assert_same(step(model), want)
+
+
+def test_configuration_that_names_the_wrong_gelu_is_found_out():
+    model = tiny("gemma2")
+    for layer in model.model.layers:
+        layer.mlp.act_fn = torch.nn.GELU()
+    report = patch_model(model, DEVICE, force=True)
+    (part,) = [p for p in report.parts if p.kind == "geglu"]
+    assert not part.fast and "is off by" in part.reason
+
+
+def test_activation_without_a_kernel_stays_stock_and_is_named():
+    model = tiny("gemma2", hidden_activation="relu")
+    stock_class = type(model.model.layers[0].mlp)
+    report = patch_model(model, DEVICE, force=True)
+    (part,) = [p for p in report.parts if p.kind == "geglu"]
+    assert (part.name, part.count, part.fast) == ("Gemma2MLP 100", 2, False)
+    assert part.reason == "stock: there is no kernel for the activation 'relu'"
+    assert part.error is None and part.eager_error is None
+    assert all(type(layer.mlp) is stock_class for layer in model.model.layers)
 
 
 def test_unknown_architecture_stays_stock():

@@ -4,7 +4,8 @@ Every op is first compared with its reference in each dtype, on the self-test's 
 shapes of real models; only what is right is timed. Times are medians over repeated launches with a
 cold L2 cache. GB/s counts what an op must read and write, once; beside it stands the share of what
 a plain device copy of as many bytes reaches, which no elementwise kernel can beat. "eager" is the
-plain-torch reference, forward or backward.
+plain-torch reference, forward or backward. `rope` is timed by its raw function, in place on slices
+of a fused projection, since that is how it runs.
 
 Exits with 1 if any tensor of any op is further from the truth than eager, and with 2 where there is
 no GPU. Pass ``--rows`` to fit a smaller card: 16384 rows in fp32 need about 12 GB.
@@ -21,13 +22,18 @@ from torch import Tensor
 
 from evenfall.kernels import selftest
 from evenfall.kernels.backend import INTERPRETED, KERNEL_DTYPES, triton_runs_on
+from evenfall.kernels.rope import rope_, rope_reference
 
 REAL_COLUMNS = {
     "rms_norm": (4096, 128),
     "rms_norm (1 + w)": (3584,),
     "swiglu": (14336,),
+    "geglu": (14336,),
+    "geglu (erf)": (14336,),
+    "rope": (4096,),
+    "rope (interleaved)": (4096,),
 }
-"""Hidden sizes, the width of a head (for norms of q and k), an intermediate size."""
+"""Hidden sizes, the width of a head (for norms of q and k), an intermediate size, heads of q."""
 
 HEADS = 32
 
@@ -60,12 +66,12 @@ def check(device: torch.device, rows: int) -> bool:
         for columns in REAL_COLUMNS[name]:
             shapes = [(rows_for(columns, rows), columns)]
             results += selftest.run_selftest(device, shapes=shapes, ops=[name])
-    print(f"{'op':18}{'dtype':10}{'shape':>16}  {'tensor':12}{'error':>10}{'eager':>10}")
+    print(f"{'op':20}{'dtype':10}{'shape':>16}  {'tensor':12}{'error':>10}{'eager':>10}")
     for r in results:
         shape = f"{r.shape[0]}x{r.shape[1]}"
         verdict = "" if r.passed else f"  FAILED {r.problem}"
         line = (
-            f"{r.op:18}{r.dtype:10}{shape:>16}  {r.tensor:12}{r.error:10.2e}{r.eager_error:10.2e}"
+            f"{r.op:20}{r.dtype:10}{shape:>16}  {r.tensor:12}{r.error:10.2e}{r.eager_error:10.2e}"
         )
         print(line + verdict)
     failed = sum(not r.passed for r in results)
@@ -94,13 +100,49 @@ def time_op(name: str, device: torch.device, dtype: torch.dtype, shape: tuple[in
 
     ours, eager = timed(op.fast), timed(op.reference)
     for step, ms in ours.items():
-        rate = moved[step] / ms / 1e6
-        share = rate / copy_bandwidth(device, moved[step])
-        kind = str(dtype).removeprefix("torch.")
-        print(
-            f"{name:18}{step:10}{kind:10}{f'{shape[0]}x{shape[1]}':>16}{ms * 1e3:10.1f}"
-            f"{eager[step] * 1e3:10.1f}{eager[step] / ms:8.2f}{rate:9.0f}{share:8.0%}"
-        )
+        report(name, step, device, dtype, shape, ms, eager[step], moved[step])
+
+
+def time_rope(name: str, device: torch.device, dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    """Print the turn of 128-wide heads of q, a quarter as many of k, and its inverse."""
+    tokens, columns = shape
+    q_heads, k_heads, size = columns // 128, columns // 512, 128
+    interleaved = name != "rope"
+    fused = torch.randn(tokens, (q_heads + 2 * k_heads) * size, device=device).to(dtype)
+    heads = fused.view(tokens, -1, size)
+    q, k = heads[:, :q_heads], heads[:, q_heads : q_heads + k_heads]
+    angles = torch.randn(tokens, size // 2, device=device).repeat(1, 2)
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    moved = (2 * (q.numel() + k.numel()) + cos.numel()) * fused.element_size()
+    for step, sine in (("forward", sin), ("backward", -sin)):
+
+        def ours(inverse: bool = step == "backward") -> None:
+            rope_(q, k, cos, sin, interleaved=interleaved, inverse=inverse)
+
+        def eager(sine: Tensor = sine) -> object:
+            return rope_reference(q, k, cos, sine, interleaved=interleaved)
+
+        report(name, step, device, dtype, shape, median_ms(ours), median_ms(eager), moved)
+
+
+def report(
+    name: str,
+    step: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    shape: tuple[int, int],
+    ms: float,
+    eager_ms: float,
+    moved: int,
+) -> None:
+    """Print one line of the table of times; `moved` is in bytes."""
+    rate = moved / ms / 1e6
+    share = rate / copy_bandwidth(device, moved)
+    kind = str(dtype).removeprefix("torch.")
+    print(
+        f"{name:20}{step:10}{kind:10}{f'{shape[0]}x{shape[1]}':>16}{ms * 1e3:10.1f}"
+        f"{eager_ms * 1e3:10.1f}{eager_ms / ms:8.2f}{rate:9.0f}{share:8.0%}"
+    )
 
 
 def main() -> int:
@@ -118,13 +160,14 @@ def main() -> int:
     if not check(device, rows):
         return 1
     print(
-        f"{'op':18}{'step':10}{'dtype':10}{'shape':>16}{'us':>10}{'eager us':>10}{'times':>8}"
+        f"{'op':20}{'step':10}{'dtype':10}{'shape':>16}{'us':>10}{'eager us':>10}{'times':>8}"
         f"{'GB/s':>9}{'of copy':>8}"
     )
     for name in selftest.OPS:
         for columns in REAL_COLUMNS[name]:
             for dtype in KERNEL_DTYPES:
-                time_op(name, device, dtype, (rows_for(columns, rows), columns))
+                time = time_rope if name.startswith("rope") else time_op
+                time(name, device, dtype, (rows_for(columns, rows), columns))
                 torch.cuda.empty_cache()
     return 0
 

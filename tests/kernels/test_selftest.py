@@ -83,10 +83,11 @@ def test_wrong_gradient_behind_a_right_output_is_found():
     assert results[2].error == pytest.approx(1e-3, rel=1e-2)
 
 
-def test_judging_in_chunks_gives_the_same_errors(monkeypatch):
+@pytest.mark.parametrize("name", ["rms_norm", "rope", "rope (interleaved)"])
+def test_judging_in_chunks_gives_the_same_errors(monkeypatch, name):
     from evenfall.kernels import accuracy
 
-    op = selftest.OPS["rms_norm"]
+    op = selftest.OPS[name]
     shape, dtype = (50, 16), torch.float16
     operands = selftest.random_operands(op, shape, dtype, torch.Generator().manual_seed(0))
 
