@@ -1,0 +1,103 @@
+"""The loss without the logits: a causal model's head taken over by `kernels/linear_cross_entropy.py`.
+
+A head is the output weight with what the family does to logits afterwards: Gemma 2 soft-caps them, Granite
+divides them. It is read from the model and its configuration, and proven by the model itself: on random tokens
+the losses of `model(...).logits` must come out of the backbone's hidden states and the head as well. So a family
+that does something else to its logits is found out here, and keeps its own head.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..kernels.linear_cross_entropy import linear_cross_entropy
+
+log = logging.getLogger(__name__)
+
+_TOKENS = 24
+"""Random tokens of the proof."""
+
+_FACTOR = 2.0
+"""How many times as far from float32 as the model's own losses ours may be."""
+
+
+@dataclass(frozen=True)
+class LossHead:
+    """A frozen output weight and what is done to its logits."""
+
+    weight: Tensor
+    """``[vocabulary, hidden]``."""
+    bias: Tensor | None
+    softcap: float | None
+    logit_scale: float
+
+    def losses(self, model: Any, labels: Tensor, positions: Tensor, **inputs: Any) -> Tensor:
+        """Cross-entropy of each label, fp32 ``[M]``.
+
+        Args:
+            model: the causal model, or a PEFT model round it.
+            labels: int64 ``[M]``.
+            positions: int64 ``[M]``: tokens of the (one) row whose hidden states predict them.
+            inputs: of the model's forward.
+        """
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        hidden = base.base_model(use_cache=False, **inputs).last_hidden_state[0]
+        return linear_cross_entropy(
+            hidden.index_select(0, positions), self.weight, labels,
+            bias=self.bias, softcap=self.softcap, logit_scale=self.logit_scale,
+        )  # fmt: skip
+
+
+def read_head(model: Any, *, ids: Tensor | None = None) -> tuple[LossHead | None, str]:
+    """The model's head if it is one that `LossHead` describes, and why (not), in words for the screen.
+
+    Args:
+        model: a causal model of transformers, or a PEFT model round it, on its device.
+        ids: int64 ``[1, tokens]`` for the proof; random ones by default.
+    """
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    layer = base.get_output_embeddings()
+    if type(layer) is not torch.nn.Linear:
+        return None, "stock: the output layer is quantised, has an adapter or is missing"
+    if layer.weight.requires_grad:
+        return None, "stock: the output layer is trained"
+    text = base.config.get_text_config()
+    scaling = getattr(text, "logits_scaling", None)
+    head = LossHead(
+        layer.weight.detach(),
+        None if layer.bias is None else layer.bias.detach(),
+        getattr(text, "final_logit_softcapping", None),
+        1.0 / scaling if scaling else getattr(text, "logit_scale", None) or 1.0,
+    )
+    try:
+        return (head, "fast: gives the model's own losses") if _proven(base, head, ids) else (
+            None, "stock: the model does something else to its logits"
+        )  # fmt: skip
+    except Exception as error:  # a head that cannot be tried is not used, whatever the reason
+        log.warning("the proof of the loss head failed", exc_info=True)
+        return None, f"stock: the proof failed with {type(error).__name__}: {error}"
+
+
+@torch.no_grad()
+def _proven(base: Any, head: LossHead, ids: Tensor | None) -> bool:
+    device = head.weight.device
+    if ids is None:
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(head.weight.shape[0], (1, _TOKENS), generator=generator).to(device)
+    labels = ids[0].roll(-1)
+    training = base.training
+    base.eval()
+    try:
+        logits = base(input_ids=ids, use_cache=False).logits[0]
+        positions = torch.arange(len(labels), device=device)
+        got = head.losses(base, labels, positions, input_ids=ids)
+    finally:
+        base.train(training)
+    want = F.cross_entropy(logits.float(), labels, reduction="none")
+    # Losses are differences of logits: what a rounding of the largest logit can do to them.
+    rounding = torch.finfo(logits.dtype).eps * logits.abs().max().float()
+    return bool(((got - want).abs() <= _FACTOR * rounding + 1e-5).all())
