@@ -234,7 +234,10 @@ def count_parameters(model: torch.nn.Module) -> int:
 
 
 def set_recompute(model: Any, on: bool) -> None:
-    """Switch activation recompute (gradient checkpointing) of every decoder layer."""
+    """Switch activation recompute (gradient checkpointing) of every decoder layer.
+
+    Stock layers recompute as transformers has it, fast ones (`fast_layer.py`) by themselves.
+    """
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     options = {"use_reentrant": False}
     if hasattr(base, "activation_checkpointing_enable"):  # transformers >= 5.23
@@ -246,6 +249,10 @@ def set_recompute(model: Any, on: bool) -> None:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
     else:
         base.gradient_checkpointing_disable()
+    for layer in base.modules():
+        if (state := getattr(layer, "evenfall", None)) is not None:
+            state.level = "layer" if on else "kept"
+            layer.gradient_checkpointing = False
 
 
 def quiet_libraries() -> None:

@@ -200,13 +200,13 @@ def patch_model(
     """
     device = torch.device(device)
     config: Any = model.config
-    dtype = _compute_dtype(model)
+    dtype = compute_dtype(model)
     model_type, spec = _family(config)
     if spec is None:
         reason = f"stock: the architecture {model_type!r} is not in the table of families"
         parts = [PatchedPart(type(model).__name__, "model", 0, False, reason)]
     else:
-        blocked = "" if force else _no_kernels_on(device)
+        blocked = "" if force else no_kernels_on(device)
         parts = _patch_class(model, f"{spec.prefix}RMSNorm", spec.norm, device, dtype, blocked)
         if spec.mlp is not None:
             parts += _patch_class(model, f"{spec.prefix}MLP", spec.mlp, device, dtype, blocked)
@@ -221,12 +221,12 @@ def _family(config: Any) -> tuple[str, FamilySpec | None]:
     return config.model_type, None
 
 
-def _compute_dtype(model: nn.Module) -> torch.dtype:
+def compute_dtype(model: nn.Module) -> torch.dtype:
     """The dtype of hidden states: the embedding's, which adapters and 4-bit layers leave alone."""
     return next(p.dtype for p in model.parameters() if p.is_floating_point())
 
 
-def _no_kernels_on(device: torch.device) -> str:
+def no_kernels_on(device: torch.device) -> str:
     """Why no kernel runs on `device`; empty if they do."""
     if device.type != "cuda":
         return "stock: no GPU"
@@ -242,7 +242,7 @@ def _patch_class(
     blocked: str,
 ) -> list[PatchedPart]:
     """Check and swap all modules of one class, width by width."""
-    modules = [m for m in model.modules() if _stock_class(m).__name__ == class_name]
+    modules = [m for m in model.modules() if stock_class(m).__name__ == class_name]
     blocked = blocked or (f"stock: {_NO_KERNEL[kind]}" if kind in _NO_KERNEL else "")
     if not modules or blocked:
         reason = blocked or "the model has no such module"
@@ -257,7 +257,7 @@ def _patch_class(
     groups: dict[tuple[type[nn.Module], int, str], list[nn.Module]] = defaultdict(list)
     for module in modules:
         if module not in overridden:
-            key = _stock_class(module), _width(module, kind), _activation(module)
+            key = stock_class(module), _width(module, kind), _activation(module)
             groups[key].append(module)
     for (stock, width, activation), group in groups.items():
         mixin = _FAST[kind] if kind != "geglu" else _GELU.get(activation)
@@ -265,7 +265,7 @@ def _patch_class(
             fast, passed, worst = stock, False, None
             reason = f"stock: there is no kernel for the activation {activation!r}"
         else:
-            fast = _fast_class(stock, mixin)
+            fast = fast_class(stock, mixin)
             passed, reason, worst = _verify(group[0], stock, fast, kind, width, device, dtype)
         for module in group:
             module.__class__ = fast if passed else stock
@@ -275,13 +275,13 @@ def _patch_class(
     return parts
 
 
-def _stock_class(module: nn.Module) -> type[nn.Module]:
+def stock_class(module: nn.Module) -> type[nn.Module]:
     """The class that the model was built with, whether or not the module is patched."""
     return getattr(type(module), "evenfall_stock", type(module))
 
 
 @functools.cache
-def _fast_class(stock: type[nn.Module], mixin: type[nn.Module]) -> type[nn.Module]:
+def fast_class(stock: type[nn.Module], mixin: type[nn.Module]) -> type[nn.Module]:
     """A subclass of the model's own class, so that isinstance checks hold, with our forward."""
     namespace = {"forward": mixin.forward, "evenfall_stock": stock, "__doc__": mixin.__doc__}
     return type(f"Fast{stock.__name__}", (stock,), namespace)

@@ -1,0 +1,335 @@
+"""A decoder layer as one autograd node, with a backward written by hand on our kernels.
+
+It stands for the pre-norm layer that Llama, Mistral, Qwen 2 and Qwen 3 share:
+
+    total = hidden + o(attention(rope(q), rope(k), v))      q, k, v = projections of norm(hidden)
+    out   = total + down(silu(gate) * up)                   gate, up = projections of norm(total)
+
+q and k may be normed per head, projections may have biases and LoRA adapters. Norms write straight into the
+buffers that carry the adapters' columns (`kernels/qlora.py`), activations and rotations happen in place, and
+the gradient of the residual stream goes down in the buffer that the next projection needs. Attention is
+whichever function the model is configured with; its own autograd graph is kept inside the node.
+
+What the backward needs is saved at one of three levels, for memory against time:
+
+    kept      everything                                       about 34 H + 3 I numbers a token (GQA 4:1)
+    cheap     all but what a copy, norm or activation gives    three inputs of width H and one of I less
+    layer     the layer's input; all else is computed again
+
+All that is saved goes through `save_for_backward`, so hooks for saved tensors (recompute and offload as
+stock trainers switch them on) see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..kernels.glu import glu_backward, glu_forward
+from ..kernels.qlora import ProjectionGroup
+from ..kernels.rms_norm import rms_norm_backward, rms_norm_forward
+from ..kernels.rope import rope_
+
+Level = Literal["kept", "cheap", "layer"]
+"""How much of a layer's activations is saved for its backward."""
+
+
+class Norm(NamedTuple):
+    """An RMSNorm's frozen weight, ``[hidden]``, and its epsilon."""
+
+    weight: Tensor
+    eps: float
+
+
+@dataclass(frozen=True)
+class LayerParts:
+    """A decoder layer's weights, by reference, and its sizes."""
+
+    input_norm: Norm
+    qkv: ProjectionGroup
+    q_norm: Norm | None
+    k_norm: Norm | None
+    o: ProjectionGroup
+    post_norm: Norm
+    gate_up: ProjectionGroup
+    down: ProjectionGroup
+    head_dim: int
+    q_heads: int
+    kv_heads: int
+
+    @property
+    def groups(self) -> tuple[ProjectionGroup, ...]:
+        return self.qkv, self.o, self.gate_up, self.down
+
+    def parameters(self) -> list[Tensor]:
+        """All adapters' A and B, in the order of their gradients."""
+        return [parameter for group in self.groups for parameter in group.parameters()]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a forward of the model hands to each layer."""
+
+    cos: Tensor
+    """``[tokens, rotary dimensions]``."""
+    sin: Tensor
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor]
+    """q ``[batch, heads, length, head_dim]``, k and v with their heads, to ``[batch, length, heads,
+    head_dim]``, by differentiable torch operations."""
+    batch: int
+    training: bool
+
+
+_NO_MASKS: tuple[Tensor | None, ...] = (None, None, None, None)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """A layer's tensors, ``[tokens, ...]``; None where there is none, or it is to be computed again."""
+
+    hidden: Tensor
+    """The input."""
+    masks: tuple[Tensor | None, ...]
+    """Dropout masks of the four groups."""
+    x1: Tensor | None = None
+    """The normed input, with the adapters' columns."""
+    rstd1: Tensor | None = None
+    qkv: Tensor | None = None
+    """q and k rotated, and v."""
+    q: Tensor | None = None
+    """``[tokens * heads, head_dim]`` before its own norm, where it has one."""
+    q_rstd: Tensor | None = None
+    k: Tensor | None = None
+    k_rstd: Tensor | None = None
+    attended: Tensor | None = None
+    """Attention's output, with the adapters' columns."""
+    total: Tensor | None = None
+    x2: Tensor | None = None
+    rstd2: Tensor | None = None
+    gate_up: Tensor | None = None
+    product: Tensor | None = None
+    """``silu(gate) * up``, with the adapters' columns."""
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """Attention's own autograd graph."""
+
+    leaves: tuple[Tensor, Tensor, Tensor]
+    out: Tensor
+
+
+def _forward(
+    parts: LayerParts, call: Call, hidden: Tensor, masks: tuple[Tensor | None, ...], *, grad: bool
+) -> tuple[Tensor, _Saved, _Graph]:
+    """The layer's output, and all that a backward may need."""
+    tokens, width = hidden.shape
+    x1 = parts.qkv.input_buffer(tokens)
+    rstd1 = rms_norm_forward(hidden, *parts.input_norm, x1[:, :width])
+    mask1 = parts.qkv.carry(x1, masks[0], training=call.training)
+    qkv = parts.qkv.forward(x1)
+    q, k, v = _heads(parts, qkv)
+    raw_q, q_rstd = _norm_heads(q, parts.q_norm)
+    raw_k, k_rstd = _norm_heads(k, parts.k_norm)
+    rope_(q, k, call.cos, call.sin)
+    graph = _attend(call, q, k, v, grad=grad)
+    attended = parts.o.input_buffer(tokens)
+    attended[:, : parts.o.in_features] = graph.out.detach().reshape(tokens, -1)
+    mask2 = parts.o.carry(attended, masks[1], training=call.training)
+    delta = parts.o.forward(attended)
+    x2, total = parts.gate_up.input_buffer(tokens), torch.empty_like(hidden)
+    rstd2 = rms_norm_forward(delta, *parts.post_norm, x2[:, :width], residual=hidden, total=total)
+    mask3 = parts.gate_up.carry(x2, masks[2], training=call.training)
+    gate_up = parts.gate_up.forward(x2)
+    product = parts.down.input_buffer(tokens)
+    inner = parts.down.in_features
+    glu_forward(gate_up[:, :inner], gate_up[:, inner:], product[:, :inner], "silu")
+    mask4 = parts.down.carry(product, masks[3], training=call.training)
+    out = parts.down.forward(product).add_(total)
+    saved = _Saved(
+        hidden, (mask1, mask2, mask3, mask4), x1, rstd1, qkv, raw_q, q_rstd, raw_k, k_rstd,
+        attended, total, x2, rstd2, gate_up, product,
+    )  # fmt: skip
+    return out, saved, graph
+
+
+def _backward(
+    parts: LayerParts, call: Call, saved: _Saved, graph: _Graph, dout: Tensor, *, input_grad: bool
+) -> tuple[Tensor | None, list[Tensor]]:
+    """The input's gradient, and those of `parts.parameters()`."""
+    tokens, width = saved.hidden.shape
+    mask1, mask2, mask3, mask4 = saved.masks
+    assert saved.total is not None and saved.rstd1 is not None and saved.rstd2 is not None
+    assert saved.gate_up is not None
+
+    # down(silu(gate) * up)
+    inner = parts.down.in_features
+    dy = parts.down.gradient_buffer(tokens)
+    dy[:, :width] = dout
+    parts.down.carry_gradient(dy)
+    dproduct = parts.down.input_gradient(dy, mask4)
+    dgate_up = parts.gate_up.gradient_buffer(tokens)
+    product, again = saved.product, None
+    if product is None:
+        product = parts.down.input_buffer(tokens)
+        again = product[:, :inner]
+    glu_backward(
+        dproduct, saved.gate_up[:, :inner], saved.gate_up[:, inner:],
+        dgate_up[:, :inner], dgate_up[:, inner : 2 * inner], "silu", out=again,
+    )  # fmt: skip
+    if again is not None:
+        parts.down.carry(product, mask4, training=call.training)
+    down_grads = parts.down.adapter_gradients(dy, product, mask4)
+    del product, dproduct, again, dy
+
+    # gate, up
+    parts.gate_up.carry_gradient(dgate_up)
+    dx2 = parts.gate_up.input_gradient(dgate_up, mask3)
+    x2 = saved.x2
+    if x2 is None:
+        x2 = _normed(parts.gate_up, parts.post_norm, saved.total, mask3, call)
+    gate_up_grads = parts.gate_up.adapter_gradients(dgate_up, x2, mask3)
+    del dgate_up, x2
+
+    # o(attention), where the gradient of the stream ends up too
+    dtotal = parts.o.gradient_buffer(tokens)
+    rms_norm_backward(
+        dx2, saved.total, parts.post_norm.weight, saved.rstd2, dtotal=dout, dx=dtotal[:, :width]
+    )
+    parts.o.carry_gradient(dtotal)
+    dattended = parts.o.input_gradient(dtotal, mask2)
+    attended = saved.attended
+    if attended is None:
+        attended = parts.o.input_buffer(tokens)
+        attended[:, : parts.o.in_features] = graph.out.detach().reshape(tokens, -1)
+        parts.o.carry(attended, mask2, training=call.training)
+    o_grads = parts.o.adapter_gradients(dtotal, attended, mask2)
+
+    # q, k, v
+    dqkv = parts.qkv.gradient_buffer(tokens)
+    dq, dk, dv = _heads(parts, dqkv)
+    grads = torch.autograd.grad(graph.out, graph.leaves, dattended.view(graph.out.shape))
+    for target, grad in zip((dq, dk, dv), grads, strict=True):
+        target.copy_(grad.transpose(1, 2).reshape(target.shape))
+    rope_(dq, dk, call.cos, call.sin, inverse=True)
+    _norm_heads_backward(dq, saved.q, saved.q_rstd, parts.q_norm)
+    _norm_heads_backward(dk, saved.k, saved.k_rstd, parts.k_norm)
+    parts.qkv.carry_gradient(dqkv)
+    dhidden = None
+    if input_grad:
+        dx1 = parts.qkv.input_gradient(dqkv, mask1)
+        dhidden, _ = rms_norm_backward(
+            dx1, saved.hidden, parts.input_norm.weight, saved.rstd1, dtotal=dtotal[:, :width]
+        )
+    x1 = saved.x1
+    if x1 is None:
+        x1 = _normed(parts.qkv, parts.input_norm, saved.hidden, mask1, call)
+    qkv_grads = parts.qkv.adapter_gradients(dqkv, x1, mask1)
+    return dhidden, [*qkv_grads, *o_grads, *gate_up_grads, *down_grads]
+
+
+def _normed(
+    group: ProjectionGroup, norm: Norm, x: Tensor, mask: Tensor | None, call: Call
+) -> Tensor:
+    """A group's normed input once more."""
+    buffer = group.input_buffer(x.shape[0])
+    rms_norm_forward(x, *norm, buffer[:, : group.in_features])
+    group.carry(buffer, mask, training=call.training)
+    return buffer
+
+
+def _heads(parts: LayerParts, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v, ``[tokens, heads, head_dim]`` each, as views of ``[tokens, >= their columns]``."""
+    columns = [heads * parts.head_dim for heads in (parts.q_heads, parts.kv_heads, parts.kv_heads)]
+    split = qkv[:, : sum(columns)].split(columns, dim=1)
+    q, k, v = (part.unflatten(1, (-1, parts.head_dim)) for part in split)
+    return q, k, v
+
+
+def _attend(call: Call, q: Tensor, k: Tensor, v: Tensor, *, grad: bool) -> _Graph:
+    with torch.set_grad_enabled(grad):
+        q, k, v = (
+            t.detach().unflatten(0, (call.batch, -1)).transpose(1, 2).requires_grad_(grad)
+            for t in (q, k, v)
+        )
+        return _Graph((q, k, v), call.attend(q, k, v))
+
+
+def _norm_heads(heads: Tensor, norm: Norm | None) -> tuple[Tensor | None, Tensor | None]:
+    """Norm each head in place; what it was before, and one over the root mean squares."""
+    if norm is None:
+        return None, None
+    raw = heads.reshape(-1, heads.shape[-1]).clone()
+    out = torch.empty_like(raw)
+    rstd = rms_norm_forward(raw, *norm, out)
+    heads.copy_(out.view(heads.shape))
+    return raw, rstd
+
+
+def _norm_heads_backward(
+    grad: Tensor, raw: Tensor | None, rstd: Tensor | None, norm: Norm | None
+) -> None:
+    """Turn the gradient of normed heads, ``[tokens, heads, head_dim]``, into that of `raw`, in place."""
+    if norm is not None:
+        assert raw is not None and rstd is not None
+        dx, _ = rms_norm_backward(grad.reshape(raw.shape), raw, norm.weight, rstd)
+        grad.copy_(dx.view(grad.shape))
+
+
+def _reduced(saved: _Saved, level: Level) -> _Saved:
+    """What of a layer's tensors is kept for the backward."""
+    if level == "kept":
+        return saved
+    if level == "cheap":
+        return replace(saved, x1=None, attended=None, x2=None, product=None)
+    return _Saved(saved.hidden, saved.masks)
+
+
+class _DecoderLayer(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx, hidden: Tensor, parts: LayerParts, call: Call, level: Level, *parameters: Tensor
+    ) -> Tensor:
+        out, saved, graph = _forward(parts, call, hidden, _NO_MASKS, grad=level != "layer")
+        ctx.parts, ctx.call, ctx.level = parts, call, level
+        ctx.graph = None if level == "layer" else graph
+        kept = _reduced(saved, level)
+        tensors = [getattr(kept, field.name) for field in fields(kept) if field.name != "masks"]
+        ctx.save_for_backward(*tensors, *kept.masks)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dout: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        *tensors, m1, m2, m3, m4 = ctx.saved_tensors
+        saved = _Saved(tensors[0], (m1, m2, m3, m4), *tensors[1:])
+        graph = ctx.graph
+        if graph is None:
+            _, saved, graph = _forward(ctx.parts, ctx.call, saved.hidden, saved.masks, grad=True)
+        dhidden, gradients = _backward(
+            ctx.parts, ctx.call, saved, graph, dout, input_grad=ctx.needs_input_grad[0]
+        )
+        ctx.graph = None
+        return dhidden, None, None, None, *gradients
+
+
+def decoder_layer(hidden: Tensor, parts: LayerParts, call: Call, level: Level = "kept") -> Tensor:
+    """Run one layer.
+
+    Args:
+        hidden: ``[tokens, hidden]``, contiguous, in the dtype of the groups.
+        level: what is saved for the backward.
+
+    Returns:
+        ``[tokens, hidden]``, with gradients for `hidden` and for `parts.parameters()`.
+    """
+    if not torch.is_grad_enabled():
+        return _forward(parts, call, hidden, _NO_MASKS, grad=False)[0]
+    out = _DecoderLayer.apply(hidden, parts, call, level, *parts.parameters())
+    assert isinstance(out, Tensor)  # apply() is typed as returning anything
+    return out

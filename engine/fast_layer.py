@@ -1,0 +1,177 @@
+"""From transformers' and PEFT's modules to a `decoder.LayerParts`, and the forward that uses it.
+
+A decoder layer is given a subclass whose forward runs `decoder.decoder_layer` as long as the layer is what
+it was when it was read: same modules, one plain adapter that is active and not merged, no key-value cache. In
+any other state (PEFT's `disable_adapter`, generation, an adapter of another kind) the stock forward runs,
+so nothing that a stock trainer does with the model is lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from bitsandbytes.nn.modules import Linear4bit, Params4bit
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ..kernels.nf4 import NF4Weight
+from ..kernels.qlora import Projection, ProjectionGroup, Workspace
+from .decoder import Call, LayerParts, Level, Norm, decoder_layer
+
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_MLP = ("gate_proj", "up_proj", "down_proj")
+
+
+class NotFast(Exception):
+    """The layer holds something that `decoder.py` has no place for; the message says what."""
+
+
+@dataclass
+class FastState:
+    """What a patched layer carries: its parts, and what they were read from."""
+
+    parts: LayerParts
+    modules: dict[str, nn.Module]
+    """The seven projections, as they were."""
+    level: Level = "kept"
+
+    def holds(self, layer: Any) -> bool:
+        """Whether the layer is as it was read, with its adapters at work."""
+        for name, module in self.modules.items():
+            owner = layer.self_attn if name in _ATTENTION else layer.mlp
+            if getattr(owner, name) is not module:
+                return False
+            if isinstance(module, LoraLayer) and (module.disable_adapters or module.merged):
+                return False
+        return True
+
+
+def read_layer(layer: Any, workspace: Workspace, dtype: torch.dtype) -> FastState:
+    """Read a decoder layer of the Llama kind.
+
+    Raises:
+        NotFast: a projection, adapter or activation of another kind.
+    """
+    attention, mlp = layer.self_attn, layer.mlp
+    modules = {name: getattr(attention, name) for name in _ATTENTION}
+    modules |= {name: getattr(mlp, name) for name in _MLP}
+    activation = type(mlp.act_fn).__name__
+    if activation not in ("SiLU", "SiLUActivation"):
+        raise NotFast(f"its MLP's activation is {activation}, not silu")
+    if getattr(attention, "attention_dropout", 0.0):
+        raise NotFast("its attention has dropout")
+
+    def group(*names: str) -> ProjectionGroup:
+        rates = {_dropout(modules[name]) for name in names if isinstance(modules[name], LoraLayer)}
+        if len(rates) > 1:
+            raise NotFast(f"{', '.join(names)} have adapters with different dropouts")
+        projections = [_projection(name, modules[name]) for name in names]
+        return ProjectionGroup(projections, dtype, workspace, dropout=max(rates, default=0.0))
+
+    qkv = group("q_proj", "k_proj", "v_proj")
+    heads = [p.weight.shape[0] // attention.head_dim for p in qkv.projections]
+    parts = LayerParts(
+        _norm(layer.input_layernorm),
+        qkv,
+        _norm(attention.q_norm) if hasattr(attention, "q_norm") else None,
+        _norm(attention.k_norm) if hasattr(attention, "k_norm") else None,
+        group("o_proj"),
+        _norm(layer.post_attention_layernorm),
+        group("gate_proj", "up_proj"),
+        group("down_proj"),
+        attention.head_dim,
+        heads[0],
+        heads[1],
+    )
+    return FastState(parts, modules)
+
+
+def _norm(module: Any) -> Norm:
+    if module.weight.requires_grad:
+        raise NotFast("its norms are trained")
+    return Norm(module.weight.detach(), module.variance_epsilon)
+
+
+def _projection(name: str, module: nn.Module) -> Projection:
+    base: Any = module.get_base_layer() if isinstance(module, LoraLayer) else module
+    weight = base.weight
+    if isinstance(base, Linear4bit) and isinstance(weight, Params4bit):
+        try:
+            weight = NF4Weight.of(weight)
+        except (TypeError, ValueError) as error:
+            raise NotFast(f"{name}: {error}") from error
+    elif type(base) is not nn.Linear:
+        raise NotFast(f"{name} is a {type(base).__name__}")
+    elif weight.requires_grad:
+        raise NotFast(f"{name} itself is trained, not an adapter of it")
+    bias = None if base.bias is None else base.bias.detach()
+    if not isinstance(module, LoraLayer):
+        return Projection(weight, bias)
+    adapters: Any = module
+    if len(adapters.active_adapters) != 1:
+        raise NotFast(f"{name} has {len(adapters.active_adapters)} active adapters")
+    (active,) = adapters.active_adapters
+    if active not in adapters.lora_A:
+        return Projection(weight, bias)
+    if adapters.lora_variant.get(active) is not None or adapters.lora_bias.get(active):
+        raise NotFast(f"{name} has an adapter that is not plain LoRA")
+    a, b = adapters.lora_A[active].weight, adapters.lora_B[active].weight
+    return Projection(weight, bias, a, b, float(adapters.scaling[active]))
+
+
+def _dropout(module: Any) -> float:
+    (active,) = module.active_adapters
+    if active not in module.lora_dropout:
+        return 0.0
+    return float(getattr(module.lora_dropout[active], "p", 0.0))  # an Identity has none
+
+
+class FastDecoderLayer(nn.Module):
+    """The forward of a patched layer; its class's own where `FastState.holds` says no."""
+
+    evenfall: FastState
+    self_attn: Any
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = False,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        state = self.evenfall
+        attention = self.self_attn
+        interface = attention.config._attn_implementation
+        if (
+            past_key_values is not None
+            or position_embeddings is None
+            or interface not in ALL_ATTENTION_FUNCTIONS
+            or not state.holds(self)
+        ):
+            return type(self).evenfall_stock.forward(  # type: ignore[attr-defined]
+                self, hidden_states, attention_mask=attention_mask, position_ids=position_ids,
+                past_key_values=past_key_values, use_cache=use_cache,
+                position_embeddings=position_embeddings, **kwargs,
+            )  # fmt: skip
+        function = ALL_ATTENTION_FUNCTIONS[interface]
+        options = dict(kwargs, scaling=attention.scaling, position_ids=position_ids)
+        # Where layers differ the attention knows its window; else it is the configuration's.
+        window = getattr(attention.config, "sliding_window", None)
+        options["sliding_window"] = getattr(attention, "sliding_window", window)
+
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            return function(attention, query, key, value, attention_mask, dropout=0.0, **options)[0]
+
+        batch, length, width = hidden_states.shape
+        cos, sin = (
+            t.expand(batch, length, -1).reshape(batch * length, -1) for t in position_embeddings
+        )
+        call = Call(cos, sin, attend, batch, self.training)
+        rows = hidden_states.reshape(-1, width)
+        return decoder_layer(rows, state.parts, call, state.level).view(hidden_states.shape)

@@ -1,0 +1,176 @@
+"""A fast decoder layer computes what the stock one does, forward and backward, whatever it saves."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny_layers import DEVICE, FAMILIES, SIZES, packed, step, tiny
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from evenfall.engine.decoder import Level
+from evenfall.engine.fast_layer import FastDecoderLayer, NotFast, read_layer
+from evenfall.engine.patch import fast_class
+from evenfall.kernels.accuracy import relative_rms_error
+from evenfall.kernels.backend import triton_runs_on
+from evenfall.kernels.qlora import Workspace
+
+pytestmark = pytest.mark.skipif(
+    not triton_runs_on(DEVICE), reason="no GPU: needs Triton's interpreter, TRITON_INTERPRET=1"
+)
+
+
+def fast(model, level: Level = "kept"):
+    """The same model on fast layers."""
+    model = copy.deepcopy(model)
+    workspace = Workspace()
+    for layer in model.get_base_model().model.layers:
+        layer.evenfall = read_layer(layer, workspace, torch.float32)
+        layer.evenfall.level = level
+        layer.__class__ = fast_class(type(layer), FastDecoderLayer)
+    return model
+
+
+def assert_same(got, want, limit=3e-5):
+    assert relative_rms_error(got[0], want[0]) < limit
+    assert got[1].keys() == want[1].keys() and len(got[1]) == 28
+    for name, grad in got[1].items():
+        assert relative_rms_error(grad, want[1][name]) < limit, name
+
+
+@pytest.mark.parametrize("level", ["kept", "cheap", "layer"])
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_output_and_gradients_are_the_stock_layers(family, quantized, level):
+    model = tiny(family, quantized=quantized)
+    assert_same(step(fast(model, level)), step(model))
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "evenfall_packed"])
+def test_a_padded_batch_goes_through_the_models_own_attention(implementation):
+    model = tiny("llama", implementation=implementation)
+    ids = torch.arange(24, device=DEVICE).reshape(2, 12) % 50 + 3
+    batch = {"input_ids": ids, "use_cache": False}
+    if implementation == "sdpa":
+        mask = torch.ones_like(ids)
+        mask[1, 8:] = 0
+        batch["attention_mask"] = mask
+    assert_same(step(fast(model), batch), step(model, batch))
+
+
+@pytest.mark.parametrize("level", ["cheap", "layer"])
+def test_dropout_is_the_same_however_little_is_saved(level):
+    model = tiny("llama", dropout=0.4)
+    torch.manual_seed(7)
+    want = step(fast(model, "kept"))
+    torch.manual_seed(7)
+    assert_same(step(fast(model, level)), want, 1e-6)
+    torch.manual_seed(8)
+    assert relative_rms_error(step(fast(model, level))[0], want[0]) > 1e-2
+
+
+def test_evaluation_has_no_dropout():
+    model = tiny("llama", dropout=0.4).eval()
+    with torch.no_grad():
+        want, got = model(**packed()).logits, fast(model)(**packed()).logits
+    assert relative_rms_error(got, want) < 1e-5
+
+
+def test_gradients_flow_in_evaluation_too():
+    model = tiny("llama", dropout=0.4).eval()
+    assert_same(step(fast(model, "cheap")), step(model))
+
+
+def test_less_is_saved_at_each_level():
+    def saved(level):
+        sizes = {}
+        hooks = torch.autograd.graph.saved_tensors_hooks(
+            lambda t: (
+                sizes.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t
+            ),
+            lambda t: t,
+        )
+        with hooks:
+            fast(model, level)(**packed())
+        return sum(sizes.values())
+
+    model = tiny("llama")
+    kept, cheap, layer = (saved(level) for level in ("kept", "cheap", "layer"))
+    assert layer < 0.4 * cheap and cheap < 0.75 * kept
+
+
+def test_recompute_as_stock_trainers_switch_it_on_gives_the_same():
+    model = tiny("llama")
+    patched = fast(model)
+    for one in (patched, model):
+        one.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+        one.enable_input_require_grads()
+    assert_same(step(patched), step(model))
+
+
+def test_accumulated_gradients_add_up():
+    model = tiny("llama")
+    batches = [packed(0), packed(1)]
+
+    def both(one):
+        for batch in batches:
+            one(**batch).logits.square().mean().backward()
+        return {n: p.grad for n, p in one.named_parameters() if p.grad is not None}
+
+    got, want = both(fast(model)), both(model)
+    assert all(relative_rms_error(got[name], want[name]) < 1e-5 for name in want)
+
+
+def test_adapters_off_is_the_base_model():
+    model = tiny("llama")
+    patched = fast(model)
+    with model.disable_adapter():
+        want = model(**packed()).logits
+    with patched.disable_adapter():
+        got = patched(**packed()).logits
+    assert torch.equal(got, want)
+    assert relative_rms_error(patched(**packed()).logits, want) > 1e-2
+
+
+def test_generation_with_a_cache_is_the_stock_models():
+    model = tiny("llama", implementation="sdpa").eval()
+    ids = torch.tensor([[5, 6, 7, 8]], device=DEVICE)
+    options = {"max_new_tokens": 6, "do_sample": False, "use_cache": True}
+    assert torch.equal(fast(model).generate(ids, **options), model.generate(ids, **options))
+
+
+def test_an_exchanged_module_is_noticed():
+    model = tiny("llama")
+    patched = fast(model)
+    for one in (model, patched):
+        torch.manual_seed(9)
+        one.get_base_model().model.layers[0].mlp.up_proj = torch.nn.Linear(64, 128, bias=False)
+    got, want = patched(**packed()).logits, model(**packed()).logits
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda layer: setattr(layer.mlp, "act_fn", torch.nn.GELU()), "GELU, not silu"),
+        (lambda layer: layer.mlp.up_proj.base_layer.requires_grad_(True), "up_proj itself"),
+        (lambda layer: layer.input_layernorm.requires_grad_(True), "norms are trained"),
+        (lambda layer: setattr(layer.self_attn, "attention_dropout", 0.1), "attention has dropout"),
+    ],
+)
+def test_what_has_no_place_is_named(change, reason):
+    layer = tiny("llama").get_base_model().model.layers[0]
+    change(layer)
+    with pytest.raises(NotFast, match=reason):
+        read_layer(layer, Workspace(), torch.float32)
+
+
+def test_dora_is_left_to_peft():
+    config = LoraConfig(r=4, use_dora=True, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    torch.manual_seed(0)
+    fresh = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SIZES))
+    adapted: Any = get_peft_model(fresh.requires_grad_(False), config)
+    layer = adapted.get_base_model().model.layers[0]
+    with pytest.raises(NotFast, match="q_proj has an adapter that is not plain LoRA"):
+        read_layer(layer, Workspace(), torch.float32)
