@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..kernels.accuracy import relative_rms_error
 from ..kernels.linear_cross_entropy import linear_cross_entropy
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ _TOKENS = 24
 """Random tokens of the proof."""
 
 _FACTOR = 2.0
-"""How many times as far from float32 as the model's own losses ours may be."""
+"""How many roundings may lie between the model's own results and ours."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,12 @@ class LossHead:
         """
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         hidden = base.base_model(use_cache=False, **inputs).last_hidden_state[0]
+        return self.of_hidden(hidden.index_select(0, positions), labels)
+
+    def of_hidden(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of each label, fp32 ``[M]``, from the ``[M, hidden]`` states before it."""
         return linear_cross_entropy(
-            hidden.index_select(0, positions), self.weight, labels,
+            hidden, self.weight, labels,
             bias=self.bias, softcap=self.softcap, logit_scale=self.logit_scale,
         )  # fmt: skip
 
@@ -82,22 +87,35 @@ def read_head(model: Any, *, ids: Tensor | None = None) -> tuple[LossHead | None
         return None, f"stock: the proof failed with {type(error).__name__}: {error}"
 
 
-@torch.no_grad()
 def _proven(base: Any, head: LossHead, ids: Tensor | None) -> bool:
+    """Whether losses, and the hidden states' gradient, are the model's own."""
     device = head.weight.device
     if ids is None:
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(head.weight.shape[0], (1, _TOKENS), generator=generator).to(device)
-    labels = ids[0].roll(-1)
+    labels, states = ids[0].roll(-1), []
+
+    def cut(module: Any, args: Any, output: Any) -> Any:
+        """Let gradients end at the hidden states, and keep these."""
+        output.last_hidden_state = output.last_hidden_state.detach().requires_grad_()
+        states.append(output.last_hidden_state)
+        return output
+
+    handle = base.base_model.register_forward_hook(cut)
     training = base.training
     base.eval()
     try:
-        logits = base(input_ids=ids, use_cache=False).logits[0]
-        positions = torch.arange(len(labels), device=device)
-        got = head.losses(base, labels, positions, input_ids=ids)
+        with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            logits = base(input_ids=ids, use_cache=False).logits[0]
+            want = F.cross_entropy(logits.float(), labels, reduction="none")
+            (want_grad,) = torch.autograd.grad(want.sum(), states)
+            got = head.of_hidden(states[0][0], labels)
+            (grad,) = torch.autograd.grad(got.sum(), states)
     finally:
+        handle.remove()
         base.train(training)
-    want = F.cross_entropy(logits.float(), labels, reduction="none")
+    rounding = torch.finfo(logits.dtype).eps
     # Losses are differences of logits: what a rounding of the largest logit can do to them.
-    rounding = torch.finfo(logits.dtype).eps * logits.abs().max().float()
-    return bool(((got - want).abs() <= _FACTOR * rounding + 1e-5).all())
+    allowed = _FACTOR * rounding * logits.detach().abs().max().float() + 1e-5
+    close = (got - want).abs().max() <= allowed
+    return bool(close) and relative_rms_error(grad, want_grad) <= _FACTOR * rounding + 1e-5

@@ -20,16 +20,16 @@ So a model computes the same loss with this kernel as without, and weights kept 
 those that are dequantised anew for each use.
 
 The floor is reading 0.52 and writing 2 bytes a weight; at 4.2 TB/s an H200 has 18 instructions a
-weight in that time. The kernel takes 7 (counted in the machine code for sm_90, bf16):
+weight in that time. The kernel takes 7.4 (counted in the machine code for sm_90, bf16):
 
-* Codes are loaded as 32-bit words, eight codes each, 16 bytes a thread, then handed round through
-  shared memory so that neighbouring threads have neighbouring words: a thread's eight values are
-  then one full-width store in bf16, and a warp's stores are 512 bytes without a gap.
-* The 16 values lie in shared memory (`_look_up`). Lanes that read different values read different
+* Codes are loaded as 32-bit words of eight, 16 bytes a thread, and handed round through shared
+  memory so that neighbouring threads have neighbouring words: a thread's eight values are then one
+  full-width store in bf16, and a warp's stores are 512 bytes without a gap.
+* The 16 values lie in shared memory (`look_up`). Lanes that read different values read different
   banks, so 32 look-ups cost one cycle.
-* A scale is decoded once for its block and spread through shared memory. (Triton only does so for
-  tiles of at least as many blocks as threads; it would load 64 values a thread as eight scales
-  otherwise. See `_tile`.)
+* A scale is decoded once for its block and spread through shared memory. (Triton does so for tiles
+  of at least as many blocks as threads, `_tile`'s at block size 64; in smaller ones it decodes a
+  scale for every word.)
 
 Both matmuls that use a dequantised weight take it row-major, y = x W^T and dx = dy W, so there is
 no transposed output.
@@ -210,12 +210,12 @@ def dequantize_nf4_reference(weight: NF4Weight, dtype: torch.dtype | None = None
 def look_up(codes, code_ptr):
     """The fp32 values of int32 `codes`, of any shape.
 
-    Counted in machine code for a bf16 tile of 8192 weights, a whole program, by weight: 7.1
-    instructions this way (one of them the look-up). Selecting among constants by the four bits
-    takes 20, of which 14 are bound to the half-rate integer pipe: 1.5 times the time that memory
-    takes. Loading ``code_ptr + codes`` takes 12, and Triton gives these loads a layout of their
-    own, with two more passes through shared memory. A table of 256 pairs of values halves the
-    look-ups, but lanes then collide in the banks, three to four to a bank.
+    Counted in sm_90 machine code for a bf16 tile of 8192 weights, all that a program does, a
+    weight: 7.4 instructions this way, one of them the look-up. Selecting among constants by the
+    four bits takes 17.8, of which 13.4 are bound to the half-rate integer pipe: 1.5 times as long
+    as memory takes. Loading ``code_ptr + codes`` takes 9.7, and Triton gives such loads a layout of
+    their own, with two more passes through shared memory. A table of 256 pairs halves the look-ups,
+    but lanes then collide in the banks, three to four in one.
     """
     table = tl.load(code_ptr + tl.arange(0, 16))
     return tl.reshape(tl.gather(table, tl.reshape(codes, [codes.numel]), 0), codes.shape)
@@ -397,7 +397,8 @@ def dequantize_nf4(
     """A quantised weight as a plain ``[N, K]`` matrix, bit for bit what bitsandbytes makes of it.
 
     Several weights can be dequantised into one matrix, and a matrix can carry more than weights:
-    give each call its window.
+    give each call its window. Rows a multiple of 16 values apart are stored 16 bytes at a time,
+    others value by value.
 
     Args:
         weight: on any device, of any shape; K need not be a multiple of the block size.

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from evenfall.engine import loss_head
 from evenfall.engine.loss_head import read_head
 
 SIZES = {
@@ -67,6 +68,23 @@ def test_a_model_that_does_more_to_its_logits_keeps_its_head():
     model.get_output_embeddings().register_forward_hook(lambda module, args, out: out * 0.7)
     head, why = read_head(model)
     assert head is None and why == "stock: the model does something else to its logits"
+
+
+def test_a_head_with_another_gradient_is_refused(monkeypatch):
+    real = loss_head.linear_cross_entropy
+    monkeypatch.setattr(
+        loss_head, "linear_cross_entropy",
+        lambda hidden, *rest, **options: real(hidden * 0.5 + hidden.detach() * 0.5, *rest, **options),
+    )  # fmt: skip
+    head, why = read_head(tiny("llama"))
+    assert head is None and why == "stock: the model does something else to its logits"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_the_proof_holds_in_16_bit(family, dtype):
+    head, why = read_head(tiny(family).to(dtype))
+    assert head is not None, why
 
 
 def test_a_trained_output_layer_keeps_its_head():

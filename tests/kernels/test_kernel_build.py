@@ -32,7 +32,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
-from evenfall.kernels import glu, rms_norm, rope
+from evenfall.kernels import adamw, glu, linear_cross_entropy, nf4, nf4_gemv, rms_norm, rope
 
 
 class Driver:
@@ -57,7 +57,7 @@ def compile_only(self, *args, grid, warmup, **kwargs):
 
 
 JITFunction.run = compile_only
-for module in (glu, rms_norm, rope):
+for module in (adamw, glu, linear_cross_entropy, nf4, nf4_gemv, rms_norm, rope):
     module.takes_triton = lambda *tensors: True
 
 for columns, unit_offset in ((507, False), (4096, True)):
@@ -65,6 +65,7 @@ for columns, unit_offset in ((507, False), (4096, True)):
     for trained in (False, True):
         weight = torch.zeros(columns, dtype=torch.bfloat16, requires_grad=trained)
         rms_norm.rms_norm(x, weight, 1e-6, unit_offset=unit_offset).sum().backward()
+    rms_norm.add_rms_norm(x, x, weight, 1e-6, unit_offset=unit_offset)[0].sum().backward()
     glu.swiglu(x, x).sum().backward()
     for tanh in (True, False):
         glu.geglu(x, x, tanh).sum().backward()
@@ -74,6 +75,32 @@ for size, interleaved in ((80, False), (128, False), (128, True)):
     q, k = (torch.zeros(4, n, size, dtype=torch.bfloat16, requires_grad=True) for n in (9, 3))
     for cos in (torch.zeros(4, size, dtype=torch.bfloat16), torch.zeros(4, size // 2)):
         rope.rope(q, k, cos, cos, interleaved=interleaved)[0].sum().backward()
+for vocabulary in (507, 128256):
+    hidden = torch.zeros(4, 16, dtype=torch.bfloat16, requires_grad=True)
+    head, labels = torch.zeros(vocabulary, 16, dtype=torch.bfloat16), torch.zeros(4).long()
+    for softcap in (None, 30.0):
+        linear_cross_entropy.linear_cross_entropy(hidden, head, labels, softcap=softcap)
+        with torch.no_grad():
+            linear_cross_entropy.linear_cross_entropy(hidden, head, labels, softcap=softcap)
+for rows, columns in ((1024, 4096), (1024, 14336), (96, 72)):
+    blocks = -(-rows * columns // 64)
+    packed, code = torch.zeros(rows * columns // 2, dtype=torch.uint8), torch.zeros(16)
+    nested = {
+        "absmax2": torch.zeros(-(-blocks // 256)), "code2": torch.zeros(256), "offset": torch.zeros(())
+    }
+    for weight in (
+        nf4.NF4Weight(packed, torch.zeros(blocks), code, (rows, columns)),
+        nf4.NF4Weight(packed, torch.zeros(blocks, dtype=torch.uint8), code, (rows, columns), **nested),
+    ):
+        nf4.dequantize_nf4(weight, out=torch.zeros(rows, columns + 64, dtype=torch.bfloat16)[:, :columns])
+        for count in (1, 5):
+            x = torch.zeros(count, columns, dtype=torch.bfloat16)
+            nf4_gemv.gemv_nf4(x, weight)
+            xa, b = torch.zeros(count, 16), torch.zeros(rows, 16)
+            nf4_gemv.gemv_nf4(x, weight, xa=xa, lora_b=b, scaling=2.0)
+state = [torch.zeros(5000) for _ in range(4)]
+adamw.adamw_step(*state, torch.zeros(()), 1e-3, adamw.AdamWSettings(beta1=0.0))
+adamw.adamw_step(*state, torch.zeros(()), 1e-3, adamw.AdamWSettings())
 assert all(size > 0 for _, size in compiled)
 print(sorted({name for name, _ in compiled}))
 """
@@ -98,10 +125,17 @@ def test_kernels_compile_for_real_gpus(tmp_path, capability):
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(
         [
+            "_cross_entropy_kernel",
+            "_dequantize_nf4_any_kernel",
+            "_dequantize_nf4_kernel",
+            "_gemv_nf4_kernel",
             "_glu_backward_kernel",
             "_glu_forward_kernel",
+            "_prepare_kernel",
             "_rms_norm_backward_kernel",
             "_rms_norm_forward_kernel",
             "_rope_kernel",
+            "_squares_kernel",
+            "_update_kernel",
         ]
     )
