@@ -333,6 +333,11 @@ def _verify(
     finally:
         if device.type == "cuda":
             torch.cuda.empty_cache()
+    return verdict(results)
+
+
+def verdict(results: list[Comparison]) -> tuple[bool, str, Comparison]:
+    """Whether all tensors passed, the reason in words, and the one that fared worst."""
     worst = max(results, key=lambda c: (not c.passed, c.error / (c.eager_error + c.rounding)))
     if worst.passed:
         return True, "fast: checked on this device, no further from exact than stock", worst

@@ -22,7 +22,15 @@ from torch import Tensor, nn
 from ..kernels.accuracy import Comparison, relative_rms_error
 from ..kernels.qlora import Workspace
 from .fast_layer import FastDecoderLayer, NotFast, read_layer
-from .patch import FAMILIES, PatchedPart, compute_dtype, fast_class, no_kernels_on, stock_class
+from .patch import (
+    FAMILIES,
+    PatchedPart,
+    compute_dtype,
+    fast_class,
+    no_kernels_on,
+    stock_class,
+    verdict,
+)
 
 log = logging.getLogger(__name__)
 
@@ -112,11 +120,7 @@ def _prove(
     finally:
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    worst = max(results, key=lambda c: (not c.passed, c.error / (c.eager_error + c.rounding)))
-    if worst.passed:
-        return True, "fast: proven on this device, no further from exact than stock", worst
-    reason = f"stock: the fast layer's {worst.tensor} is off by {worst.error:.1e}"
-    return False, f"{reason}, the stock layer's by {worst.eager_error:.1e}", worst
+    return verdict(results)
 
 
 def _compare(

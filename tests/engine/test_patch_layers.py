@@ -32,7 +32,7 @@ def test_known_layers_pass_their_proof_and_the_model_trains_as_before(family, qu
     state = torch.get_rng_state()
     (part,) = patch_layers(model, DEVICE, force=True)
     assert part.fast and part.count == 2 and part.kind == "decoder layer", part
-    assert part.reason == "fast: proven on this device, no further from exact than stock"
+    assert part.reason == "fast: checked on this device, no further from exact than stock"
     assert torch.equal(torch.get_rng_state(), state)
     assert all(type(layer).__name__.startswith("Fast") for layer in layers_of(model))
     got = step(model)
@@ -67,7 +67,7 @@ def test_a_layer_that_computes_something_else_stays_stock(monkeypatch):
 
     monkeypatch.setattr(module, "read_layer", wrong)
     (part,) = patch_layers(model, DEVICE, force=True)
-    assert not part.fast and part.reason.startswith("stock: the fast layer's ")
+    assert not part.fast and part.reason.startswith("stock: the kernel's ")
     assert all(type(layer) is stock for layer in layers_of(model))
     assert torch.equal(step(model)[0], want[0])
 

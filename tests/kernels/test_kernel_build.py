@@ -1,10 +1,7 @@
 """What needs another process: importing without Triton, and compiling for GPUs not at hand."""
 
-import os
-import subprocess
-import sys
-
 import pytest
+from compiling import compile_for, python
 
 WITHOUT_TRITON = """
 import sys
@@ -25,40 +22,17 @@ q, cos, sin = x[:, None], torch.randn(3, 8), torch.randn(3, 8)
 assert torch.equal(rope(q, q, cos, sin)[0], rope_reference(q, q, cos, sin)[0])
 """
 
-# Stands in for a GPU's driver: Triton compiles for that GPU down to machine code, launches nothing.
 COMPILE = """
-import sys
-import torch
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
-from triton.runtime.jit import JITFunction
 from evenfall.kernels import adamw, glu, linear_cross_entropy, nf4, nf4_gemv, rms_norm, rope
 
-
-class Driver:
-    def get_current_target(self):
-        return GPUTarget("cuda", int(sys.argv[1]), 32)
-
-    def get_current_device(self):
-        return 0
-
-    def get_current_stream(self, device):
-        return 0
-
-
-driver.set_active(Driver())
 compiled = []
-run = JITFunction.run
 
 
-def compile_only(self, *args, grid, warmup, **kwargs):
-    kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
-    compiled.append((self.fn.__name__, len(kernel.asm["cubin"])))
+def seen(name, asm):
+    compiled.append((name, len(asm["cubin"])))
 
 
-JITFunction.run = compile_only
-for module in (adamw, glu, linear_cross_entropy, nf4, nf4_gemv, rms_norm, rope):
-    module.takes_triton = lambda *tensors: True
+take_triton(adamw, glu, linear_cross_entropy, nf4, nf4_gemv, rms_norm, rope)
 
 for columns, unit_offset in ((507, False), (4096, True)):
     x = torch.zeros(4, columns, dtype=torch.bfloat16, requires_grad=True)
@@ -106,12 +80,6 @@ print(sorted({name for name, _ in compiled}))
 """
 
 
-def python(code, *args, **env):
-    env = {**os.environ, **env}
-    command = [sys.executable, "-c", code, *args]
-    return subprocess.run(command, env=env, check=False, text=True, capture_output=True)
-
-
 def test_ops_work_without_triton():
     done = python(WITHOUT_TRITON)
     assert done.returncode == 0, done.stderr
@@ -120,10 +88,7 @@ def test_ops_work_without_triton():
 @pytest.mark.parametrize("capability", ["80", "90"])
 def test_kernels_compile_for_real_gpus(tmp_path, capability):
     pytest.importorskip("triton")
-    env = {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
-    done = python(COMPILE, capability, **env)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(
+    assert compile_for(capability, COMPILE, tmp_path).strip() == str(
         [
             "_cross_entropy_kernel",
             "_dequantize_nf4_any_kernel",

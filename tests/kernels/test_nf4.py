@@ -1,15 +1,13 @@
 """NF4 dequantisation: the bits of bitsandbytes, whatever the shape, the scales and the window."""
 
 import math
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import torch
 from bitsandbytes import functional as bnb
 from bitsandbytes.nn import modules
+from compiling import compile_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -297,37 +295,15 @@ def test_unfit_windows_are_refused(device):
 
 
 COMPILE = """
-import sys
-import torch
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
-from triton.runtime.jit import JITFunction
 from evenfall.kernels import nf4
 
 
-class Driver:
-    def get_current_target(self):
-        return GPUTarget("cuda", int(sys.argv[1]), 32)
-
-    def get_current_device(self):
-        return 0
-
-    def get_current_stream(self, device):
-        return 0
+def seen(name, asm):
+    code = asm["sass"]
+    print(name, *("FFMA" in code, "STL" in code, "STG.E.128" in code))
 
 
-driver.set_active(Driver())
-run = JITFunction.run
-
-
-def compile_only(self, *args, grid, warmup, **kwargs):
-    kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
-    code = kernel.asm["sass"]
-    print(self.fn.__name__, *("FFMA" in code, "STL" in code, "STG.E.128" in code))
-
-
-JITFunction.run = compile_only
-nf4.takes_triton = lambda *tensors: True
+take_triton(nf4)
 for columns in (4096, 96):
     packed = torch.zeros(256 * columns // 2, dtype=torch.uint8)
     absmax = torch.zeros(4 * columns, dtype=torch.uint8)  # 256 blocks for each absmax2
@@ -342,11 +318,7 @@ for columns in (4096, 96):
 @pytest.mark.parametrize("capability", ["80", "90"])
 def test_machine_code_fuses_nothing_spills_nothing_and_stores_16_bytes(tmp_path, capability):
     pytest.importorskip("triton")
-    env = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-c", COMPILE, capability]
-    done = subprocess.run(command, env=env, check=False, text=True, capture_output=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
+    assert compile_for(capability, COMPILE, tmp_path).splitlines() == [
         "_dequantize_nf4_kernel False False True",
         "_dequantize_nf4_any_kernel False False False",
     ]

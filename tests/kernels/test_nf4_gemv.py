@@ -1,15 +1,13 @@
 """Products of a few rows with an NF4 weight: no further from the truth than dequantise-and-multiply."""
 
 import math
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from bitsandbytes.nn import modules
+from compiling import compile_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -204,36 +202,15 @@ def test_unfit_operands_are_refused(device):
 
 
 COMPILE = """
-import sys
-import torch
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
-from triton.runtime.jit import JITFunction
 from evenfall.kernels import nf4, nf4_gemv
 
 
-class Driver:
-    def get_current_target(self):
-        return GPUTarget("cuda", int(sys.argv[1]), 32)
-
-    def get_current_device(self):
-        return 0
-
-    def get_current_stream(self, device):
-        return 0
-
-
-driver.set_active(Driver())
-run = JITFunction.run
-
-
-def compile_only(self, *args, grid, warmup, **kwargs):
-    code = run(self, *args, grid=grid, warmup=True, **kwargs).asm["sass"]
+def seen(name, asm):
+    code = asm["sass"]
     print(*("STL" in code, "SHFL.IDX" in code, "LDGSTS.E.BYPASS.128" in code))
 
 
-JITFunction.run = compile_only
-nf4_gemv.takes_triton = lambda *tensors: True
+take_triton(nf4_gemv)
 packed = torch.zeros(4096 * 512, dtype=torch.uint8)
 absmax = torch.zeros(4096 * 16, dtype=torch.uint8)
 scales = (torch.zeros(256), torch.zeros(256), torch.zeros(1))
@@ -247,8 +224,4 @@ for m in (1, 2, 3, 8):
 @pytest.mark.parametrize("capability", ["80", "90"])
 def test_machine_code_spills_nothing_and_copies_ahead_16_bytes_at_a_time(tmp_path, capability):
     pytest.importorskip("triton")
-    env = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-c", COMPILE, capability]
-    done = subprocess.run(command, env=env, check=False, text=True, capture_output=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["False True True"] * 4
+    assert compile_for(capability, COMPILE, tmp_path).splitlines() == ["False True True"] * 4
