@@ -9,12 +9,12 @@ from .state import Run
 from .updates import micro_batches
 
 
-def loss_sum(model: torch.nn.Module, batch: Batch, packed: bool) -> torch.Tensor:
+def loss_sum(run: Run, batch: Batch) -> torch.Tensor:
     """Cross-entropy summed over a batch's trained tokens, float32 [].
 
-    Only the positions that predict a trained token go through the head (`logits_to_keep` takes their
-    indices), so logits are [trained tokens, vocabulary], and the model's own soft-caps and scales
-    apply. Without `packed` the batch is one document and the attention the model's own.
+    Only the positions that predict a trained token go through the head. Where it is the model's own
+    (`logits_to_keep` takes their indices) logits are [trained tokens, vocabulary], and its soft-caps
+    and scales apply. Without packed attention the batch is one document.
     """
     bounds = (
         {
@@ -22,10 +22,15 @@ def loss_sum(model: torch.nn.Module, batch: Batch, packed: bool) -> torch.Tensor
             "document_lengths": batch.lengths,
             "cu_seq_lens_q": batch.cu_seqlens,
         }
-        if packed
+        if run.packed
         else {}
     )
-    logits = model(
+    if run.head is not None:
+        losses = run.head.losses(
+            run.model, batch.labels, batch.label_positions, input_ids=batch.input_ids, **bounds
+        )
+        return losses.sum()
+    logits = run.model(
         input_ids=batch.input_ids, use_cache=False, logits_to_keep=batch.label_positions, **bounds
     ).logits[0]
     return F.cross_entropy(logits.float(), batch.labels, reduction="sum")
@@ -38,7 +43,7 @@ def evaluate(run: Run, bins: Bins) -> float:
     try:
         with torch.no_grad():
             for batch in micro_batches(bins, range(len(bins)), run.config, run.packed):
-                total += loss_sum(run.model, batch.to(run.device), run.packed)
+                total += loss_sum(run, batch.to(run.device))
                 trained += batch.trained_tokens
     finally:
         run.model.train()

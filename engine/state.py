@@ -9,6 +9,7 @@ from peft import PeftModel
 from .config import RunConfig
 from .data.prepare import PreparedData
 from .events import State
+from .loss_head import LossHead
 from .optimizer import FlatAdamW
 from .runs import RunDirectory
 from .schedule import RateChange
@@ -68,3 +69,5 @@ class Run:
     device: torch.device
     packed: bool
     """False: the model's attention is stock, one document a row."""
+    head: LossHead | None = None
+    """Computes losses without the logits; None: the model's own head does."""

@@ -141,7 +141,7 @@ def train(run: Run) -> Literal["complete"] | Ending:
         loss = torch.zeros((), device=device)
         try:
             for batch in batches:
-                micro_loss = loss_sum(model, batch.to(device), run.packed)
+                micro_loss = loss_sum(run, batch.to(device))
                 (micro_loss / trained).backward()
                 loss += micro_loss.detach()
             norm = optimizer.step(rate)

@@ -30,8 +30,10 @@ from .load import (
     set_recompute,
     trainable_parameters,
 )
+from .loss_head import read_head
 from .optimizer import FlatAdamW
-from .patch import patch_model
+from .patch import PatchedPart, patch_model
+from .patch_layers import patch_layers
 from .runs import RunDirectory
 from .session import Control
 from .state import LoopState, OutOfMemoryEnd, Run
@@ -145,8 +147,12 @@ def _build(
     """Adapter, kernels and optimiser on the loaded base, at step 0."""
     recipe = config.train
     model = add_adapter(loaded.model, config.adapter, recipe.seed)
+    head = None
     if recipe.kernels == "auto":
-        parts = patch_model(model, device).parts
+        parts = [*patch_model(model, device).parts, *patch_layers(model, device)]
+        if device.type == "cuda":
+            head, reason = read_head(model)
+            parts.append(PatchedPart("loss head", "loss head", 1, head is not None, reason))
         control.emit(ev.PartsPatched([dataclasses.asdict(part) for part in parts]))
     set_recompute(model, recipe.gradient_checkpointing)
     bins = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
@@ -156,7 +162,9 @@ def _build(
         recipe.max_grad_norm,
     )  # fmt: skip
     optimizer = FlatAdamW(trainable_parameters(model), settings)
-    return Run(directory, config, control, model, optimizer, data, state, device, loaded.packed)
+    return Run(
+        directory, config, control, model, optimizer, data, state, device, loaded.packed, head
+    )
 
 
 def _announce(run: Run, loaded: LoadedModel, data: PreparedData) -> None:

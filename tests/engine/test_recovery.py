@@ -48,13 +48,13 @@ def fail_above(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], list]:
     def arm(tokens: int, after: int) -> list:
         real, calls, held = loop.loss_sum, [0], []
 
-        def limited(model, batch, packed):
+        def limited(run, batch):
             calls[0] += 1
             if calls[0] > after and batch.tokens > tokens:
-                graph = real(model, batch, packed)
+                graph = real(run, batch)
                 held.append(weakref.ref(graph))
                 raise torch.OutOfMemoryError(CUDA_TEXT)
-            return real(model, batch, packed)
+            return real(run, batch)
 
         monkeypatch.setattr(loop, "loss_sum", limited)
         return held
@@ -158,10 +158,10 @@ def evaluation_fails_above(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], N
     def arm(tokens: int) -> None:
         real = evaluate.loss_sum
 
-        def limited(model, batch, packed):
-            if not model.training and batch.tokens > tokens:
+        def limited(run, batch):
+            if not run.model.training and batch.tokens > tokens:
                 raise torch.OutOfMemoryError(CUDA_TEXT)
-            return real(model, batch, packed)
+            return real(run, batch)
 
         monkeypatch.setattr(evaluate, "loss_sum", limited)
 

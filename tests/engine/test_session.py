@@ -256,7 +256,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_adapter_alone(
 def test_gradients_that_stay_not_finite_end_the_run_with_the_adapter_saved(
     tiny_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "loss_sum", lambda model, *_: sum_of(model) * float("inf"))
+    monkeypatch.setattr(loop, "loss_sum", lambda run, _: sum_of(run.model) * float("inf"))
     directory, events = run(tiny_config(train={"max_steps": 20}))
     (failed,) = of(ev.Failed, events)
     assert "not finite" in failed.message and "learning_rate" in failed.hint
