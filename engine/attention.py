@@ -1,23 +1,31 @@
 """Packed attention: many documents in one row, none of which sees another.
 
 Registered with transformers under the name `evenfall_packed`, so models keep their own attention
-modules and call this instead of theirs. Documents are bounded by `cu_seq_lens_q` (int32, [D + 1], on
-the device) and `document_lengths` (the same on the host, so that no step waits for the device). On a
-GPU that has it, torch's variable-length flash attention runs all documents in one launch; elsewhere,
-and for soft-capped scores, each document goes through torch's own attention by itself. No mask is
-ever built: under this name transformers builds none.
+modules and call this instead of theirs; `fast_layer.py` calls what `choose` names by itself. No mask
+is ever built: under this name transformers builds none. The ways, each correct wherever it is chosen:
+
+* rows     documents of one length, as a batch, through torch's own attention: cuDNN on Hopper, flash
+           attention elsewhere, and on a CPU too;
+* kernel   documents of any lengths, windows and soft-caps through `kernels/packed_attention.py`;
+* each     document by document, where neither can run.
 
 Families whose attention needs more than the arguments here (sinks, latent heads, linear attention)
 are not in `FAMILIES`: they keep the stock attention and train one document a row, so they are
 never wrong, only slower.
 """
 
-import inspect
-from typing import Any
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from transformers import AttentionInterface
+
+from ..kernels.packed_attention import document_bounds, packed_attention
 
 NAME = "evenfall_packed"
 
@@ -29,29 +37,53 @@ FAMILIES = frozenset(
 )  # fmt: skip
 """transformers' `model_type`s whose attention calls carry all that is needed here."""
 
-try:
-    from torch.nn.attention.varlen import varlen_attn
-
-    _VARLEN_GQA = "enable_gqa" in inspect.signature(varlen_attn).parameters
-except ImportError:  # a torch built without it
-    varlen_attn = None
-    _VARLEN_GQA = False
+Way = Literal["rows", "kernel", "each"]
 
 
-def packed_attention(
+@dataclass(frozen=True, eq=False)
+class Documents:
+    """The documents of a packed row, made once a batch and handed to every layer."""
+
+    lengths: tuple[int, ...]
+    """On the host, so that no step waits for the device."""
+    bounds: Tensor
+    """The same as offsets on the device, int32 [D + 1]."""
+    kernel: bool = False
+    """Whether our kernel is proven for the model on this device (`attention_proof.py`)."""
+
+    @cached_property
+    def per_token(self) -> tuple[Tensor, Tensor]:
+        """First token and end of each token's document, int32 [T] each, on the device."""
+        return document_bounds(self.bounds, sum(self.lengths))
+
+
+def choose(
+    documents: Documents,
+    *,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+) -> Way:
+    """How attention inside documents of these lengths is best computed."""
+    window = sliding_window is not None and 0 < sliding_window < max(documents.lengths)
+    if len(set(documents.lengths)) == 1 and not window and not softcap:
+        return "rows"
+    return "kernel" if documents.kernel and not dropout else "each"
+
+
+def attend(
     module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    document_lengths: tuple[int, ...] | None = None,
-    cu_seq_lens_q: torch.Tensor | None = None,
+    documents: Documents | None = None,
     **_: Any,
-) -> tuple[torch.Tensor, None]:
+) -> tuple[Tensor, None]:
     """Causal attention inside each document.
 
     Args:
@@ -59,75 +91,50 @@ def packed_attention(
         scaling: factor on the scores; default 1 / sqrt(D).
         sliding_window: a token sees itself and this many - 1 before it; None: all before it.
         softcap: scores become softcap * tanh(scores / softcap) (Gemma 2).
-        document_lengths: lengths that sum to T, for B = 1; None: every row is one document.
-        cu_seq_lens_q: the same as offsets on the device, int32 [D + 1].
+        documents: of the one row, lengths that sum to T; None: every row is one document.
 
     Returns:
         ([B, T, H, D] in query's dtype, None), as transformers expects.
+
+    Raises:
+        ValueError: there are documents and several rows.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if document_lengths is None or query.shape[0] != 1:
-        if document_lengths is not None:
-            raise ValueError(f"packed documents come in one row, got {query.shape[0]}")
-        parts = [_one_document(query, key, value, scale, dropout, sliding_window, softcap)]
-    elif (
-        varlen_attn is not None
-        and cu_seq_lens_q is not None
-        and query.is_cuda
-        and query.dtype in (torch.bfloat16, torch.float16)
-        and not softcap
-        and not dropout
-    ):
-        return _flash_varlen(
-            query, key, value, scale, sliding_window, document_lengths, cu_seq_lens_q
-        ), None
-    else:
-        parts, start = [], 0
-        for length in document_lengths:
-            q, k, v = (x[:, :, start : start + length] for x in (query, key, value))
-            parts.append(_one_document(q, k, v, scale, dropout, sliding_window, softcap))
-            start += length
-    out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-    return out.transpose(1, 2), None
-
-
-def _flash_varlen(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    scaling: float,
-    sliding_window: int | None,
-    document_lengths: tuple[int, ...],
-    cu_seq_lens: torch.Tensor,
-) -> torch.Tensor:
-    assert varlen_attn is not None
-    options: dict[str, Any] = {}
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1 and _VARLEN_GQA:
-        options["enable_gqa"] = True
-    elif groups > 1:
-        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
-    longest = max(document_lengths)
-    left = sliding_window - 1 if sliding_window and sliding_window < longest else -1
-    out = varlen_attn(
-        q, k, v, cu_seq_lens, cu_seq_lens, longest, longest,
-        scale=scaling, window_size=(left, 0), **options,
-    )  # fmt: skip
-    assert isinstance(out, torch.Tensor)
-    return out[None]
+    options = scale, dropout, sliding_window, softcap
+    if documents is None:
+        return _one_document(query, key, value, *options).transpose(1, 2), None
+    if query.shape[0] != 1:
+        raise ValueError(f"packed documents come in one row, got {query.shape[0]}")
+    way = choose(documents, dropout=dropout, sliding_window=sliding_window, softcap=softcap)
+    if way == "rows":
+        count = len(documents.lengths)
+        q, k, v = (x[0].unflatten(1, (count, -1)).transpose(0, 1) for x in (query, key, value))
+        out = _one_document(q, k, v, *options)
+        return out.transpose(1, 2).flatten(0, 1)[None], None
+    if way == "kernel":
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        out = packed_attention(
+            q, k, v, *documents.per_token, scale=scale, window=sliding_window, softcap=softcap
+        )
+        return out[None], None
+    parts, start = [], 0
+    for length in documents.lengths:
+        q, k, v = (x[:, :, start : start + length] for x in (query, key, value))
+        parts.append(_one_document(q, k, v, *options))
+        start += length
+    return torch.cat(parts, dim=2).transpose(1, 2), None
 
 
 def _one_document(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     scaling: float,
     dropout: float,
     sliding_window: int | None,
     softcap: float | None,
-) -> torch.Tensor:
-    """[B, H, L, D] for a document of L tokens."""
+) -> Tensor:
+    """[B, H, L, D] for B documents of L tokens."""
     length, groups = query.shape[2], query.shape[1] // key.shape[1]
     window = sliding_window if sliding_window and sliding_window < length else None
     if not softcap and window is None:
@@ -149,4 +156,4 @@ def _one_document(
     return weights @ value
 
 
-AttentionInterface.register(NAME, packed_attention)
+AttentionInterface.register(NAME, attend)

@@ -7,14 +7,17 @@ It stands for the pre-norm layer that Llama, Mistral, Qwen 2 and Qwen 3 share:
 
 q and k may be normed per head, projections may have biases and LoRA adapters. Norms write straight into the
 buffers that carry the adapters' columns (`kernels/qlora.py`), activations and rotations happen in place, and
-the gradient of the residual stream goes down in the buffer that the next projection needs. Attention is
-whichever function the model is configured with; its own autograd graph is kept inside the node.
+the gradient of the residual stream goes down in the buffer that the next projection needs, from layer to
+layer too. Attention is one of `layer_attention.py`.
 
 What the backward needs is saved at one of three levels, for memory against time:
 
-    kept      everything                                       about 34 H + 3 I numbers a token (GQA 4:1)
-    cheap     all but what a copy, norm or activation gives    three inputs of width H and one of I less
+    kept      everything                      6.5 H + 2 I numbers a token (GQA 4:1)
+    cheap     all but what a norm gives       4.5 H + 2 I
     layer     the layer's input; all else is computed again
+
+Without dropout the MLP's adapters are multiplied inside the activation's kernels (`kernels/glu_adapters.py`), which
+make the activated product again by themselves. With dropout it is saved too, I more, at the level `kept`.
 
 All that is saved goes through `save_for_backward`, so hooks for saved tensors (recompute and offload as
 stock trainers switch them on) see it.
@@ -22,7 +25,6 @@ stock trainers switch them on) see it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Literal, NamedTuple
 
@@ -31,9 +33,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..kernels.glu import glu_backward, glu_forward
+from ..kernels.glu_adapters import glu_backward_gradients, glu_forward_carry
 from ..kernels.qlora import ProjectionGroup
 from ..kernels.rms_norm import rms_norm_backward, rms_norm_forward
 from ..kernels.rope import rope_
+from .layer_attention import Attended, Attention
 
 Level = Literal["kept", "cheap", "layer"]
 """How much of a layer's activations is saved for its backward."""
@@ -44,6 +48,33 @@ class Norm(NamedTuple):
 
     weight: Tensor
     eps: float
+
+
+class Stream:
+    """Hands the gradient of the residual stream from a layer to the one below, with the buffer it is in.
+
+    Autograd passes a view of the buffer's first columns. If that view comes in at the next layer, the
+    rest of the buffer is that layer's to write to; any other tensor is not.
+    """
+
+    def __init__(self) -> None:
+        self._buffer: Tensor | None = None
+
+    def give(self, buffer: Tensor) -> None:
+        self._buffer = buffer
+
+    def take(self, gradient: Tensor) -> Tensor | None:
+        """The buffer whose first columns `gradient` is, if it was given last."""
+        buffer, self._buffer = self._buffer, None
+        if (
+            buffer is not None
+            and buffer.data_ptr() == gradient.data_ptr()
+            and buffer.shape[0] == gradient.shape[0]
+            and buffer.stride() == gradient.stride()
+            and buffer.dtype == gradient.dtype
+        ):
+            return buffer
+        return None
 
 
 @dataclass(frozen=True)
@@ -61,10 +92,17 @@ class LayerParts:
     head_dim: int
     q_heads: int
     kv_heads: int
+    stream: Stream
+    """One for all layers of a model."""
 
     @property
     def groups(self) -> tuple[ProjectionGroup, ...]:
         return self.qkv, self.o, self.gate_up, self.down
+
+    @property
+    def dropout(self) -> bool:
+        """Whether the MLP's adapters have any."""
+        return bool(self.gate_up.dropout or self.down.dropout)
 
     def parameters(self) -> list[Tensor]:
         """All adapters' A and B, in the order of their gradients."""
@@ -78,10 +116,7 @@ class Call:
     cos: Tensor
     """``[tokens, rotary dimensions]``."""
     sin: Tensor
-    attend: Callable[[Tensor, Tensor, Tensor], Tensor]
-    """q ``[batch, heads, length, head_dim]``, k and v with their heads, to ``[batch, length, heads,
-    head_dim]``, by differentiable torch operations."""
-    batch: int
+    attention: Attention
     training: bool
 
 
@@ -108,25 +143,21 @@ class _Saved:
     k_rstd: Tensor | None = None
     attended: Tensor | None = None
     """Attention's output, with the adapters' columns."""
+    lse: Tensor | None = None
+    """See `Attended`."""
     total: Tensor | None = None
     x2: Tensor | None = None
     rstd2: Tensor | None = None
     gate_up: Tensor | None = None
     product: Tensor | None = None
-    """``silu(gate) * up``, with the adapters' columns."""
-
-
-@dataclass(frozen=True)
-class _Graph:
-    """Attention's own autograd graph."""
-
-    leaves: tuple[Tensor, Tensor, Tensor]
-    out: Tensor
+    """``silu(gate) * up``, with the adapters' columns; only with dropout."""
+    t_down: Tensor | None = None
+    """The adapter's columns alone, ``[tokens, rank]``; only without."""
 
 
 def _forward(
     parts: LayerParts, call: Call, hidden: Tensor, masks: tuple[Tensor | None, ...], *, grad: bool
-) -> tuple[Tensor, _Saved, _Graph]:
+) -> tuple[Tensor, _Saved, Attended]:
     """The layer's output, and all that a backward may need."""
     tokens, width = hidden.shape
     x1 = parts.qkv.input_buffer(tokens)
@@ -137,9 +168,8 @@ def _forward(
     raw_q, q_rstd = _norm_heads(q, parts.q_norm)
     raw_k, k_rstd = _norm_heads(k, parts.k_norm)
     rope_(q, k, call.cos, call.sin)
-    graph = _attend(call, q, k, v, grad=grad)
     attended = parts.o.input_buffer(tokens)
-    attended[:, : parts.o.in_features] = graph.out.detach().reshape(tokens, -1)
+    kept = call.attention.forward((q, k, v), _attention_out(parts, attended), grad=grad)
     mask2 = parts.o.carry(attended, masks[1], training=call.training)
     delta = parts.o.forward(attended)
     x2, total = parts.gate_up.input_buffer(tokens), torch.empty_like(hidden)
@@ -147,53 +177,71 @@ def _forward(
     mask3 = parts.gate_up.carry(x2, masks[2], training=call.training)
     gate_up = parts.gate_up.forward(x2)
     product = parts.down.input_buffer(tokens)
-    inner = parts.down.in_features
-    glu_forward(gate_up[:, :inner], gate_up[:, inner:], product[:, :inner], "silu")
-    mask4 = parts.down.carry(product, masks[3], training=call.training)
+    gate, up, activated = *_halves(parts, gate_up), product[:, : parts.down.in_features]
+    mask4 = t_down = None
+    if parts.dropout:
+        glu_forward(gate, up, activated, "silu")
+        mask4 = parts.down.carry(product, masks[3], training=call.training)
+    else:
+        carried = product[:, parts.down.in_features :]
+        glu_forward_carry(gate, up, activated, parts.down.carrying_rows(), carried, "silu")
+        parts.down.carry_bias(product)
+        (t_down,) = parts.down.carried(product)
     out = parts.down.forward(product).add_(total)
     saved = _Saved(
         hidden, (mask1, mask2, mask3, mask4), x1, rstd1, qkv, raw_q, q_rstd, raw_k, k_rstd,
-        attended, total, x2, rstd2, gate_up, product,
+        attended, kept.lse, total, x2, rstd2, gate_up, product if parts.dropout else None,
+        t_down if t_down is None else t_down.clone(),
     )  # fmt: skip
-    return out, saved, graph
+    return out, saved, kept
 
 
 def _backward(
-    parts: LayerParts, call: Call, saved: _Saved, graph: _Graph, dout: Tensor, *, input_grad: bool
+    parts: LayerParts, call: Call, saved: _Saved, kept: Attended, dout: Tensor, *, input_grad: bool
 ) -> tuple[Tensor | None, list[Tensor]]:
     """The input's gradient, and those of `parts.parameters()`."""
     tokens, width = saved.hidden.shape
     mask1, mask2, mask3, mask4 = saved.masks
     assert saved.total is not None and saved.rstd1 is not None and saved.rstd2 is not None
-    assert saved.gate_up is not None
+    assert saved.gate_up is not None and saved.attended is not None and saved.qkv is not None
 
     # down(silu(gate) * up)
-    inner = parts.down.in_features
-    dy = parts.down.gradient_buffer(tokens)
-    dy[:, :width] = dout
+    dy = parts.stream.take(dout)
+    if dy is None or dy.shape[1] != width + parts.down.extra:
+        dy = parts.down.gradient_buffer(tokens)
+        dy[:, :width] = dout
     parts.down.carry_gradient(dy)
     dproduct = parts.down.input_gradient(dy, mask4)
+    x2 = saved.x2
+    if x2 is None:
+        x2 = _normed(parts.gate_up, parts.post_norm, saved.total, mask3, call)
     dgate_up = parts.gate_up.gradient_buffer(tokens)
-    product, again = saved.product, None
-    if product is None:
-        product = parts.down.input_buffer(tokens)
-        again = product[:, :inner]
-    glu_backward(
-        dproduct, saved.gate_up[:, :inner], saved.gate_up[:, inner:],
-        dgate_up[:, :inner], dgate_up[:, inner : 2 * inner], "silu", out=again,
-    )  # fmt: skip
-    if again is not None:
-        parts.down.carry(product, mask4, training=call.training)
-    down_grads = parts.down.adapter_gradients(dy, product, mask4)
-    del product, dproduct, again, dy
+    operands = dproduct, *_halves(parts, saved.gate_up), *_halves(parts, dgate_up)
+    if parts.dropout:
+        product = saved.product
+        if product is None:
+            product = parts.down.input_buffer(tokens)
+            glu_backward(*operands, "silu", out=product[:, : parts.down.in_features])
+            parts.down.carry(product, mask4, training=call.training)
+        else:
+            glu_backward(*operands, "silu")
+        down_grads = parts.down.adapter_gradients(dy, product, mask4)
+        gate_up_db = parts.gate_up.b_gradients(dgate_up, parts.gate_up.carried(x2))
+        del product
+    else:
+        assert saved.t_down is not None
+        t_gate, t_up = parts.gate_up.carried(x2)
+        u = parts.down.carried_gradient(dy)
+        da, *gate_up_db = glu_backward_gradients(*operands, u, (t_gate, t_up), "silu")
+        down_grads = parts.down.gather(da, parts.down.b_gradients(dy, [saved.t_down]))
+    del operands, dproduct, dy
 
     # gate, up
     parts.gate_up.carry_gradient(dgate_up)
     dx2 = parts.gate_up.input_gradient(dgate_up, mask3)
-    x2 = saved.x2
-    if x2 is None:
-        x2 = _normed(parts.gate_up, parts.post_norm, saved.total, mask3, call)
-    gate_up_grads = parts.gate_up.adapter_gradients(dgate_up, x2, mask3)
+    gate_up_grads = parts.gate_up.gather(
+        parts.gate_up.a_gradient(dgate_up, x2, mask3), gate_up_db
+    )  # fmt: skip
     del dgate_up, x2
 
     # o(attention), where the gradient of the stream ends up too
@@ -203,29 +251,31 @@ def _backward(
     )
     parts.o.carry_gradient(dtotal)
     dattended = parts.o.input_gradient(dtotal, mask2)
-    attended = saved.attended
-    if attended is None:
-        attended = parts.o.input_buffer(tokens)
-        attended[:, : parts.o.in_features] = graph.out.detach().reshape(tokens, -1)
-        parts.o.carry(attended, mask2, training=call.training)
-    o_grads = parts.o.adapter_gradients(dtotal, attended, mask2)
+    o_grads = parts.o.adapter_gradients(dtotal, saved.attended, mask2)
 
     # q, k, v
     dqkv = parts.qkv.gradient_buffer(tokens)
     dq, dk, dv = _heads(parts, dqkv)
-    grads = torch.autograd.grad(graph.out, graph.leaves, dattended.view(graph.out.shape))
-    for target, grad in zip((dq, dk, dv), grads, strict=True):
-        target.copy_(grad.transpose(1, 2).reshape(target.shape))
-    rope_(dq, dk, call.cos, call.sin, inverse=True)
+    out = _attention_out(parts, saved.attended)
+    heads = _heads(parts, saved.qkv)
+    grads = call.attention.backward(kept, heads, out, dattended.view(out.shape), (dq, dk, dv))
+    rope_(grads[0], grads[1], call.cos, call.sin, inverse=True, out=(dq, dk))
+    if grads[2] is not dv:
+        dv.copy_(grads[2])
+    del grads, heads, out, dattended
     _norm_heads_backward(dq, saved.q, saved.q_rstd, parts.q_norm)
     _norm_heads_backward(dk, saved.k, saved.k_rstd, parts.k_norm)
     parts.qkv.carry_gradient(dqkv)
     dhidden = None
     if input_grad:
         dx1 = parts.qkv.input_gradient(dqkv, mask1)
+        # The layer below reads it from a buffer with room for its adapter's columns.
+        room = parts.down.gradient_buffer(tokens)
         dhidden, _ = rms_norm_backward(
-            dx1, saved.hidden, parts.input_norm.weight, saved.rstd1, dtotal=dtotal[:, :width]
-        )
+            dx1, saved.hidden, parts.input_norm.weight, saved.rstd1,
+            dtotal=dtotal[:, :width], dx=room[:, :width],
+        )  # fmt: skip
+        parts.stream.give(room)
     x1 = saved.x1
     if x1 is None:
         x1 = _normed(parts.qkv, parts.input_norm, saved.hidden, mask1, call)
@@ -251,13 +301,15 @@ def _heads(parts: LayerParts, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def _attend(call: Call, q: Tensor, k: Tensor, v: Tensor, *, grad: bool) -> _Graph:
-    with torch.set_grad_enabled(grad):
-        q, k, v = (
-            t.detach().unflatten(0, (call.batch, -1)).transpose(1, 2).requires_grad_(grad)
-            for t in (q, k, v)
-        )
-        return _Graph((q, k, v), call.attend(q, k, v))
+def _halves(parts: LayerParts, gate_up: Tensor) -> tuple[Tensor, Tensor]:
+    """gate and up, or their gradients, as views of ``[tokens, >= their columns]``."""
+    inner = parts.down.in_features
+    return gate_up[:, :inner], gate_up[:, inner : 2 * inner]
+
+
+def _attention_out(parts: LayerParts, attended: Tensor) -> Tensor:
+    """Attention's output, ``[tokens, heads, head_dim]``, as a view of o's input."""
+    return attended[:, : parts.o.in_features].unflatten(1, (parts.q_heads, parts.head_dim))
 
 
 def _norm_heads(heads: Tensor, norm: Norm | None) -> tuple[Tensor | None, Tensor | None]:
@@ -286,7 +338,7 @@ def _reduced(saved: _Saved, level: Level) -> _Saved:
     if level == "kept":
         return saved
     if level == "cheap":
-        return replace(saved, x1=None, attended=None, x2=None, product=None)
+        return replace(saved, x1=None, x2=None, product=None)
     return _Saved(saved.hidden, saved.masks)
 
 
@@ -295,9 +347,9 @@ class _DecoderLayer(torch.autograd.Function):
     def forward(
         ctx, hidden: Tensor, parts: LayerParts, call: Call, level: Level, *parameters: Tensor
     ) -> Tensor:
-        out, saved, graph = _forward(parts, call, hidden, _NO_MASKS, grad=level != "layer")
+        out, saved, attended = _forward(parts, call, hidden, _NO_MASKS, grad=level != "layer")
         ctx.parts, ctx.call, ctx.level = parts, call, level
-        ctx.graph = None if level == "layer" else graph
+        ctx.graph = attended.graph
         kept = _reduced(saved, level)
         tensors = [getattr(kept, field.name) for field in fields(kept) if field.name != "masks"]
         ctx.save_for_backward(*tensors, *kept.masks)
@@ -308,11 +360,11 @@ class _DecoderLayer(torch.autograd.Function):
     def backward(ctx, dout: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         *tensors, m1, m2, m3, m4 = ctx.saved_tensors
         saved = _Saved(tensors[0], (m1, m2, m3, m4), *tensors[1:])
-        graph = ctx.graph
-        if graph is None:
-            _, saved, graph = _forward(ctx.parts, ctx.call, saved.hidden, saved.masks, grad=True)
+        attended = Attended(saved.lse, ctx.graph)
+        if ctx.level == "layer":
+            _, saved, attended = _forward(ctx.parts, ctx.call, saved.hidden, saved.masks, grad=True)
         dhidden, gradients = _backward(
-            ctx.parts, ctx.call, saved, graph, dout, input_grad=ctx.needs_input_grad[0]
+            ctx.parts, ctx.call, saved, attended, dout, input_grad=ctx.needs_input_grad[0]
         )
         ctx.graph = None
         return dhidden, None, None, None, *gradients

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 
+from .attention import Documents
 from .data.batch import Batch
 from .data.prepare import Bins
 from .state import Run
@@ -19,8 +20,7 @@ def loss_sum(run: Run, batch: Batch) -> torch.Tensor:
     bounds = (
         {
             "position_ids": batch.position_ids,
-            "document_lengths": batch.lengths,
-            "cu_seq_lens_q": batch.cu_seqlens,
+            "documents": Documents(batch.lengths, batch.cu_seqlens, run.kernel_attention),
         }
         if run.packed
         else {}

@@ -84,6 +84,24 @@ class PartsPatched(Event):
 
 
 @dataclass(frozen=True)
+class MemoryPlanned(Event):
+    """What the layers save for the backward, chosen from the memory that is free."""
+
+    kept: int
+    """Layers that save all."""
+    cheap: int
+    """Layers that compute norms and activations again."""
+    recomputed: int
+    """Layers that save their input alone."""
+    cached: int
+    """Layers whose base weights stay dequantised."""
+    activations_gb: float
+    """Of all layers, at the end of the largest forward."""
+    weights_gb: float
+    """Of dequantised weights."""
+
+
+@dataclass(frozen=True)
 class DataPrepared(Event):
     format: str
     reason: str
@@ -261,6 +279,7 @@ AnyEvent = (
     | ModelLoaded
     | PartsPatched
     | DataPrepared
+    | MemoryPlanned
     | Step
     | Evaluated
     | CheckpointSaved

@@ -19,7 +19,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..kernels.nf4 import NF4Weight
 from ..kernels.qlora import Projection, ProjectionGroup, Workspace
-from .decoder import Call, LayerParts, Level, Norm, decoder_layer
+from . import attention as packed
+from .decoder import Call, LayerParts, Level, Norm, Stream, decoder_layer
+from .layer_attention import Attention, GraphAttention, KernelAttention
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _MLP = ("gate_proj", "up_proj", "down_proj")
@@ -36,7 +38,11 @@ class FastState:
     parts: LayerParts
     modules: dict[str, nn.Module]
     """The seven projections, as they were."""
+    adapters: dict[str, list[str]]
+    """The active adapters of those that have any: TRL's DPO switches to a copy of the first one."""
     level: Level = "kept"
+    leads: bool = False
+    """The model's first fast layer: its forward rounds the adapters of all of them anew."""
 
     def holds(self, layer: Any) -> bool:
         """Whether the layer is as it was read, with its adapters at work."""
@@ -44,13 +50,17 @@ class FastState:
             owner = layer.self_attn if name in _ATTENTION else layer.mlp
             if getattr(owner, name) is not module:
                 return False
-            if isinstance(module, LoraLayer) and (module.disable_adapters or module.merged):
+            if isinstance(module, LoraLayer) and (
+                module.disable_adapters
+                or module.merged
+                or module.active_adapters != self.adapters[name]
+            ):
                 return False
         return True
 
 
-def read_layer(layer: Any, workspace: Workspace, dtype: torch.dtype) -> FastState:
-    """Read a decoder layer of the Llama kind.
+def read_layer(layer: Any, workspace: Workspace, stream: Stream, dtype: torch.dtype) -> FastState:
+    """Read a decoder layer of the Llama kind; all layers of a model share workspace and stream.
 
     Raises:
         NotFast: a projection, adapter or activation of another kind.
@@ -85,8 +95,14 @@ def read_layer(layer: Any, workspace: Workspace, dtype: torch.dtype) -> FastStat
         attention.head_dim,
         heads[0],
         heads[1],
+        stream,
     )
-    return FastState(parts, modules)
+    adapters = {
+        name: list(module.active_adapters)
+        for name, module in modules.items()
+        if isinstance(module, LoraLayer)
+    }
+    return FastState(parts, modules, adapters)
 
 
 def _norm(module: Any) -> Norm:
@@ -159,19 +175,38 @@ class FastDecoderLayer(nn.Module):
                 past_key_values=past_key_values, use_cache=use_cache,
                 position_embeddings=position_embeddings, **kwargs,
             )  # fmt: skip
-        function = ALL_ATTENTION_FUNCTIONS[interface]
-        options = dict(kwargs, scaling=attention.scaling, position_ids=position_ids)
-        # Where layers differ the attention knows its window; else it is the configuration's.
-        window = getattr(attention.config, "sliding_window", None)
-        options["sliding_window"] = getattr(attention, "sliding_window", window)
-
-        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            return function(attention, query, key, value, attention_mask, dropout=0.0, **options)[0]
-
+        if state.leads:
+            state.parts.qkv.refresh()
         batch, length, width = hidden_states.shape
+        rows = hidden_states.reshape(-1, width)
         cos, sin = (
             t.expand(batch, length, -1).reshape(batch * length, -1) for t in position_embeddings
         )
-        call = Call(cos, sin, attend, batch, self.training)
-        rows = hidden_states.reshape(-1, width)
+        options = dict(kwargs, position_ids=position_ids, attention_mask=attention_mask)
+        call = Call(cos, sin, _attention(attention, batch, options), self.training)
         return decoder_layer(rows, state.parts, call, state.level).view(hidden_states.shape)
+
+
+def _attention(module: Any, batch: int, options: dict[str, Any]) -> Attention:
+    """What the model is configured with; our kernel by hand where it is what packed attention chooses."""
+    # Where layers differ the attention knows its window; else it is the configuration's.
+    window = getattr(module.config, "sliding_window", None)
+    window = getattr(module, "sliding_window", window)
+    interface = module.config._attn_implementation
+    documents = options.get("documents")
+    if (
+        interface == packed.NAME
+        and documents is not None
+        and packed.choose(documents, sliding_window=window) == "kernel"
+    ):
+        starts, ends = documents.per_token
+        return KernelAttention(starts, ends, module.scaling, window)
+    function = ALL_ATTENTION_FUNCTIONS[interface]
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return function(
+            module, query, key, value, dropout=0.0, scaling=module.scaling, sliding_window=window,
+            **options,
+        )[0]  # fmt: skip
+
+    return GraphAttention(attend, batch)

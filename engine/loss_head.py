@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ..kernels.accuracy import relative_rms_error
 from ..kernels.linear_cross_entropy import linear_cross_entropy
@@ -24,6 +25,23 @@ _TOKENS = 24
 
 _FACTOR = 2.0
 """How many roundings may lie between the model's own results and ours."""
+
+
+class _Rows(torch.autograd.Function):
+    """Some rows of a matrix, each at most once: so the gradient is copied back. torch's own adds it up
+    atomically, since it cannot know."""
+
+    @staticmethod
+    def forward(ctx, matrix: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.count = matrix.shape[0]
+        return matrix.index_select(0, rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (rows,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.count, grad.shape[1]).index_copy_(0, rows, grad), None
 
 
 @dataclass(frozen=True)
@@ -42,12 +60,15 @@ class LossHead:
         Args:
             model: the causal model, or a PEFT model round it.
             labels: int64 ``[M]``.
-            positions: int64 ``[M]``: tokens of the (one) row whose hidden states predict them.
+            positions: int64 ``[M]``, none twice: tokens of the (one) row whose hidden states predict
+                them.
             inputs: of the model's forward.
         """
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         hidden = base.base_model(use_cache=False, **inputs).last_hidden_state[0]
-        return self.of_hidden(hidden.index_select(0, positions), labels)
+        rows = _Rows.apply(hidden, positions)
+        assert isinstance(rows, Tensor)  # apply() is typed as returning anything
+        return self.of_hidden(rows, labels)
 
     def of_hidden(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of each label, fp32 ``[M]``, from the ``[M, hidden]`` states before it."""

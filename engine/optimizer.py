@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..kernels.adamw import AdamWSettings
+from ..kernels.adamw import AdamWSettings, adamw_step, adamw_step_reference
 
 _ALIGN = 64
 """Parameters start at multiples of this many values, as an allocation of their own would."""
@@ -31,28 +31,22 @@ class FlatAdamW:
             starts[name] = size
             size += -(-parameter.numel() // _ALIGN) * _ALIGN
         device = next(iter(self._parameters.values())).device
-        flat = torch.nn.Parameter(torch.zeros(size, dtype=torch.float32, device=device))
-        self._grad = flat.grad = torch.zeros_like(flat)
-        mean, square = torch.zeros_like(flat), torch.zeros_like(flat)
-        step = torch.zeros((), dtype=torch.float32, device=device)
-        self._max_norm = settings.max_norm
-        self._adamw = torch.optim.AdamW(
-            [flat],
-            betas=(settings.beta1, settings.beta2),
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-            fused=True,
+        self._settings = settings
+        # On a CPU the kernel would be Triton's interpreter, if anything.
+        self._step = adamw_step if device.type == "cuda" else adamw_step_reference
+        self._flat, self._grad, self._mean, self._square = torch.zeros(
+            (4, size), dtype=torch.float32, device=device
         )
-        self._adamw.state[flat] = {"step": step, "exp_avg": mean, "exp_avg_sq": square}
-        self._moments: dict[str, Tensor] = {"step": step}
+        self._steps = torch.zeros((), dtype=torch.float32, device=device)
+        self._moments: dict[str, Tensor] = {"step": self._steps}
         for name, parameter in self._parameters.items():
             part = slice(starts[name], starts[name] + parameter.numel())
-            value = flat.data[part].view(parameter.shape)
+            value = self._flat[part].view(parameter.shape)
             value.copy_(parameter.data)
             parameter.data = value
             parameter.grad = self._grad[part].view(parameter.shape)
-            self._moments[f"exp_avg/{name}"] = mean[part].view(parameter.shape)
-            self._moments[f"exp_avg_sq/{name}"] = square[part].view(parameter.shape)
+            self._moments[f"exp_avg/{name}"] = self._mean[part].view(parameter.shape)
+            self._moments[f"exp_avg_sq/{name}"] = self._square[part].view(parameter.shape)
 
     def step(self, rate: float) -> Tensor:
         """Update by the gradients gathered since the last step, and set them to zero.
@@ -64,15 +58,8 @@ class FlatAdamW:
             The gradient's norm before the clip, fp32 ``[]`` on the device. Where it is not finite
             nothing was updated.
         """
-        norm = torch.linalg.vector_norm(self._grad)
-        self._grad.mul_((self._max_norm / (norm + 1e-6)).clamp(max=1.0))
-        self._adamw.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
-        self._adamw.param_groups[0]["lr"] = rate
-        self._adamw.step()
-        self._grad.zero_()
-        # The parameters are others' views of what was written; tell those who keep rounded copies.
-        torch.autograd.graph.increment_version(list(self._parameters.values()))
-        return norm
+        buffers = self._flat, self._grad, self._mean, self._square
+        return self._step(*buffers, self._steps, rate, self._settings)
 
     def zero_grad(self) -> None:
         """Drop the gradients gathered so far."""

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from ..kernels.accuracy import Comparison, relative_rms_error
 from ..kernels.qlora import Workspace
+from .attention import Documents
+from .decoder import Stream
 from .fast_layer import FastDecoderLayer, NotFast, read_layer
 from .patch import (
     FAMILIES,
@@ -71,13 +73,13 @@ def patch_layers(
     if blocked := "" if force else no_kernels_on(device):
         return [PatchedPart(name, _KIND, len(layers), False, blocked)]
     rotary: Any = base.base_model.rotary_emb
-    workspace, dtype = Workspace(), compute_dtype(base)
+    workspace, stream, dtype = Workspace(), Stream(), compute_dtype(base)
     kinds: dict[Any, list[Any]] = defaultdict(list)
     unknown: dict[str, int] = defaultdict(int)
     for layer in layers:
         layer.__class__ = stock_class(layer)
         try:
-            layer.evenfall = read_layer(layer, workspace, dtype)
+            layer.evenfall = read_layer(layer, workspace, stream, dtype)
             kinds[_signature(layer)].append(layer)
         except NotFast as error:
             unknown[f"stock: {error}"] += 1
@@ -93,6 +95,8 @@ def patch_layers(
         finite = tuple(error if math.isfinite(error) else None for error in errors)
         width = alike[0].input_layernorm.weight.shape[0]
         parts.append(PatchedPart(f"{name} {width}", _KIND, len(alike), passed, reason, *finite))
+    for layer in [layer for layer in layers if hasattr(layer, "evenfall")][:1]:
+        layer.evenfall.leads = True
     return parts
 
 
@@ -131,18 +135,19 @@ def _compare(
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=device)
 
-    probe = copy.deepcopy(layer).eval()
+    # Without its state: that leads to the workspace, and from there to all layers of the model.
+    probe = copy.deepcopy(layer, {id(layer.evenfall): None}).eval()
     for name, parameter in probe.named_parameters():
         if "lora_B" in name:
             parameter.data = normal(*parameter.shape).mul_(0.02).to(parameter.dtype)
-    probe.evenfall = read_layer(probe, Workspace(), dtype)
+    probe.evenfall = read_layer(probe, Workspace(), Stream(), dtype)
+    probe.evenfall.leads = True
     tokens, width = sum(_LENGTHS), layer.input_layernorm.weight.shape[0]
     hidden, dout = normal(1, tokens, width).to(dtype), normal(1, tokens, width).to(dtype)
     positions = torch.cat([torch.arange(n, device=device) for n in _LENGTHS])[None]
     bounds = torch.tensor([0, *torch.tensor(_LENGTHS).cumsum(0)], dtype=torch.int32, device=device)
-    documents = {"document_lengths": _LENGTHS, "cu_seq_lens_q": bounds}
 
-    def run(one: Any, x: Tensor) -> dict[str, Tensor]:
+    def run(one: Any, x: Tensor, *, kernel: bool) -> dict[str, Tensor]:
         leaf = x.detach().requires_grad_()
         adapters = {n: p for n, p in one.named_parameters() if "lora_" in n}
         for parameter in adapters.values():
@@ -150,7 +155,7 @@ def _compare(
         embeddings = rotary(leaf.detach(), positions)
         out = one(
             leaf, attention_mask=None, position_ids=positions, position_embeddings=embeddings,
-            **documents,
+            documents=Documents(_LENGTHS, bounds, kernel),
         )  # fmt: skip
         grads = torch.autograd.grad(out, [leaf, *adapters.values()], dout.to(out.dtype))
         names = ["grad hidden", *(f"grad {name}" for name in adapters)]
@@ -158,13 +163,13 @@ def _compare(
 
     with torch.enable_grad(), torch.autocast(device.type, enabled=False):
         probe.__class__ = fast_class(stock_class(layer), FastDecoderLayer)
-        got = run(probe, hidden)
+        got = run(probe, hidden, kernel=True)
         probe.__class__ = stock_class(layer)
-        exact = run(_in_float32(copy.deepcopy(probe)), hidden.float())
+        exact = run(_in_float32(copy.deepcopy(probe)), hidden.float(), kernel=False)
         for name, parameter in probe.named_parameters():  # PEFT computes adapters in their dtype
             if "lora_" in name:
                 parameter.data = parameter.data.to(dtype)
-        eager = run(probe, hidden)
+        eager = run(probe, hidden, kernel=False)
     return [
         Comparison(
             name,

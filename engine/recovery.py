@@ -27,7 +27,7 @@ from .events import (
     Rung,
     Stop,
 )
-from .load import set_recompute
+from .memory_plan import MARGIN, fit_memory
 from .session import Control, drop_frames
 from .state import Ending, OutOfMemoryEnd, Run
 
@@ -222,7 +222,7 @@ def answer(run: Run, trouble: OutOfMemory) -> Ending | None:
     run.control.emit(RecoveryApplied(run.state.step, rung.id, rung.title, automatic))
     if rung.id == "rank":
         return "restart"
-    set_recompute(run.model, run.config.train.gradient_checkpointing)
+    fit_memory(run, margin=3 * MARGIN)  # what was counted on was not there
     save_now(run)  # from here on, run.yaml and the newest checkpoint must agree
     run.control.set_state("training")
     return None

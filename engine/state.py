@@ -69,5 +69,7 @@ class Run:
     device: torch.device
     packed: bool
     """False: the model's attention is stock, one document a row."""
+    kernel_attention: bool = False
+    """Whether packed rows may go through our own attention."""
     head: LossHead | None = None
     """Computes losses without the logits; None: the model's own head does."""

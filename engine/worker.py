@@ -27,12 +27,13 @@ from .load import (
     add_adapter,
     load_base,
     load_tokenizer,
-    set_recompute,
     trainable_parameters,
 )
 from .loss_head import read_head
+from .memory_plan import fit_memory
 from .optimizer import FlatAdamW
 from .patch import PatchedPart, patch_model
+from .patch_attention import patch_attention
 from .patch_layers import patch_layers
 from .runs import RunDirectory
 from .session import Control
@@ -81,7 +82,7 @@ def _work(directory: RunDirectory, control: Control, *, resume: bool) -> None:
     data = prepare(_with_length(config, packed_length), tokenizer, report)
     loaded, config = _load(directory, config, device, control)
     while True:
-        run = _build(directory, config, control, loaded, data, device, packed_length)
+        run = build_run(directory, config, control, loaded, data, device, packed_length)
         if steps:
             run.state = load_checkpoint(directory.checkpoint(steps[-1]), run.model, run.optimizer)
         _announce(run, loaded, data)
@@ -135,7 +136,7 @@ def _load(
         control.set_state("loading")
 
 
-def _build(
+def build_run(
     directory: RunDirectory,
     config: RunConfig,
     control: Control,
@@ -147,14 +148,15 @@ def _build(
     """Adapter, kernels and optimiser on the loaded base, at step 0."""
     recipe = config.train
     model = add_adapter(loaded.model, config.adapter, recipe.seed)
-    head = None
+    head = attention = None
     if recipe.kernels == "auto":
+        attention = patch_attention(model, device)
         parts = [*patch_model(model, device).parts, *patch_layers(model, device)]
+        parts += [] if attention is None else [attention]
         if device.type == "cuda":
             head, reason = read_head(model)
             parts.append(PatchedPart("loss head", "loss head", 1, head is not None, reason))
         control.emit(ev.PartsPatched([dataclasses.asdict(part) for part in parts]))
-    set_recompute(model, recipe.gradient_checkpointing)
     bins = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
     state = LoopState(packed_length=packed_length, bins_per_update=bins)
     settings = AdamWSettings(
@@ -162,9 +164,13 @@ def _build(
         recipe.max_grad_norm,
     )  # fmt: skip
     optimizer = FlatAdamW(trainable_parameters(model), settings)
-    return Run(
-        directory, config, control, model, optimizer, data, state, device, loaded.packed, head
-    )
+    kernel_attention = attention is not None and attention.fast
+    run = Run(
+        directory, config, control, model, optimizer, data, state, device, loaded.packed,
+        kernel_attention, head,
+    )  # fmt: skip
+    fit_memory(run)
+    return run
 
 
 def _announce(run: Run, loaded: LoadedModel, data: PreparedData) -> None:

@@ -120,7 +120,9 @@ class _Error:
         self.squared_truth = self.squared_truth + truth.square().sum()
 
     def relative(self) -> float:
-        error, truth = float(self.squared_error), float(self.squared_truth)
+        error, truth = (
+            float(torch.as_tensor(t).detach()) for t in (self.squared_error, self.squared_truth)
+        )
         if not (math.isfinite(error) and math.isfinite(truth)):
             return math.inf
         return math.sqrt(error / truth) if truth > 0 else math.sqrt(error)

@@ -21,7 +21,7 @@ so the adapter costs its share of inner columns instead of passes over the outpu
 Dettmers et al. 2023 for QLoRA; rsLoRA only changes s). The block of B is block diagonal: a projection sees its
 own t alone. 4-bit weights are dequantised into the matrix for each use, into a workspace that all layers
 share, or once for good where memory is spare (the same bits either way). The adapters' part is the
-parameters rounded to the compute dtype; it is refreshed when a parameter's version has changed.
+parameters rounded to the compute dtype, anew in every forward (`Workspace.refresh`).
 
 Dropout acts on the adapter's input only, so there the two parts of dx are two matmuls. The projections of
 a group share one dropout mask (PEFT draws one each: the same distribution for each projection).
@@ -39,6 +39,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .nf4 import NF4Weight, dequantize_nf4
+from .scatter import Copy, Scatter
 
 _MULTIPLE = 16
 """Extra columns come in multiples of this: rows then start at addresses that tensor cores load fast."""
@@ -66,10 +67,33 @@ class Projection:
 
 
 class Workspace:
-    """Matrices that the groups of a model take turns in: one for each size."""
+    """What the groups of a model share: matrices that they take turns in, one for each size, and the
+    launch that rounds all their adapters."""
 
     def __init__(self) -> None:
         self._matrices: dict[tuple[int, int, torch.dtype, torch.device], Tensor] = {}
+        self._groups: list[ProjectionGroup] = []
+        self._parameters: list[Tensor] = []
+        self._where: list[int] = []
+        self._scatter: Scatter | None = None
+
+    def join(self, group: ProjectionGroup) -> None:
+        self._groups.append(group)
+        self._parameters += group.parameters()
+        self.forget()
+
+    def forget(self) -> None:
+        """To be called when a group's adapter is to be written elsewhere."""
+        self._where, self._scatter = [], None
+
+    def refresh(self) -> None:
+        """Round the adapters of all groups anew. Once in every forward: an optimiser's update may be
+        invisible (torch's fused AdamW and bitsandbytes' raise no version)."""
+        where = [parameter.data_ptr() for parameter in self._parameters]
+        if where != self._where or self._scatter is None:
+            copies = [copy for group in self._groups for copy in group.adapter_copies()]
+            self._where, self._scatter = where, Scatter(copies)
+        self._scatter.run()
 
     def matrix(self, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """``[rows, columns]``, with whatever the last user left in it."""
@@ -117,8 +141,9 @@ class ProjectionGroup:
         """Columns beside the input, and beside the output's gradient."""
         self._workspace = workspace
         self._kept: Tensor | None = None
+        self._filled = False
         self._adapter: tuple[Tensor, Tensor] | None = None
-        self._versions: tuple[int, ...] = ()
+        workspace.join(self)
 
     @property
     def device(self) -> torch.device:
@@ -142,7 +167,13 @@ class ProjectionGroup:
     def keep_weights(self, keep: bool) -> None:
         """Hold the dequantised weights between uses, or let them go."""
         self.cached = keep
-        self._kept = None
+        self._kept = self._adapter = None
+        self._filled = False
+        self._workspace.forget()
+
+    def refresh(self) -> None:
+        """Take in the adapters as they are now, and those of all groups of the workspace."""
+        self._workspace.refresh()
 
     def carry(
         self, x: Tensor, mask: Tensor | None = None, *, training: bool = True
@@ -166,8 +197,7 @@ class ProjectionGroup:
         elif self.dropout and training:
             source, mask = torch.native_dropout(source, self.dropout, True)
         torch.mm(source, rows[:, : self.in_features].t(), out=x[:, self.in_features :])
-        if self._has_bias:
-            x[:, self.in_features + self.rank] = 1.0
+        self.carry_bias(x)
         return mask
 
     def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
@@ -211,37 +241,68 @@ class ProjectionGroup:
             x: ``[tokens, in + extra]`` after `carry`.
             mask: what `carry` returned.
         """
+        return self.gather(self.a_gradient(dy, x, mask), self.b_gradients(dy, self.carried(x)))
+
+    def a_gradient(self, dy: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Of all A, one below the other, fp32 ``[rank, in]``; arguments as for `adapter_gradients`."""
         source = x[:, : self.in_features]
         if mask is not None:
             source = self._drop(source, mask)
-        if not self.rank:
-            return []
+        return _mm_fp32(self.carried_gradient(dy).t(), source)
+
+    def b_gradients(self, dy: Tensor, carried: Sequence[Tensor]) -> list[Tensor]:
+        """Of each projection's B, fp32 ``[out, r]``, before its scaling.
+
+        Args:
+            dy: ``[tokens, out + extra]``; only the first columns are read.
+            carried: as of `carried`.
+        """
+        rows = [p.weight.shape[0] for p in self.projections]
+        parts = dy[:, : self.out_features].split(rows, dim=1)
+        return [_mm_fp32(part.t(), t) for part, t in zip(parts, carried, strict=True)]
+
+    def gather(self, da: Tensor, db: Sequence[Tensor]) -> list[Tensor]:
+        """The gradients of `parameters()` from `a_gradient` and `b_gradients`, however they were
+        computed."""
         gradients = []
-        da = _mm_fp32(dy[:, self.out_features : self.out_features + self.rank].t(), source)
-        row = column = 0
-        for projection in self.projections:
-            rank, rows = projection.rank, projection.weight.shape[0]
-            if rank:
-                t = x[:, self.in_features + column : self.in_features + column + rank]
-                db = _mm_fp32(dy[:, row : row + rows].t(), t)
-                gradients += [da[column : column + rank], db.mul_(projection.scaling)]
-            row, column = row + rows, column + rank
+        parts = da.split([p.rank for p in self.projections])
+        for projection, a, b in zip(self.projections, parts, db, strict=True):
+            if projection.rank:
+                gradients += [a, b.mul_(projection.scaling)]
         return gradients
+
+    def carried(self, x: Tensor) -> list[Tensor]:
+        """Each projection's columns of an input after `carry`, ``[tokens, r]``."""
+        columns = x[:, self.in_features : self.in_features + self.rank]
+        return list(columns.split([p.rank for p in self.projections], dim=1))
+
+    def carried_gradient(self, dy: Tensor) -> Tensor:
+        """The adapters' columns of a gradient after `carry_gradient`, ``[tokens, rank]``."""
+        return dy[:, self.out_features : self.out_features + self.rank]
+
+    def carrying_rows(self) -> Tensor:
+        """What an input is multiplied by to give its extra columns, ``[extra, in]``; for those who do
+        so themselves, and then call `carry_bias`."""
+        return self._adapters()[0][:, : self.in_features]
+
+    def carry_bias(self, x: Tensor) -> None:
+        """Write the column that brings in the biases, where there are any."""
+        if self._has_bias:
+            x[:, self.in_features + self.rank] = 1.0
 
     def _drop(self, values: Tensor, mask: Tensor) -> Tensor:
         return torch.ops.aten.native_dropout_backward(values, mask, 1 / (1 - self.dropout))
 
     def _matrix(self) -> Tensor:
         """The group's matrix, filled."""
-        adapters = self._adapters()
-        rows, columns = self.out_features + self.extra, self.in_features + self.extra
-        if self._kept is not None:
-            return self._kept
-        if self.cached:
-            matrix = torch.empty((rows, columns), dtype=self.dtype, device=self.device)
-            self._kept = matrix
-        else:
-            matrix = self._workspace.matrix(rows, columns, self.dtype, self.device)
+        rows, columns = self._adapters()
+        matrix = self._kept
+        if matrix is not None and self._filled:
+            return matrix
+        if matrix is None:
+            matrix = self._workspace.matrix(*self._shape(), self.dtype, self.device)
+            matrix[self.out_features :].copy_(rows)
+            matrix[: self.out_features, self.in_features :].copy_(columns)
         row = 0
         for projection in self.projections:
             weight = projection.weight
@@ -251,41 +312,56 @@ class ProjectionGroup:
             else:
                 dequantize_nf4(weight, out=target)
             row += weight.shape[0]
-        self._place(adapters, matrix)
+        self._filled = matrix is self._kept
         return matrix
 
-    def _place(self, adapters: tuple[Tensor, Tensor], matrix: Tensor) -> None:
-        rows, columns = adapters
-        matrix[self.out_features :].copy_(rows)
-        matrix[: self.out_features, self.in_features :].copy_(columns)
+    def _shape(self) -> tuple[int, int]:
+        return self.out_features + self.extra, self.in_features + self.extra
 
     def _adapters(self) -> tuple[Tensor, Tensor]:
-        """The adapters' rows and columns of the matrix, up to date: ``[extra, in + extra]`` and
+        """The adapters' rows and columns of the matrix, as last rounded: ``[extra, in + extra]`` and
         ``[out, extra]``."""
-        versions = tuple(t._version for t in self.parameters())
         if self._adapter is None:
-            like = {"dtype": self.dtype, "device": self.device}
-            self._adapter = (
-                torch.zeros((self.extra, self.in_features + self.extra), **like),
-                torch.zeros((self.out_features, self.extra), **like),
-            )
-        elif versions == self._versions:
-            return self._adapter
-        self._versions = versions
-        adapter_rows, adapter_columns = self._adapter
+            self._workspace.refresh()
+        assert self._adapter is not None
+        return self._adapter
+
+    def adapter_copies(self) -> list[Copy]:
+        """From where to where the adapters are rounded, as of now; for `Workspace.refresh`."""
+        adapter_rows, adapter_columns = self._adapter or self._make_room()
+        copies = []
         row = column = 0
         for projection in self.projections:
             rows, rank = projection.weight.shape[0], projection.rank
             if projection.lora_a is not None and projection.lora_b is not None:
                 a, b = projection.lora_a.detach(), projection.lora_b.detach()
-                adapter_rows[column : column + rank, : self.in_features].copy_(a)
-                block = adapter_columns[row : row + rows, column : column + rank]
-                block.copy_(b * projection.scaling)
-            if projection.bias is not None:
-                adapter_columns[row : row + rows, self.rank].copy_(projection.bias)
+                target = adapter_rows[column : column + rank, : self.in_features]
+                copies.append(Copy(a, target, 1.0))
+                target = adapter_columns[row : row + rows, column : column + rank]
+                copies.append(Copy(b, target, projection.scaling))
             row, column = row + rows, column + rank
-        if self._kept is not None:
-            self._place(self._adapter, self._kept)
+        return copies
+
+    def _make_room(self) -> tuple[Tensor, Tensor]:
+        """The adapters' rows and columns, zero but for the biases: a part of the matrix that is kept,
+        or tensors of their own."""
+        like = {"dtype": self.dtype, "device": self.device}
+        if self.cached:
+            self._kept = torch.empty(self._shape(), **like)
+            rows = self._kept[self.out_features :]
+            columns = self._kept[: self.out_features, self.in_features :]
+        else:
+            rows = torch.empty((self.extra, self.in_features + self.extra), **like)
+            columns = torch.empty((self.out_features, self.extra), **like)
+        rows.zero_()
+        columns.zero_()
+        row = 0
+        for projection in self.projections:
+            end = row + projection.weight.shape[0]
+            if projection.bias is not None:
+                columns[row:end, self.rank] = projection.bias
+            row = end
+        self._adapter = rows, columns
         return self._adapter
 
 
@@ -341,6 +417,7 @@ def project(x: Tensor, group: ProjectionGroup) -> Tensor:
             f"project: x must be [..., {group.in_features}] {group.dtype}, "
             f"got {tuple(x.shape)} {x.dtype}"
         )
+    group.refresh()
     y = _Project.apply(x, group, *group.parameters())
     assert isinstance(y, Tensor)  # apply() is typed as returning anything
     return y

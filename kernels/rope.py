@@ -82,14 +82,20 @@ def _rotate(first, second, cos, sin):
 
 @jit()
 def _rope_kernel(
-    q_ptr,  # [tokens, q_heads, head size], changed in place
-    k_ptr,  # [tokens, k_heads, head size], changed in place
+    q_ptr,  # [tokens, q_heads, head size]
+    k_ptr,  # [tokens, k_heads, head size]
+    q_out_ptr,  # as q_ptr, and may be it
+    k_out_ptr,  # as k_ptr, and may be it
     cos_ptr,  # [tokens, 2 * pairs], of which the first half is read
     sin_ptr,  # [tokens, 2 * pairs], of which the first half is read
     q_stride,
     q_head_stride,
     k_stride,
     k_head_stride,
+    q_out_stride,
+    q_out_head_stride,
+    k_out_stride,
+    k_out_head_stride,
     cos_stride,
     sin_stride,
     q_heads,
@@ -114,6 +120,8 @@ def _rope_kernel(
     k_head = group * BLOCK_K + tl.arange(0, BLOCK_K)[:, None]
     q_ptr += token * q_stride
     k_ptr += token * k_stride
+    q_out_ptr += token * q_out_stride
+    k_out_ptr += token * k_out_stride
     # Both operands are loaded before either is stored: more bytes are on their way at a time.
     if INTERLEAVED:
         value = tl.arange(0, 2 * BLOCK_PAIRS)[None, :]
@@ -129,8 +137,10 @@ def _rope_kernel(
         k_first, k_second = _rotate(k_first, k_second, cos, sin)
         q = tl.reshape(tl.join(q_first, q_second), [BLOCK_Q, 2 * BLOCK_PAIRS])
         k = tl.reshape(tl.join(k_first, k_second), [BLOCK_K, 2 * BLOCK_PAIRS])
-        tl.store(q_ptrs, q.to(q_ptr.dtype.element_ty), mask=q_mask)
-        tl.store(k_ptrs, k.to(k_ptr.dtype.element_ty), mask=k_mask)
+        q_ptrs = q_out_ptr + q_head * q_out_head_stride + value
+        k_ptrs = k_out_ptr + k_head * k_out_head_stride + value
+        tl.store(q_ptrs, q.to(q_out_ptr.dtype.element_ty), mask=q_mask)
+        tl.store(k_ptrs, k.to(k_out_ptr.dtype.element_ty), mask=k_mask)
     else:
         q_mask = (q_head < q_heads) & (pair < pairs)[None, :]
         k_mask = (k_head < k_heads) & (pair < pairs)[None, :]
@@ -142,10 +152,12 @@ def _rope_kernel(
         k_second = tl.load(k_ptrs + pairs, mask=k_mask, other=0.0)
         q_first, q_second = _rotate(q_first, q_second, cos, sin)
         k_first, k_second = _rotate(k_first, k_second, cos, sin)
-        tl.store(q_ptrs, q_first.to(q_ptr.dtype.element_ty), mask=q_mask)
-        tl.store(q_ptrs + pairs, q_second.to(q_ptr.dtype.element_ty), mask=q_mask)
-        tl.store(k_ptrs, k_first.to(k_ptr.dtype.element_ty), mask=k_mask)
-        tl.store(k_ptrs + pairs, k_second.to(k_ptr.dtype.element_ty), mask=k_mask)
+        q_ptrs = q_out_ptr + q_head * q_out_head_stride + pair[None, :]
+        k_ptrs = k_out_ptr + k_head * k_out_head_stride + pair[None, :]
+        tl.store(q_ptrs, q_first.to(q_out_ptr.dtype.element_ty), mask=q_mask)
+        tl.store(q_ptrs + pairs, q_second.to(q_out_ptr.dtype.element_ty), mask=q_mask)
+        tl.store(k_ptrs, k_first.to(k_out_ptr.dtype.element_ty), mask=k_mask)
+        tl.store(k_ptrs + pairs, k_second.to(k_out_ptr.dtype.element_ty), mask=k_mask)
 
 
 def _tile(q_heads: int, k_heads: int, pairs: int) -> tuple[int, int, int, int]:
@@ -165,8 +177,9 @@ def rope_(
     *,
     interleaved: bool = False,
     inverse: bool = False,
+    out: tuple[Tensor, Tensor] | None = None,
 ) -> None:
-    """Apply `rope` to q and k in place; raw: no autograd, Triton only.
+    """Apply `rope` to q and k in place, or into `out`; raw: no autograd, Triton only.
 
     Args:
         q: ``[tokens, heads, size]``, fp32, bf16 or fp16, adjacent along the last dimension; any
@@ -176,13 +189,23 @@ def rope_(
         interleaved: see `rope`.
         inverse: apply the transpose of the map: to gradients of the outputs, it gives those of the
             inputs. Without an attention factor in cos and sin it undoes the map.
+        out: tensors like q and k, any such strides, to write to; all that q and k hold is written.
 
     Raises:
         ValueError: as `rope`, or the last dimension of an operand is not adjacent.
     """
+    q_out, k_out = (q, k) if out is None else out
     _check(q, k, cos, sin)
-    if any(t.shape[-1] > 1 and t.stride(-1) != 1 for t in (q, k, cos, sin)):
+    if (q_out.shape, k_out.shape) != (q.shape, k.shape):
+        raise ValueError(
+            f"rope_: out must have the shapes of q and k, {tuple(q.shape)} and {tuple(k.shape)}, "
+            f"got {tuple(q_out.shape)} and {tuple(k_out.shape)}"
+        )
+    if any(t.shape[-1] > 1 and t.stride(-1) != 1 for t in (q, k, q_out, k_out, cos, sin)):
         raise ValueError("rope_: q, k, cos and sin must be adjacent along their last dimension")
+    if out is not None and cos.shape[-1] < q.shape[-1]:
+        q_out[..., cos.shape[-1] :].copy_(q[..., cos.shape[-1] :])
+        k_out[..., cos.shape[-1] :].copy_(k[..., cos.shape[-1] :])
     tokens, q_heads, _ = q.shape
     k_heads, pairs = k.shape[1], cos.shape[-1] // 2
     if not (tokens and pairs):
@@ -192,12 +215,18 @@ def rope_(
         _rope_kernel[(tokens * groups,)](
             q,
             k,
+            q_out,
+            k_out,
             cos,
             sin,
             q.stride(0),
             q.stride(1),
             k.stride(0),
             k.stride(1),
+            q_out.stride(0),
+            q_out.stride(1),
+            k_out.stride(0),
+            k_out.stride(1),
             cos.stride(0),
             sin.stride(0),
             q_heads,

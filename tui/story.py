@@ -93,7 +93,7 @@ class Story:
                 self._stage = event.stage
                 detail = f": {event.detail}" if event.detail else ""
                 return Line(self._step, f"{event.stage}{detail}", "dim")
-            case ev.RunStarted() | ev.ModelLoaded() | ev.PartsPatched() | ev.DataPrepared():
+            case ev.RunStarted() | ev.ModelLoaded() | ev.DataPrepared() | ev.MemoryPlanned():
                 return self._of_set_up(event)
             case ev.Alert():
                 return Line(self._step, event.message, event.level)
@@ -133,6 +133,8 @@ class Story:
                 extra = f", {left_out} left out" if left_out else ""
                 extra += f", {event.cut} cut" if event.cut else ""
                 return Line(None, f"{event.kept} rows in {event.bins} bins{extra}")
+            case ev.MemoryPlanned():
+                return Line(self._step, memory_line(event))
         return None
 
     def _of_state(self, event: ev.Event) -> Line | None:
@@ -174,3 +176,16 @@ class Story:
                 who = "taken by itself" if event.automatic else "applied"
                 return Line(event.step, f"{event.title} ({who})", "you")
         return None
+
+
+def memory_line(event: ev.MemoryPlanned) -> str:
+    """What the memory goes to, in words."""
+    shares = {
+        "kept": event.kept, "norms and activations recomputed": event.cheap,
+        "recomputed": event.recomputed,
+    }  # fmt: skip
+    parts = [f"{name} in {count} layers" for name, count in shares.items() if count]
+    line = f"activations {', '.join(parts)}: {event.activations_gb:.1f} GB"
+    if event.cached:
+        line += f"; weights of {event.cached} layers dequantised: {event.weights_gb:.1f} GB"
+    return line

@@ -9,13 +9,12 @@ import tempfile
 from typing import Any
 
 import torch
-from datasets import Dataset
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from evenfall.engine.bench.stack_trainer import float_adapters, in_this_order, labelled_rows
 from evenfall.engine.config import RunConfig
 from evenfall.engine.data.prepare import PreparedData, prepare
 from evenfall.engine.device import compute_dtype, pick_device
@@ -33,14 +32,7 @@ def stock_losses(config: RunConfig, steps: int) -> list[float]:
     recipe = config.train
     collected: list[torch.Tensor] = []
 
-    class FixedOrder(SFTTrainer):
-        def get_train_dataloader(self) -> DataLoader:
-            return DataLoader(
-                self.train_dataset,  # type: ignore[arg-type]
-                batch_sampler=_micro_batches(config, data, steps),
-                collate_fn=self.data_collator,
-            )
-
+    class Collecting(in_this_order(SFTTrainer, _micro_batches(config, data, steps))):
         def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
             loss = super().training_step(*args, **kwargs)
             collected.append(loss.detach())
@@ -72,12 +64,13 @@ def stock_losses(config: RunConfig, steps: int) -> list[float]:
             use_cpu=device.type == "cpu",
             disable_tqdm=True,
         )
-        trainer = FixedOrder(
-            model=model, args=options, train_dataset=_rows(data), processing_class=tokenizer
+        trainer = Collecting(
+            model=model,
+            args=options,
+            train_dataset=labelled_rows(data.train.examples),
+            processing_class=tokenizer,
         )
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+        float_adapters(model)
         trainer.train()
     size = recipe.gradient_accumulation_steps
     return [
@@ -88,17 +81,6 @@ def stock_losses(config: RunConfig, steps: int) -> list[float]:
 
 def _quiet(message: str, fraction: float | None) -> None:
     del message, fraction
-
-
-def _rows(data: PreparedData) -> Dataset:
-    rows = []
-    for example in data.train.examples:
-        ids = example.ids.tolist()
-        labels = [
-            token if learnt else -100 for token, learnt in zip(ids, example.trained, strict=True)
-        ]
-        rows.append({"input_ids": ids, "labels": labels})
-    return Dataset.from_list(rows)
 
 
 def _micro_batches(config: RunConfig, data: PreparedData, steps: int) -> list[list[int]]:

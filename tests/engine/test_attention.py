@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from evenfall.engine import attention
-from evenfall.engine.attention import packed_attention
+from evenfall.engine.attention import Documents, attend, choose
 
 SIZES = {
     "vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
@@ -38,6 +38,11 @@ CONFIGS: dict[str, PretrainedConfig] = {
 LENGTHS = (1, 7, 20, 3)
 
 
+def documents_of(*lengths: int, kernel: bool = False) -> Documents:
+    bounds = torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32)
+    return Documents(lengths, bounds, kernel)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_packed_documents_equal_separate_ones(name: str) -> None:
     torch.manual_seed(0)
@@ -51,8 +56,7 @@ def test_packed_documents_equal_separate_ones(name: str) -> None:
         packed = model(
             input_ids=torch.cat(documents, dim=1),
             position_ids=torch.cat([torch.arange(n) for n in LENGTHS])[None],
-            cu_seq_lens_q=torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0)], dtype=torch.int32),
-            document_lengths=LENGTHS,
+            documents=documents_of(*LENGTHS),
             use_cache=False,
         ).logits
     torch.testing.assert_close(packed, torch.cat(alone, dim=1), rtol=1e-4, atol=1e-4)
@@ -63,10 +67,10 @@ def test_another_documents_tokens_change_nothing() -> None:
     torch.manual_seed(1)
     q = torch.randn(1, 4, 12, 8)
     k, v = torch.randn(2, 1, 2, 12, 8)
-    out, _ = packed_attention(torch.nn.Module(), q, k, v, None, document_lengths=(5, 7))
+    out, _ = attend(torch.nn.Module(), q, k, v, None, documents=documents_of(5, 7))
     k2, v2 = k.clone(), v.clone()
     k2[:, :, :5], v2[:, :, :5] = torch.randn(2, 1, 2, 5, 8)
-    changed, _ = packed_attention(torch.nn.Module(), q, k2, v2, None, document_lengths=(5, 7))
+    changed, _ = attend(torch.nn.Module(), q, k2, v2, None, documents=documents_of(5, 7))
     torch.testing.assert_close(out[:, 5:], changed[:, 5:], rtol=0, atol=0)
     assert not torch.equal(out[:, :5], changed[:, :5])
 
@@ -75,11 +79,11 @@ def test_gradients_equal_separate_documents() -> None:
     torch.manual_seed(2)
     q, k, v = (torch.randn(1, heads, 11, 8, requires_grad=True) for heads in (4, 2, 2))
     weight = torch.randn(1, 11, 4, 8)
-    out, _ = packed_attention(torch.nn.Module(), q, k, v, None, document_lengths=(4, 7))
+    out, _ = attend(torch.nn.Module(), q, k, v, None, documents=documents_of(4, 7))
     packed = torch.autograd.grad((out * weight).sum(), (q, k, v))
     total = torch.zeros(())
     for start, end in ((0, 4), (4, 11)):
-        part, _ = packed_attention(
+        part, _ = attend(
             torch.nn.Module(), q[:, :, start:end], k[:, :, start:end], v[:, :, start:end], None
         )
         total = total + (part * weight[:, start:end]).sum()
@@ -90,4 +94,32 @@ def test_gradients_equal_separate_documents() -> None:
 def test_packed_documents_come_in_one_row() -> None:
     x = torch.randn(2, 2, 4, 8)
     with pytest.raises(ValueError, match="one row"):
-        packed_attention(torch.nn.Module(), x, x, x, None, document_lengths=(2, 2))
+        attend(torch.nn.Module(), x, x, x, None, documents=documents_of(2, 2))
+
+
+@pytest.mark.parametrize("lengths", [(6, 6), (12,), (5, 7)])
+def test_each_way_gives_the_same_numbers(lengths: tuple[int, ...]) -> None:
+    torch.manual_seed(3)
+    q, k, v = (torch.randn(1, heads, 12, 8, requires_grad=True) for heads in (4, 2, 2))
+    weight = torch.randn(1, 12, 4, 8)
+    results, ways = [], []
+    for kernel, window in ((False, None), (True, None), (False, 3), (True, 3)):
+        documents = documents_of(*lengths, kernel=kernel)
+        ways.append(choose(documents, sliding_window=window))
+        out, _ = attend(
+            torch.nn.Module(), q, k, v, None, sliding_window=window, documents=documents
+        )
+        results.append([out, *torch.autograd.grad((out * weight).sum(), (q, k, v))])
+    rows = len(set(lengths)) == 1
+    assert ways == ["rows" if rows else "each", "rows" if rows else "kernel", "each", "kernel"]
+    for one, other in ((0, 1), (2, 3)):
+        for got, want in zip(results[one], results[other], strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(results[0][0], results[2][0])
+
+
+def test_a_window_as_long_as_the_documents_is_none() -> None:
+    assert choose(documents_of(6, 6), sliding_window=6) == "rows"
+    assert choose(documents_of(6, 6, kernel=True), sliding_window=5) == "kernel"
+    assert choose(documents_of(6, 6, kernel=True), softcap=50.0) == "kernel"
+    assert choose(documents_of(6, 7, kernel=True), dropout=0.1) == "each"

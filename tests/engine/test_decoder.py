@@ -9,7 +9,8 @@ from peft import LoraConfig, get_peft_model
 from tiny_layers import DEVICE, FAMILIES, SIZES, packed, step, tiny
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from evenfall.engine.decoder import Level
+from evenfall.engine import layer_attention
+from evenfall.engine.decoder import Level, Stream
 from evenfall.engine.fast_layer import FastDecoderLayer, NotFast, read_layer
 from evenfall.engine.patch import fast_class
 from evenfall.kernels.accuracy import relative_rms_error
@@ -24,10 +25,11 @@ pytestmark = pytest.mark.skipif(
 def fast(model, level: Level = "kept"):
     """The same model on fast layers."""
     model = copy.deepcopy(model)
-    workspace = Workspace()
+    workspace, stream = Workspace(), Stream()
     for layer in model.get_base_model().model.layers:
-        layer.evenfall = read_layer(layer, workspace, torch.float32)
+        layer.evenfall = read_layer(layer, workspace, stream, torch.float32)
         layer.evenfall.level = level
+        layer.evenfall.leads = layer is model.get_base_model().model.layers[0]
         layer.__class__ = fast_class(type(layer), FastDecoderLayer)
     return model
 
@@ -45,6 +47,37 @@ def assert_same(got, want, limit=3e-5):
 def test_output_and_gradients_are_the_stock_layers(family, quantized, level):
     model = tiny(family, quantized=quantized)
     assert_same(step(fast(model, level)), step(model))
+
+
+@pytest.mark.parametrize("level", ["kept", "layer"])
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_packed_rows_go_through_our_attention_kernel_too(family, level, monkeypatch):
+    model, calls = tiny(family), []
+    real = layer_attention.packed_attention_backward
+    monkeypatch.setattr(
+        layer_attention,
+        "packed_attention_backward",
+        lambda *a, **k: calls.append(1) or real(*a, **k),
+    )
+    assert_same(step(fast(model, level), packed(kernel=True)), step(model))
+    assert len(calls) == 2
+
+
+def test_the_gradient_of_the_stream_is_handed_down_in_its_buffer(monkeypatch):
+    """And a gradient from elsewhere, though it has the same shape, is copied."""
+    model = fast(tiny("llama", num_hidden_layers=3))
+    taken = []
+    real = Stream.take
+    monkeypatch.setattr(Stream, "take", lambda *a: taken.append(real(*a)) or taken[-1])
+    step(model)
+    assert [buffer is not None for buffer in taken] == [False, True, True]
+    stream = Stream()
+    buffer = torch.zeros(4, 10)
+    stream.give(buffer)
+    assert stream.take(torch.zeros(4, 10)[:, :8]) is None
+    assert stream.take(buffer[:, :8]) is None  # given once, asked for once
+    stream.give(buffer)
+    assert stream.take(buffer[:, :8]) is buffer
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "evenfall_packed"])
@@ -97,7 +130,7 @@ def test_less_is_saved_at_each_level():
 
     model = tiny("llama")
     kept, cheap, layer = (saved(level) for level in ("kept", "cheap", "layer"))
-    assert layer < 0.4 * cheap and cheap < 0.75 * kept
+    assert layer < 0.4 * cheap and cheap < 0.9 * kept
 
 
 def test_recompute_as_stock_trainers_switch_it_on_gives_the_same():
@@ -133,6 +166,22 @@ def test_adapters_off_is_the_base_model():
     assert relative_rms_error(patched(**packed()).logits, want) > 1e-2
 
 
+def test_another_adapter_is_not_taken_for_the_first():
+    model = tiny("llama")
+    patched = fast(model)
+    for one in (patched, model):
+        torch.manual_seed(5)
+        one.add_adapter(
+            "other", LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+        )
+    first = patched(**packed()).logits
+    patched.set_adapter("other")
+    model.set_adapter("other")
+    want, got = model(**packed()).logits, patched(**packed()).logits
+    assert relative_rms_error(got.detach(), want.detach()) < 1e-5
+    assert relative_rms_error(got.detach(), first.detach()) > 1e-2
+
+
 def test_generation_with_a_cache_is_the_stock_models():
     model = tiny("llama", implementation="sdpa").eval()
     ids = torch.tensor([[5, 6, 7, 8]], device=DEVICE)
@@ -163,7 +212,7 @@ def test_what_has_no_place_is_named(change, reason):
     layer = tiny("llama").get_base_model().model.layers[0]
     change(layer)
     with pytest.raises(NotFast, match=reason):
-        read_layer(layer, Workspace(), torch.float32)
+        read_layer(layer, Workspace(), Stream(), torch.float32)
 
 
 def test_dora_is_left_to_peft():
@@ -173,4 +222,4 @@ def test_dora_is_left_to_peft():
     adapted: Any = get_peft_model(fresh.requires_grad_(False), config)
     layer = adapted.get_base_model().model.layers[0]
     with pytest.raises(NotFast, match="q_proj has an adapter that is not plain LoRA"):
-        read_layer(layer, Workspace(), torch.float32)
+        read_layer(layer, Workspace(), Stream(), torch.float32)

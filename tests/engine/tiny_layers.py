@@ -7,7 +7,7 @@ from bitsandbytes.nn.modules import Linear4bit
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from evenfall.engine import attention  # noqa: F401 - registers packed attention
+from evenfall.engine import attention
 from evenfall.kernels.backend import INTERPRETED
 
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
@@ -63,14 +63,14 @@ def four_bit(linear):
     return layer.to(DEVICE)
 
 
-def packed(seed=0):
+def packed(seed=0, *, kernel=False):
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, 60, (1, sum(LENGTHS)), generator=generator).to(DEVICE)
     bounds = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0)], dtype=torch.int32, device=DEVICE)
     positions = torch.cat([torch.arange(n) for n in LENGTHS])[None].to(DEVICE)
     return {
-        "input_ids": ids, "position_ids": positions, "document_lengths": LENGTHS,
-        "cu_seq_lens_q": bounds, "use_cache": False,
+        "input_ids": ids, "position_ids": positions, "use_cache": False,
+        "documents": attention.Documents(LENGTHS, bounds, kernel),
     }  # fmt: skip
 
 

@@ -2,8 +2,9 @@
 
 Builds two layers of the shape with random NF4 weights and LoRA of rank 16 on all seven projections, puts them
 on the fast path (which proves them, forward and every gradient) and times a forward and backward of packed
-rows of 2,048 tokens: stock, fast at each level of what is saved, and with dequantised weights kept. Beside them
-the matmuls alone at the rate measured in the same run, and where a fast step's time goes, kernel by kernel.
+rows of 2,048 tokens: stock, fast at each level of what is saved, and with dequantised weights kept; then of
+short documents. Beside them the matmuls alone at the rate measured in the same run, and where a fast step's
+time goes, kernel by kernel.
 
 Exits with 1 where the proof fails, and with 2 where there is no GPU.
 """
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from bitsandbytes.nn.modules import Linear4bit
 from kernels_gpu import median_ms
+from packed_attention_gpu import draw_lengths
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -71,12 +73,13 @@ def four_bit(linear: nn.Linear) -> Linear4bit:
     return layer.to("cuda")
 
 
-def step_of(model: Any, tokens: int) -> Any:
+def step_of(model: Any, lengths: tuple[int, ...], *, kernel: bool = True) -> Any:
     """A forward and backward of both layers on packed rows, as a function of nothing."""
     base = model.get_base_model().model
-    documents = (ROW,) * (tokens // ROW)
-    bounds = torch.arange(0, tokens + 1, ROW, dtype=torch.int32, device="cuda")
-    positions = torch.arange(ROW, device="cuda").repeat(len(documents))[None]
+    tokens = sum(lengths)
+    bounds = torch.tensor((0, *lengths)).cumsum(0).to("cuda", torch.int32)
+    documents = attention.Documents(lengths, bounds, kernel)
+    positions = torch.cat([torch.arange(n, device="cuda") for n in lengths])[None]
     hidden = torch.randn(1, tokens, base.config.hidden_size, device="cuda", dtype=torch.bfloat16)
     hidden.requires_grad_()
     dout = torch.randn_like(hidden)
@@ -87,7 +90,7 @@ def step_of(model: Any, tokens: int) -> Any:
         for layer in base.layers:
             x = layer(
                 x, attention_mask=None, position_ids=positions, position_embeddings=embeddings,
-                document_lengths=documents, cu_seq_lens_q=bounds,
+                documents=documents,
             )  # fmt: skip
         x.backward(dout)
         hidden.grad = None
@@ -114,7 +117,8 @@ def main() -> int:
     shape = sys.argv[1] if len(sys.argv) > 1 else "8b"
     tokens = int(sys.argv[2]) if len(sys.argv) > 2 else 16_384
     model = build(shape)
-    stock = step_of(model, tokens)
+    rows, short = (ROW,) * (tokens // ROW), draw_lengths(tokens)
+    stock = step_of(model, rows, kernel=False)
     base = model.get_base_model()
     weights = sum(
         m.out_features * m.in_features for m in base.modules() if isinstance(m, Linear4bit)
@@ -140,18 +144,29 @@ def main() -> int:
     for level in levels:
         for layer in layers:
             layer.evenfall.level = level
-        measure(f"fast, {level}", step_of(model, tokens), tokens, floor_ms)
+        measure(f"fast, {level}", step_of(model, rows), tokens, floor_ms)
     for layer in layers:
         layer.evenfall.level = "kept"
         for group in layer.evenfall.parts.groups:
             group.keep_weights(True)
-    step = step_of(model, tokens)
-    measure("fast, kept, weights kept", step, tokens, floor_ms)
+    steps = {"rows": step_of(model, rows), "short documents": step_of(model, short)}
+    for name, step in steps.items():
+        measure(f"kept, weights too, {name}", step, tokens, floor_ms)
+        profiled(step)
+    return 0
+
+
+def profiled(step: Any) -> None:
+    """Print where a step's time goes."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         step()
         torch.cuda.synchronize()
-    print(profile.key_averages().table(sort_by="cuda_time_total", row_limit=40))
-    return 0
+    events = sorted(profile.key_averages(), key=lambda e: -e.self_device_time_total)
+    total = sum(event.self_device_time_total for event in events) / LAYERS / 1e3
+    print(f"    {total:.2f} ms a layer on the device")
+    for event in events[:32]:
+        ms = event.self_device_time_total / LAYERS / 1e3
+        print(f"    {ms:8.3f} ms {event.count / LAYERS:5.1f} x {event.key[:90]}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,10 @@ sys.modules["triton"] = None  # what `import triton` meets where it is not insta
 import torch
 from evenfall.kernels.backend import triton_runs_on
 from evenfall.kernels.glu import geglu, geglu_reference, swiglu, swiglu_reference
+from evenfall.kernels.glu_adapters import glu_backward_gradients, glu_forward_carry
+from evenfall.kernels.packed_attention import (
+    document_bounds, packed_attention, packed_attention_reference
+)
 from evenfall.kernels.rms_norm import rms_norm, rms_norm_reference
 from evenfall.kernels.rope import rope, rope_reference
 
@@ -18,12 +22,22 @@ assert torch.equal(rms_norm(x, weight, 1e-6), rms_norm_reference(x, weight, 1e-6
 assert torch.equal(swiglu(x, x), swiglu_reference(x, x))
 assert torch.equal(geglu(x, x), geglu_reference(x, x))
 (swiglu(x, x) + geglu(x, x)).sum().backward()
+with torch.no_grad():
+    product, t = torch.empty(3, 8), torch.empty(3, 2)
+    glu_forward_carry(x, x, product, x[:2], t, "silu")
+    assert torch.equal(t, swiglu_reference(x, x) @ x[:2].t())
+    glu_backward_gradients(product, x, x, x, x, t, (t, t), "silu")
 q, cos, sin = x[:, None], torch.randn(3, 8), torch.randn(3, 8)
 assert torch.equal(rope(q, q, cos, sin)[0], rope_reference(q, q, cos, sin)[0])
+starts, ends = document_bounds(torch.tensor([0, 2]), 3)
+out = packed_attention(q, q, q, starts, ends)
+assert torch.equal(out, packed_attention_reference(q, q, q, starts))
 """
 
 COMPILE = """
-from evenfall.kernels import adamw, glu, linear_cross_entropy, nf4, nf4_gemv, rms_norm, rope
+from evenfall.kernels import (
+    adamw, glu, glu_adapters, linear_cross_entropy, nf4, nf4_gemv, packed_attention, rms_norm, rope
+)
 
 compiled = []
 
@@ -32,7 +46,18 @@ def seen(name, asm):
     compiled.append((name, len(asm["cubin"])))
 
 
-take_triton(adamw, glu, linear_cross_entropy, nf4, nf4_gemv, rms_norm, rope)
+compile_kernel = run
+
+
+def run(*args, **kwargs):
+    kernel = compile_kernel(*args, **kwargs)
+    # What Hopper has, and what those have that share the tiles of sm_80.
+    limit = {"80": 99, "90": 227}[sys.argv[1]] * 1024
+    assert kernel.metadata.shared <= limit, (kernel.metadata.name, kernel.metadata.shared)
+    return kernel
+
+
+take_triton(adamw, glu, glu_adapters, linear_cross_entropy, nf4, nf4_gemv, packed_attention, rms_norm, rope)
 
 for columns, unit_offset in ((507, False), (4096, True)):
     x = torch.zeros(4, columns, dtype=torch.bfloat16, requires_grad=True)
@@ -45,10 +70,21 @@ for columns, unit_offset in ((507, False), (4096, True)):
         glu.geglu(x, x, tanh).sum().backward()
     out = torch.zeros_like(x)
     glu.glu_backward(x.detach(), x.detach(), x.detach(), out, out, "silu", out=out)
+for columns, rank, dtype in ((507, 1, torch.bfloat16), (4096, 64, torch.float16), (96, 16, torch.float32)):
+    x, t = torch.zeros(256, columns, dtype=dtype), torch.zeros(256, rank, dtype=dtype)
+    glu_adapters.glu_forward_carry(x, x, x, x[:rank], t, "silu")
+    glu_adapters.glu_backward_gradients(x, x, x, x, x, t, (t, t), "silu")
 for size, interleaved in ((80, False), (128, False), (128, True)):
     q, k = (torch.zeros(4, n, size, dtype=torch.bfloat16, requires_grad=True) for n in (9, 3))
     for cos in (torch.zeros(4, size, dtype=torch.bfloat16), torch.zeros(4, size // 2)):
         rope.rope(q, k, cos, cos, interleaved=interleaved)[0].sum().backward()
+packed_attention._capability = lambda device: int(sys.argv[1])
+for size, dtype, softcap in (
+    (80, torch.float16, 30.0), (256, torch.bfloat16, None), (16, torch.float32, None)
+):
+    q, k = (torch.zeros(4, n, size, dtype=dtype, requires_grad=True) for n in (8, 2))
+    bounds = torch.zeros(4, dtype=torch.int32)
+    packed_attention.packed_attention(q, k, k, bounds, bounds, softcap=softcap).sum().backward()
 for vocabulary in (507, 128256):
     hidden = torch.zeros(4, 16, dtype=torch.bfloat16, requires_grad=True)
     head, labels = torch.zeros(vocabulary, 16, dtype=torch.bfloat16), torch.zeros(4).long()
@@ -90,11 +126,16 @@ def test_kernels_compile_for_real_gpus(tmp_path, capability):
     pytest.importorskip("triton")
     assert compile_for(capability, COMPILE, tmp_path).strip() == str(
         [
+            "_attention_forward_kernel",
+            "_attention_key_gradient_kernel",
+            "_attention_query_gradient_kernel",
             "_cross_entropy_kernel",
             "_dequantize_nf4_any_kernel",
             "_dequantize_nf4_kernel",
             "_gemv_nf4_kernel",
+            "_glu_backward_gradients_kernel",
             "_glu_backward_kernel",
+            "_glu_forward_carry_kernel",
             "_glu_forward_kernel",
             "_prepare_kernel",
             "_rms_norm_backward_kernel",

@@ -207,6 +207,26 @@ def test_slices_of_a_fused_projection_are_turned_in_place(device, interleaved, r
     torch.testing.assert_close(fused, before)
 
 
+@pytest.mark.parametrize("rotary", [16, 8])
+@both_kinds
+def test_results_may_go_elsewhere_and_leave_the_operands_alone(device, interleaved, rotary):
+    tokens, q_heads, k_heads, size = 11, 6, 2, 16
+    q, k = heads(device, tokens, q_heads, k_heads, size)
+    # Heads before tokens, as attention's gradients may come.
+    q = q.transpose(0, 1).contiguous().transpose(0, 1)
+    fused = torch.full((tokens, q_heads + 2 * k_heads, size), 7.0, device=device)
+    out = fused[:, :q_heads], fused[:, q_heads : q_heads + k_heads]
+    cos, sin = tables(device, tokens, rotary)
+    before = q.clone(), k.clone()
+    rope_(q, k, cos, sin, interleaved=interleaved, out=out)
+    assert torch.equal(q, before[0]) and torch.equal(k, before[1])
+    for got, want in zip(out, rope_reference(q, k, cos, sin, interleaved=interleaved), strict=True):
+        torch.testing.assert_close(got, want)
+    assert bool((fused[:, q_heads + k_heads :] == 7.0).all())
+    with pytest.raises(ValueError, match="out"):
+        rope_(q, k, cos, sin, out=(out[1], out[0]))
+
+
 @pytest.mark.parametrize("which", ["q", "k", "both"])
 @both_kinds
 def test_heads_before_tokens_and_strided_tables_are_the_same_to_it(device, interleaved, which):

@@ -1,0 +1,185 @@
+"""Spend the memory that is there on the most speed per byte.
+
+First version: how much each layer saves for its backward (`decoder.Level`), then whether the base weights stay
+dequantised. With the bytes that a layer takes at each level, all layers start at the least, and are raised in
+the order of what a byte buys:
+
+    layer -> cheap    the layer's forward is not computed a second time     10.5 H for 8 H^2 or so of matmuls
+    cheap -> kept     nor its norms                                          2 H
+    weights kept      nor its weights dequantised, twice a step
+
+Nothing here changes a number: every level computes the same bits. What cannot be counted beforehand (the
+allocator's rounding, libraries' workspaces) is what the margin is for; a run that runs out of memory all the same
+plans again with a wider one (`recovery.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..kernels.linear_cross_entropy import CHUNK_BYTES
+from .decoder import LayerParts, Level
+from .events import MemoryPlanned
+from .load import set_recompute
+from .state import Run
+
+LEVELS: tuple[Level, ...] = ("layer", "cheap", "kept")
+"""From the least saved to the most."""
+
+MARGIN = 0.06
+"""Part of the device's memory that no plan spends."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How many layers save how much, and how many keep their weights dequantised."""
+
+    kept: int
+    cheap: int
+    recomputed: int
+    cached: int
+    activations: int
+    """Bytes, in all layers at the end of a forward."""
+    weights: int
+    """Bytes of dequantised weights."""
+
+    def levels(self) -> list[Level]:
+        """Of each layer from the first: the last layers' activations are let go first, so they are
+        those that save the most."""
+        counts: dict[Level, int] = {
+            "layer": self.recomputed, "cheap": self.cheap, "kept": self.kept,
+        }  # fmt: skip
+        return [level for level, count in counts.items() for _ in range(count)]
+
+
+def saved_bytes(parts: LayerParts, tokens: int, level: Level) -> int:
+    """What a layer holds from its forward to its backward, its input included."""
+    qkv, o, gate_up, down = parts.groups
+    size = torch.empty((), dtype=qkv.dtype).element_size()
+    width = qkv.in_features
+    per_token = width * size
+    if level != "layer":
+        per_token += (qkv.out_features + o.in_features + o.extra + width) * size
+        # Attention's own copy of its output where it is not our kernel's, and its log-sum-exps.
+        per_token += o.in_features * size + 4 * parts.q_heads
+        per_token += (gate_up.out_features + down.rank) * size + 8
+        if parts.q_norm is not None:
+            per_token += (parts.q_heads + parts.kv_heads) * (parts.head_dim * size + 4)
+    if level == "kept":
+        per_token += (2 * width + qkv.extra + gate_up.extra) * size
+        per_token += (down.in_features + down.extra) * size if parts.dropout else 0
+    per_token += sum(group.in_features for group in parts.groups if group.dropout)  # masks, bool
+    return tokens * per_token
+
+
+def passing_bytes(parts: LayerParts, tokens: int) -> int:
+    """The most that one layer's backward needs beside what was saved, its forward's again included."""
+    qkv, _, gate_up, down = parts.groups
+    size = torch.empty((), dtype=qkv.dtype).element_size()
+    gradients = gate_up.out_features + 2 * down.in_features + 4 * qkv.in_features
+    workspace = max(
+        (g.out_features + g.extra) * (g.in_features + g.extra) for g in parts.groups
+    )  # fmt: skip
+    extra = sum(g.extra for g in parts.groups)
+    return tokens * (gradients + 2 * extra) * size + workspace * size
+
+
+def weight_bytes(parts: LayerParts) -> int:
+    """A layer's matrices, dequantised."""
+    size = torch.empty((), dtype=parts.qkv.dtype).element_size()
+    return size * sum(
+        (g.out_features + g.extra) * (g.in_features + g.extra) for g in parts.groups
+    )  # fmt: skip
+
+
+def plan_memory(
+    layers: Sequence[LayerParts],
+    tokens: int,
+    free: int,
+    total: int,
+    *,
+    recompute: bool = False,
+    margin: float = MARGIN,
+) -> MemoryPlan:
+    """The fastest plan that fits.
+
+    Args:
+        layers: the fast layers, alike or not.
+        tokens: of the largest micro-batch.
+        free: bytes that this process may still take.
+        total: the device's, or this process's share of it.
+        recompute: recompute every layer and keep no weights, whatever there is.
+        margin: part of `total` to leave alone.
+    """
+    if recompute or not layers:
+        held = sum(saved_bytes(parts, tokens, "layer") for parts in layers)
+        return MemoryPlan(0, 0, len(layers), 0, held, 0)
+    size = torch.empty((), dtype=layers[0].qkv.dtype).element_size()
+    passing = max(passing_bytes(parts, tokens) for parts in layers)
+    # A forward that is computed again holds a whole layer at its backward.
+    again = max(saved_bytes(parts, tokens, "kept") for parts in layers)
+    # The chunk of logits, its fp32 statistics, and the head's gradient of the hidden states.
+    head = 2 * CHUNK_BYTES + 4 * tokens * layers[0].qkv.in_features * size
+    room = free - int(margin * total) - passing - head
+    need = {level: [saved_bytes(parts, tokens, level) for parts in layers] for level in LEVELS}
+    held = sum(need["layer"])
+    count = len(layers)
+    levels = [0] * count
+    for level in (1, 2):
+        if level == 2 and 0 in levels:
+            break
+        for index in reversed(range(count)):
+            more = need[LEVELS[level]][index] - need[LEVELS[level - 1]][index]
+            recomputed = any(n == 0 for n in levels[:index])
+            if levels[index] == level - 1 and held + more + recomputed * again <= room:
+                levels[index], held = level, held + more
+    cached = weights = 0
+    if min(levels) == 2:
+        for parts in layers:
+            more = weight_bytes(parts)
+            if held + weights + more > room:
+                break
+            cached, weights = cached + 1, weights + more
+    kept, cheap = levels.count(2), levels.count(1)
+    return MemoryPlan(kept, cheap, count - kept - cheap, cached, held, weights)
+
+
+def fit_memory(run: Run, *, margin: float = MARGIN) -> None:
+    """Set what every layer saves by the run's configuration and the memory that is free now."""
+    train = run.config.train
+    set_recompute(run.model, train.gradient_checkpointing)
+    states: list[Any] = [m.evenfall for m in run.model.modules() if hasattr(m, "evenfall")]
+    if not states or run.device.type != "cuda":
+        return
+    for state in states:
+        for group in state.parts.groups:
+            group.keep_weights(False)
+    tokens = train.per_device_train_batch_size * run.config.data.max_length
+    plan = plan_memory(
+        [state.parts for state in states], tokens, *_free_bytes(run.device),
+        recompute=train.gradient_checkpointing, margin=margin,
+    )  # fmt: skip
+    for index, (state, level) in enumerate(zip(states, plan.levels(), strict=True)):
+        state.level = level
+        for group in state.parts.groups:
+            group.keep_weights(index < plan.cached)
+    run.control.emit(
+        MemoryPlanned(
+            plan.kept, plan.cheap, plan.recomputed, plan.cached, plan.activations / 1e9,
+            plan.weights / 1e9,
+        )
+    )  # fmt: skip
+
+
+def _free_bytes(device: torch.device) -> tuple[int, int]:
+    """What this process may still take on a GPU, and its share of the whole; counts what the
+    allocator holds unused."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    free, total = torch.cuda.mem_get_info(index)
+    allocated = torch.cuda.memory_allocated(index)
+    share = int(total * torch.cuda.get_per_process_memory_fraction(index))
+    return min(free + torch.cuda.memory_reserved(index) - allocated, share - allocated), share

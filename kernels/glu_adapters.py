@@ -1,0 +1,476 @@
+"""Gated linear units that do the adapters' skinny products on the way: the tokens' matrices are read once.
+
+Round the GLU of an MLP with LoRA lie four products of a ``[tokens, intermediate]`` matrix with a few columns
+(the notation is that of ``qlora.py``):
+
+    forward     t  = product A_down^T        into the columns that the product's buffer carries
+    backward    dA_down = u^T product        dB_gate = dgate^T t_gate        dB_up = dup^T t_up
+
+Each as a matmul of its own reads a matrix that the GLU has just written, at the speed of memory: with 16,384
+tokens and 14,336 columns, four passes of 470 MB beside the eight that the GLU itself needs both ways. Here the
+GLU's kernels multiply the block that they hold in registers anyway. The product needs not be kept for the
+backward either: it is made again from gate and up, and nobody writes it.
+
+Rounding is as if the matmuls ran apart: activation and product are those of ``glu.py``, by the same function; what
+is multiplied is what is stored, rounded to the dtype; sums are fp32. Every operand is a view: rows may lie any
+distance apart. What may share memory there may share it here: a block is in registers before its results are stored.
+
+Forward: a program owns a block of rows and walks along all columns, with t in its accumulators. Backward: a
+program owns a block of columns and walks down a share of the rows, with the three gradients in its accumulators;
+the shares' sums are added afterwards, in a fixed order, so that the same operands give the same bits.
+
+The blocks of a walk are staged through shared memory by the compiler's pipelining, two of them under way while one
+is in hand. (Loaded ahead into registers, as one could write it, they would not be: the assembler sees no use for
+such a load before the next turn of the loop, and puts it off until the arithmetic is done.) Left to itself the
+compiler would also read each staged block twice, and take its activations twice, in the layout that stores want
+and in the one that tensor cores want: `_pin` is what it cannot copy. So only rounded results go to the tensor
+cores' layout. The long side of each product is M, since Hopper's instruction takes 64 rows and as few as 8 columns.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .backend import (
+    COMPILE_OPTIONS,
+    INTERPRETED,
+    jit,
+    launch_on,
+    processors,
+    takes_triton,
+    tl,
+    triton,
+)
+from .glu import (
+    Activation,
+    _activate,
+    geglu_reference,
+    glu_backward,
+    glu_forward,
+    swiglu_reference,
+)
+from .qlora import _mm_fp32
+
+MAX_RANK = 64
+"""The widest adapter that the backward takes; wider ones get a GLU and matmuls. The accumulators of three
+gradients would otherwise fill a processor's registers, and the skinny operands, which every block of columns reads
+again from the L2 cache, come to half as many bytes as the block already."""
+
+_PIN = not INTERPRETED and torch.version.hip is None
+"""The pin is an instruction of NVIDIA's."""
+
+
+def glu_forward_carry_reference(
+    gate: Tensor, up: Tensor, rows: Tensor, activation: Activation
+) -> tuple[Tensor, Tensor]:
+    """The product and what it carries, in plain torch; see `glu_forward_carry`."""
+    product = _unit(gate, up, activation)
+    return product, torch.mm(product, rows.t())
+
+
+def glu_backward_gradients_reference(
+    dproduct: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    u: Tensor,
+    t: tuple[Tensor, Tensor],
+    activation: Activation,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """dgate, dup, da, db_gate and db_up in plain torch; see `glu_backward_gradients`."""
+    with torch.enable_grad():
+        gate, up = gate.detach().requires_grad_(), up.detach().requires_grad_()
+        product = _unit(gate, up, activation)
+        dgate, dup = torch.autograd.grad(product, (gate, up), dproduct)
+    return dgate, dup, *_gradients(product.detach(), dgate, dup, u, t)
+
+
+def _unit(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
+    if activation == "silu":
+        return swiglu_reference(gate, up)
+    return geglu_reference(gate, up, tanh=activation == "gelu_tanh")
+
+
+def _gradients(
+    product: Tensor, dgate: Tensor, dup: Tensor, u: Tensor, t: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    t_gate, t_up = t
+    return _mm_fp32(u.t(), product), _mm_fp32(dgate.t(), t_gate), _mm_fp32(dup.t(), t_up)
+
+
+@jit()
+def _load(base_ptr, rows, stride, cols, mask):
+    """A block of a matrix whose rows lie `stride` apart; zeros where it is masked."""
+    return tl.load(base_ptr + rows[:, None] * stride + cols[None, :], mask=mask, other=0.0)
+
+
+@jit()
+def _pin(x, PIN: tl.constexpr):
+    """`x`, from an instruction that the compiler takes for more than it is: it is made once, and in
+    the layout of what it is made of."""
+    if not PIN:
+        return x
+    pack: tl.constexpr = 32 // x.dtype.primitive_bitwidth
+    return tl.inline_asm_elementwise(
+        "mov.b32 $0, $1;",
+        "=r,r",
+        [x],
+        dtype=x.dtype,
+        is_pure=False,
+        pack=pack,  # pyright: ignore[reportArgumentType]
+    )
+
+
+@jit()
+def _multiply(a, b, total, WIDE: tl.constexpr):
+    """``total + a @ b``; WIDE for Triton's interpreter, which would multiply the bits of bf16."""
+    if WIDE:
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, total, input_precision="ieee")
+
+
+@jit(do_not_specialize=["n_rows"])
+def _glu_forward_carry_kernel(
+    gate_ptr,  # [n_rows, n_cols], rows gate_stride apart
+    up_ptr,  # [n_rows, n_cols], rows up_stride apart
+    out_ptr,  # [n_rows, n_cols], rows out_stride apart; may be gate_ptr or up_ptr
+    adapter_ptr,  # [extra, n_cols], rows adapter_stride apart
+    carried_ptr,  # [n_rows, extra], rows carried_stride apart
+    gate_stride,
+    up_stride,
+    out_stride,
+    adapter_stride,
+    carried_stride,
+    n_rows,
+    n_cols,
+    extra,
+    ACTIVATION: tl.constexpr,
+    PIN: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
+    BLOCK_EXTRA: tl.constexpr,
+):
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    lanes = tl.arange(0, BLOCK_EXTRA)
+    inside = (rows < n_rows)[:, None]
+    wanted = (lanes < extra)[:, None]
+
+    carried = tl.zeros([BLOCK_ROWS, BLOCK_EXTRA], dtype=tl.float32)
+    for start in range(0, n_cols, BLOCK_COLS):
+        cols = start + tl.arange(0, BLOCK_COLS)
+        there = (cols < n_cols)[None, :]
+        mask = inside & there
+        gate = _load(gate_ptr, rows, gate_stride, cols, mask)
+        up = _load(up_ptr, rows, up_stride, cols, mask)
+        adapter = _load(adapter_ptr, lanes, adapter_stride, cols, wanted & there)
+        value, _ = _activate(gate.to(tl.float32), ACTIVATION)
+        out = value.to(gate.dtype).to(tl.float32) * up.to(tl.float32)
+        out = _pin(out.to(out_ptr.dtype.element_ty), PIN)
+        out_ptrs = out_ptr + rows[:, None] * out_stride + cols[None, :]
+        tl.store(out_ptrs, out, mask=mask)
+        carried = _multiply(out, tl.trans(adapter), carried, WIDE)
+
+    carried_ptrs = carried_ptr + rows[:, None] * carried_stride + lanes[None, :]
+    mask = inside & (lanes < extra)[None, :]
+    tl.store(carried_ptrs, carried.to(carried_ptr.dtype.element_ty), mask=mask)
+
+
+@jit(do_not_specialize=["n_rows", "share"])
+def _glu_backward_gradients_kernel(
+    dout_ptr,  # [n_rows, n_cols], rows dout_stride apart
+    gate_ptr,  # [n_rows, n_cols], rows gate_stride apart
+    up_ptr,  # [n_rows, n_cols], rows up_stride apart
+    dgate_ptr,  # [n_rows, n_cols], rows dgate_stride apart; may be an operand's memory
+    dup_ptr,  # [n_rows, n_cols], rows dup_stride apart; may be an operand's memory
+    u_ptr,  # [n_rows, u_rank], rows u_stride apart
+    t_gate_ptr,  # [n_rows, gate_rank], rows t_gate_stride apart
+    t_up_ptr,  # [n_rows, up_rank], rows t_up_stride apart
+    sums_ptr,  # [shares, (u_rank + gate_rank + up_rank) * n_cols], fp32
+    dout_stride,
+    gate_stride,
+    up_stride,
+    dgate_stride,
+    dup_stride,
+    u_stride,
+    t_gate_stride,
+    t_up_stride,
+    n_rows,
+    n_cols,
+    u_rank,
+    gate_rank,
+    up_rank,
+    share,
+    ACTIVATION: tl.constexpr,
+    PIN: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
+    BLOCK_U: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+):
+    # Neighbours share rows: what is read at one time lies close together in memory.
+    blocks = tl.cdiv(n_cols, BLOCK_COLS)
+    index = tl.program_id(0) // blocks
+    cols = (tl.program_id(0) % blocks) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
+    inside = (cols < n_cols)[None, :]
+    first = index * share
+    last = tl.minimum(first + share, n_rows)
+    u_lanes, t_lanes = tl.arange(0, BLOCK_U), tl.arange(0, BLOCK_T)
+
+    da = tl.zeros([BLOCK_COLS, BLOCK_U], dtype=tl.float32)
+    db_gate = tl.zeros([BLOCK_COLS, BLOCK_T], dtype=tl.float32)
+    db_up = tl.zeros([BLOCK_COLS, BLOCK_T], dtype=tl.float32)
+    for start in range(first, last, BLOCK_ROWS):
+        rows = tl.cast(start, tl.int64) + tl.arange(0, BLOCK_ROWS)
+        there = (rows < last)[:, None]
+        mask = there & inside
+        dout = _load(dout_ptr, rows, dout_stride, cols, mask)
+        gate = _load(gate_ptr, rows, gate_stride, cols, mask)
+        up = _load(up_ptr, rows, up_stride, cols, mask)
+        u = _load(u_ptr, rows, u_stride, u_lanes, there & (u_lanes < u_rank)[None, :])
+        wanted = there & (t_lanes < gate_rank)[None, :]
+        t_gate = _load(t_gate_ptr, rows, t_gate_stride, t_lanes, wanted)
+        wanted = there & (t_lanes < up_rank)[None, :]
+        t_up = _load(t_up_ptr, rows, t_up_stride, t_lanes, wanted)
+
+        wide_dout, wide_up = dout.to(tl.float32), up.to(tl.float32)
+        value, slope = _activate(gate.to(tl.float32), ACTIVATION)
+        out = _pin((value.to(gate.dtype).to(tl.float32) * wide_up).to(gate.dtype), PIN)
+        dgate = _pin((wide_dout * wide_up * slope).to(dgate_ptr.dtype.element_ty), PIN)
+        dup = _pin((wide_dout * value).to(dup_ptr.dtype.element_ty), PIN)
+        dgate_ptrs = dgate_ptr + rows[:, None] * dgate_stride + cols[None, :]
+        dup_ptrs = dup_ptr + rows[:, None] * dup_stride + cols[None, :]
+        tl.store(dgate_ptrs, dgate, mask=mask)
+        tl.store(dup_ptrs, dup, mask=mask)
+        da = _multiply(tl.trans(out), u, da, WIDE)
+        db_gate = _multiply(tl.trans(dgate), t_gate, db_gate, WIDE)
+        db_up = _multiply(tl.trans(dup), t_up, db_up, WIDE)
+
+    inside = (cols < n_cols)[:, None]
+    cols = cols.to(tl.int64)[:, None]
+    sums_ptr += index.to(tl.int64) * (u_rank + gate_rank + up_rank) * n_cols
+    mask = inside & (u_lanes < u_rank)[None, :]
+    tl.store(sums_ptr + u_lanes.to(tl.int64)[None, :] * n_cols + cols, da, mask=mask)
+    sums_ptr += tl.cast(u_rank, tl.int64) * n_cols
+    mask = inside & (t_lanes < gate_rank)[None, :]
+    tl.store(sums_ptr + cols * gate_rank + t_lanes[None, :], db_gate, mask=mask)
+    sums_ptr += tl.cast(gate_rank, tl.int64) * n_cols
+    mask = inside & (t_lanes < up_rank)[None, :]
+    tl.store(sums_ptr + cols * up_rank + t_lanes[None, :], db_up, mask=mask)
+
+
+class _Tile(NamedTuple):
+    rows: int
+    cols: int
+    warps: int
+    stages: int = 3
+    """Blocks in shared memory, one of them in hand."""
+    resident: int = 1
+    """Programs that a processor has room for at a time."""
+
+
+def _forward_tile(n_rows: int, dtype: torch.dtype, device: torch.device) -> _Tile:
+    """What a program of the forward holds at a time.
+
+    4,096 values are 16 of each operand a thread, and 32 KB of loads under way. An H200 needs about 20 KB on each
+    processor (2.8 TB/s of reads, answered after a microsecond at most), and a second program to work while one
+    waits. All run from start to end, so the rows of a block decide how many there are: 64 rows, which read the
+    adapters' rows seldom, give 16,384 tokens two programs on each of 132 processors, half as many rows half as many.
+    """
+    rows = 64
+    while rows > 16 and 2 * triton.cdiv(n_rows, rows) < 3 * processors(device):
+        rows //= 2
+    if dtype.itemsize == 4:
+        return _Tile(rows, 1024 // rows, 4)  # these products are not the tensor cores'
+    return _Tile(rows, 4096 // rows, 8)
+
+
+def _backward_tile(rank: int, dtype: torch.dtype) -> _Tile:
+    """What a program of the backward holds at a time, by the widest of the three ranks.
+
+    Registers decide: the sums take three times columns times rank, beside 8 or 16 values of each operand. Compiled
+    for sm_90 the ranks up to 16 take 138 registers a thread, up to 32 110, up to 64 231: room for 8 to 16 warps on
+    a processor, with 24 to 72 KB of loads under way. The widest have twice the columns, as u and t, read again for
+    every block of columns, would otherwise be as many bytes as the block; and two stages, to fit into 99 KB of
+    shared memory where that is all there is.
+    """
+    if dtype.itemsize == 4:
+        return _Tile(16, 64, 4 if rank <= 16 else 8)
+    if rank <= 16:
+        return _Tile(32, 64, 4, resident=3)
+    return _Tile(32, 64, 8, resident=2) if rank <= 32 else _Tile(32, 128, 8, stages=2)
+
+
+@lru_cache
+def _shares(n_rows: int, n_cols: int, ranks: int, tile: _Tile, device: torch.device) -> int:
+    """Into how many shares the backward cuts the rows.
+
+    More of them fill the processors more evenly; each costs `ranks` columns of sums, written and read in fp32. Both
+    are counted in times of the five passes over the tokens' matrices.
+    """
+    blocks, slots = triton.cdiv(n_cols, tile.cols), tile.resident * processors(device)
+
+    def cost(shares: int) -> float:
+        turns = triton.cdiv(blocks * shares, slots)
+        return turns * slots / (blocks * shares) + 0.8 * ranks * shares / n_rows
+
+    return min(range(1, min(32, triton.cdiv(n_rows, tile.rows)) + 1), key=cost)
+
+
+def _lanes(rank: int) -> int:
+    """A rank as the tensor cores take it."""
+    return max(16, triton.next_power_of_2(rank))
+
+
+def glu_forward_carry(
+    gate: Tensor,
+    up: Tensor,
+    out: Tensor,
+    rows: Tensor,
+    carried: Tensor,
+    activation: Activation,
+) -> None:
+    """Write ``product = activation(gate) * up`` and ``product @ rows.T``; raw: no checks, no autograd.
+
+    Args:
+        gate, up: ``[tokens, intermediate]`` with adjacent columns and rows any distance apart, as all
+            operands have, fp32, bf16 or fp16, and all of one dtype and on one device (elsewhere, and
+            for float64, plain torch).
+        out: the same shape, written; may be `gate` or `up`.
+        rows: ``[extra, intermediate]``: what the down projection's adapter multiplies its input by, as
+            in ``ProjectionGroup``. Fused where `extra` is no more than the rows of a block (64 for
+            16,384 tokens on an H200): the rows, read again for every block, are then at most half
+            as many bytes as gate and up. Wider ones get `glu_forward` and a matmul.
+        carried: ``[tokens, extra]``, written: sums in fp32 over the product as `out` has it.
+        activation: see `Activation`.
+    """
+    if not takes_triton(gate, up):
+        product, extra = glu_forward_carry_reference(gate, up, rows, activation)
+        out.copy_(product)
+        carried.copy_(extra)
+        return
+    n_rows, n_cols = gate.shape
+    extra = rows.shape[0]
+    tile = _forward_tile(n_rows, gate.dtype, gate.device)
+    if not 0 < extra <= tile.rows:
+        glu_forward(gate, up, out, activation)
+        torch.mm(out, rows.t(), out=carried)
+        return
+    with launch_on(gate):
+        _glu_forward_carry_kernel[(triton.cdiv(n_rows, tile.rows),)](
+            gate,
+            up,
+            out,
+            rows,
+            carried,
+            gate.stride(0),
+            up.stride(0),
+            out.stride(0),
+            rows.stride(0),
+            carried.stride(0),
+            n_rows,
+            n_cols,
+            extra,
+            ACTIVATION=activation,
+            PIN=_PIN,
+            WIDE=INTERPRETED,
+            BLOCK_ROWS=tile.rows,
+            BLOCK_COLS=tile.cols,
+            BLOCK_EXTRA=_lanes(extra),
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+            **COMPILE_OPTIONS,
+        )
+
+
+def glu_backward_gradients(
+    dproduct: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    dgate: Tensor,
+    dup: Tensor,
+    u: Tensor,
+    t: tuple[Tensor, Tensor],
+    activation: Activation,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Write the gradients of gate and up, and return those of the adapters round the GLU; raw: no
+    checks, no autograd.
+
+    Args:
+        dproduct, gate, up: ``[tokens, intermediate]`` with adjacent columns and rows any distance
+            apart, as all operands have, fp32, bf16 or fp16, and all of one dtype and on one device
+            (elsewhere, and for float64, plain torch).
+        dgate, dup: the same shape, written. Each may be the same memory as an operand, element for
+            element.
+        u: ``[tokens, rank of down]``, what the gradient of down's output carries.
+        t: what the input of gate and up carries: ``[tokens, rank of gate]`` and ``[tokens, rank of
+            up]``. Ranks may differ, and be 0; fused up to `MAX_RANK`.
+        activation: see `Activation`.
+
+    Returns:
+        ``da = u.T @ product``, ``[rank of down, intermediate]``; ``db_gate = dgate.T @ t_gate`` and
+        ``db_up = dup.T @ t_up``, ``[intermediate, rank]``: fp32, not scaled, views of one new tensor,
+        each contiguous. The product is rounded as `glu_forward` rounds it, and never stored.
+    """
+    t_gate, t_up = t
+    if not takes_triton(gate, up, dproduct):
+        wanted = glu_backward_gradients_reference(dproduct, gate, up, u, t, activation)
+        dgate.copy_(wanted[0])
+        dup.copy_(wanted[1])
+        return wanted[2:]
+    n_rows, n_cols = gate.shape
+    ranks = [x.shape[1] for x in (u, t_gate, t_up)]
+    if not 0 < max(ranks) <= MAX_RANK:
+        product = torch.empty((n_rows, n_cols), dtype=gate.dtype, device=gate.device)
+        glu_backward(dproduct, gate, up, dgate, dup, activation, out=product)
+        return _gradients(product, dgate, dup, u, t)
+    tile = _backward_tile(_lanes(max(ranks)), gate.dtype)
+    shares = _shares(n_rows, n_cols, sum(ranks), tile, gate.device)
+    share = triton.cdiv(triton.cdiv(n_rows, tile.rows), shares) * tile.rows
+    shares = triton.cdiv(n_rows, share)
+    sums = torch.empty((shares, sum(ranks) * n_cols), dtype=torch.float32, device=gate.device)
+    with launch_on(gate):
+        _glu_backward_gradients_kernel[(triton.cdiv(n_cols, tile.cols) * shares,)](
+            dproduct,
+            gate,
+            up,
+            dgate,
+            dup,
+            u,
+            t_gate,
+            t_up,
+            sums,
+            dproduct.stride(0),
+            gate.stride(0),
+            up.stride(0),
+            dgate.stride(0),
+            dup.stride(0),
+            u.stride(0),
+            t_gate.stride(0),
+            t_up.stride(0),
+            n_rows,
+            n_cols,
+            *ranks,
+            share,
+            ACTIVATION=activation,
+            PIN=_PIN,
+            WIDE=INTERPRETED,
+            BLOCK_ROWS=tile.rows,
+            BLOCK_COLS=tile.cols,
+            BLOCK_U=_lanes(ranks[0]),
+            BLOCK_T=_lanes(max(ranks[1:])),
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+            **COMPILE_OPTIONS,
+        )
+    total = sums[0] if shares == 1 else sums.sum(0)
+    da, db_gate, db_up = total.split([rank * n_cols for rank in ranks])
+    return (
+        da.view(ranks[0], n_cols),
+        db_gate.view(n_cols, ranks[1]),
+        db_up.view(n_cols, ranks[2]),
+    )
