@@ -2,12 +2,16 @@
 
 Registered with transformers under the name `evenfall_packed`, so models keep their own attention
 modules and call this instead of theirs; `fast_layer.py` calls what `choose` names by itself. No mask
-is ever built: under this name transformers builds none. The ways, each correct wherever it is chosen:
+is ever built: under this name transformers builds none. The ways:
 
 * rows     documents of one length, as a batch, through torch's own attention: cuDNN on Hopper, flash
            attention elsewhere, and on a CPU too;
 * kernel   documents of any lengths, windows and soft-caps through `kernels/packed_attention.py`;
-* each     document by document, where neither can run.
+* flash    documents of any lengths and windows through torch's variable-length flash attention;
+* each     document by document, where none of these can run.
+
+Which way is taken for which kind of documents is in `Ways`; `patch_attention.py` fills it with what is
+proven and fastest on this device.
 
 Families whose attention needs more than the arguments here (sinks, latent heads, linear attention)
 are not in `FAMILIES`: they keep the stock attention and train one document a row, so they are
@@ -16,6 +20,7 @@ never wrong, only slower.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -37,7 +42,32 @@ FAMILIES = frozenset(
 )  # fmt: skip
 """transformers' `model_type`s whose attention calls carry all that is needed here."""
 
-Way = Literal["rows", "kernel", "each"]
+try:
+    from torch.nn.attention.varlen import varlen_attn
+
+    _FLASH_GQA = "enable_gqa" in inspect.signature(varlen_attn).parameters
+except ImportError:  # a torch built without it
+    varlen_attn = None
+    _FLASH_GQA = False
+
+Way = Literal["rows", "kernel", "flash", "each"]
+
+
+@dataclass(frozen=True)
+class Ways:
+    """The way for each kind of documents. The defaults are right everywhere."""
+
+    equal: Way = "rows"
+    """All of one length."""
+    mixed: Way = "each"
+    windowed: Way = "each"
+    """Of any lengths, with a sliding window that is shorter than the longest."""
+    softcapped: Way = "each"
+    """With a soft-cap on the scores, and maybe a window."""
+
+
+STOCK_WAYS = Ways()
+"""What is right everywhere, by torch's own attention."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +78,15 @@ class Documents:
     """On the host, so that no step waits for the device."""
     bounds: Tensor
     """The same as offsets on the device, int32 [D + 1]."""
-    kernel: bool = False
-    """Whether our kernel is proven for the model on this device (`attention_proof.py`)."""
+    ways: Ways = STOCK_WAYS
+
+    @cached_property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+    @cached_property
+    def equal(self) -> bool:
+        return len(set(self.lengths)) == 1
 
     @cached_property
     def per_token(self) -> tuple[Tensor, Tensor]:
@@ -64,11 +101,14 @@ def choose(
     sliding_window: int | None = None,
     softcap: float | None = None,
 ) -> Way:
-    """How attention inside documents of these lengths is best computed."""
-    window = sliding_window is not None and 0 < sliding_window < max(documents.lengths)
-    if len(set(documents.lengths)) == 1 and not window and not softcap:
-        return "rows"
-    return "kernel" if documents.kernel and not dropout else "each"
+    """How attention inside these documents is computed."""
+    if dropout:
+        return "each"
+    if softcap:
+        return documents.ways.softcapped
+    if sliding_window and sliding_window < documents.longest:
+        return documents.ways.windowed
+    return documents.ways.equal if documents.equal else documents.ways.mixed
 
 
 def attend(
@@ -117,12 +157,38 @@ def attend(
             q, k, v, *documents.per_token, scale=scale, window=sliding_window, softcap=softcap
         )
         return out[None], None
+    if way == "flash":
+        return _flash(query, key, value, scale, sliding_window, documents)[None], None
     parts, start = [], 0
     for length in documents.lengths:
         q, k, v = (x[:, :, start : start + length] for x in (query, key, value))
         parts.append(_one_document(q, k, v, *options))
         start += length
     return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+def _flash(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    sliding_window: int | None,
+    documents: Documents,
+) -> Tensor:
+    """[T, H, D]."""
+    assert varlen_attn is not None
+    groups = query.shape[1] // key.shape[1]
+    options: dict[str, Any] = {"enable_gqa": True} if groups > 1 and _FLASH_GQA else {}
+    if groups > 1 and not _FLASH_GQA:
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    longest, bounds = documents.longest, documents.bounds
+    left = sliding_window - 1 if sliding_window and sliding_window < longest else -1
+    out = varlen_attn(
+        q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=(left, 0), **options
+    )
+    assert isinstance(out, Tensor)
+    return out
 
 
 def _one_document(

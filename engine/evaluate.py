@@ -20,7 +20,7 @@ def loss_sum(run: Run, batch: Batch) -> torch.Tensor:
     bounds = (
         {
             "position_ids": batch.position_ids,
-            "documents": Documents(batch.lengths, batch.cu_seqlens, run.kernel_attention),
+            "documents": Documents(batch.lengths, batch.cu_seqlens, run.ways),
         }
         if run.packed
         else {}

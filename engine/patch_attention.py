@@ -1,20 +1,25 @@
-"""The proof that our packed-attention kernel is right for a model's heads on this very device.
+"""Which way packed attention goes on this very device: the fastest of those that are proven on it.
 
-It is judged against attention document by document through torch's own operators, forward and gradients, for
-each kind of layer that the model has: with its window, its soft-cap and its number of heads. A model whose
-attention is not `attention.py`'s keeps its own.
+The candidates (`attention.Way`) are judged against attention document by document through torch's own operators,
+forward and gradients, with the model's heads, window and soft-cap. Those that pass are timed on documents as long
+as the run's own; so the choice needs no table of GPUs, and takes a fraction of a second. A model whose attention is
+not `attention.py`'s keeps its own.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..kernels.accuracy import Comparison, relative_rms_error
-from .attention import NAME, Documents, attend
+from .attention import NAME, STOCK_WAYS, Documents, Way, Ways, attend
 from .patch import PatchedPart, compute_dtype, no_kernels_on, verdict
 
 log = logging.getLogger(__name__)
@@ -22,73 +27,179 @@ log = logging.getLogger(__name__)
 _LENGTHS = (67, 1, 190, 42)
 """Documents of the proof: shorter and longer than a tile, and astride of tiles."""
 
+_EQUAL = (100, 100, 100)
+
+_WINDOW = 50
+"""Of the proof: one longer than its documents would prove nothing."""
+
 _TENSORS = ("out", "grad query", "grad key", "grad value")
 
 _NAME = "packed attention"
 
+_WORDS: dict[Way, str] = {
+    "rows": "torch's batched attention", "kernel": "our kernel", "flash": "torch's flash attention",
+}  # fmt: skip
+
+_REPEATS = 5
+
+
+class _Heads(NamedTuple):
+    """Sizes of a model's attention."""
+
+    query: int
+    key: int
+    size: int
+    softcap: float | None
+    window: int | None
+
 
 def patch_attention(
-    model: Any, device: torch.device | str, *, force: bool = False
-) -> PatchedPart | None:
-    """Say whether packed rows may go through our kernel (`Documents.kernel`).
+    model: Any,
+    device: torch.device | str,
+    lengths: Sequence[int] = (),
+    *,
+    force: bool = False,
+) -> tuple[Ways, PatchedPart | None]:
+    """Find the ways for a model.
 
     Args:
         model: a causal model of transformers, or a PEFT model round it, on `device`.
+        lengths: of the documents of one of the run's micro-batches, to be timed; none: nothing is, and
+            of the proven ways the first of each kind is taken.
         force: although no Triton kernel runs on `device` by itself (tests in the interpreter).
 
     Returns:
-        The verdict; None where the model's attention is not packed.
+        The ways, and what became of them in words; None where the model's attention is not packed.
     """
     device = torch.device(device)
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = base.config.get_text_config()
     if config._attn_implementation != NAME:
-        return None
+        return STOCK_WAYS, None
     layers = config.num_hidden_layers
     if blocked := "" if force else no_kernels_on(device):
-        return PatchedPart(_NAME, _NAME, layers, False, blocked)
+        return STOCK_WAYS, PatchedPart(_NAME, _NAME, layers, False, blocked)
+    heads = _Heads(
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        getattr(config, "attn_logit_softcapping", None),
+        getattr(config, "sliding_window", None),
+    )
+    return _find_ways(heads, device, compute_dtype(base), tuple(lengths), layers)
+
+
+def _find_ways(
+    heads: _Heads, device: torch.device, dtype: torch.dtype, lengths: tuple[int, ...], layers: int
+) -> tuple[Ways, PatchedPart]:
+    proofs: dict[Way, tuple[bool, str, Comparison | None]] = {}
+    candidates: tuple[Way, ...] = ("kernel",) if heads.softcap else ("kernel", "flash", "rows")
+    for way in candidates:
+        proofs[way] = _prove(way, heads, device, dtype)
+    proven: list[Way] = [way for way in candidates if proofs[way][0]]
+    unequal: list[Way] = [way for way in proven if way != "rows"]
+    ways = STOCK_WAYS
+    if unequal and heads.softcap:
+        ways = replace(ways, softcapped=unequal[0])
+    elif unequal:
+        ways = replace(ways, mixed=unequal[0], windowed=unequal[0])
+    _, reason, worst = proofs["kernel"]
+    errors = (None, None) if worst is None else (worst.error, worst.eager_error)
+    if lengths and len(proven) > 1:
+        equal = len(set(lengths)) == 1
+        times = _time(proven if equal else unequal, heads, device, dtype, lengths)
+        best = min(times, key=lambda way: times[way])
+        ways = replace(ways, equal=best) if equal else replace(ways, mixed=best)
+        kind = f"{len(lengths)} documents" if not equal else f"rows of {lengths[0]:,}"
+        told = ", ".join(f"{_WORDS[way]} {ms:.2f} ms" for way, ms in sorted(times.items()))
+        reason = f"{reason}; {kind} in {_WORDS[best]}, the fastest here ({told})"
+    return ways, PatchedPart(_NAME, _NAME, layers, "kernel" in proven, reason, *errors)
+
+
+def _prove(
+    way: Way, heads: _Heads, device: torch.device, dtype: torch.dtype
+) -> tuple[bool, str, Comparison | None]:
     try:
-        results = _compare(config, device, compute_dtype(base))
+        return verdict(_compare(way, heads, device, dtype))
     except Exception as error:  # compilers and drivers fail in many ways; torch's own always works
-        log.warning("the proof of %s failed", _NAME, exc_info=True)
+        log.warning("the proof of %s failed", _WORDS[way], exc_info=True)
         message = str(error).partition("\n")[0]
-        reason = f"stock: the proof failed with {type(error).__name__}: {message}"
-        return PatchedPart(_NAME, _NAME, layers, False, reason)
-    passed, reason, worst = verdict(results)
-    return PatchedPart(_NAME, _NAME, layers, passed, reason, worst.error, worst.eager_error)
+        return False, f"stock: the proof failed with {type(error).__name__}: {message}", None
 
 
-def _compare(config: Any, device: torch.device, dtype: torch.dtype) -> list[Comparison]:
-    generator = torch.Generator(device).manual_seed(0)
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    softcap = getattr(config, "attn_logit_softcapping", None)
-    tokens = sum(_LENGTHS)
-    bounds = torch.tensor([0, *torch.tensor(_LENGTHS).cumsum(0)], dtype=torch.int32, device=device)
-
-    def normal(count: int) -> Tensor:
-        return torch.randn((1, count, tokens, size), generator=generator, device=device).to(dtype)
-
-    def run(heads: list[Tensor], dout: Tensor, window: int | None, kernel: bool) -> list[Tensor]:
-        leaves = [t.detach().requires_grad_() for t in heads]
-        query, key, value = leaves
-        documents = Documents(_LENGTHS, bounds, kernel)
-        with torch.enable_grad(), torch.autocast(device.type, enabled=False):
-            out, _ = attend(
-                torch.nn.Module(), query, key, value, None,
-                sliding_window=window, softcap=softcap, documents=documents,
-            )  # fmt: skip
-            grads = torch.autograd.grad(out, leaves, dout.to(out.dtype))
-        return [out.detach(), *grads]
-
+def _compare(way: Way, heads: _Heads, device: torch.device, dtype: torch.dtype) -> list[Comparison]:
+    lengths = _EQUAL if way == "rows" else _LENGTHS
+    windows = {None, _WINDOW} if heads.window and way != "rows" else {None}
     results = []
-    # A window longer than these documents would prove nothing about windows.
-    for window in {None, 50} if getattr(config, "sliding_window", None) else {None}:
-        qkv = [normal(count) for count in (heads, kv_heads, kv_heads)]
-        dout = normal(heads).transpose(1, 2)
-        got, eager = (run(qkv, dout, window, kernel) for kernel in (True, False))
-        exact = run([t.double() for t in qkv], dout, window, False)
+    for window in windows:
+        q, k, v, dout = _operands(heads, device, dtype, sum(lengths))
+        got = _run(_all(way), lengths, window, heads.softcap, (q, k, v), dout)
+        eager = _run(_all("each"), lengths, window, heads.softcap, (q, k, v), dout)
+        wide = (q.double(), k.double(), v.double())
+        exact = _run(_all("each"), lengths, window, heads.softcap, wide, dout.double())
         for name, *tensors in zip(_TENSORS, got, eager, exact, strict=True):
             error, eager_error = (relative_rms_error(t, tensors[2]) for t in tensors[:2])
             results.append(Comparison(name, error, eager_error, torch.finfo(dtype).eps / 2))
     return results
+
+
+def _time(
+    ways: Sequence[Way],
+    heads: _Heads,
+    device: torch.device,
+    dtype: torch.dtype,
+    lengths: tuple[int, ...],
+) -> dict[Way, float]:
+    """Milliseconds of forward and backward on documents of these lengths, the median of a few."""
+    *operands, dout = _operands(heads, device, dtype, sum(lengths))
+    q, k, v = operands
+    times: dict[Way, float] = {}
+    for way in ways:
+        measured = []
+        for _ in range(_REPEATS + 2):
+            start = time.perf_counter()
+            _run(_all(way), lengths, None, None, (q, k, v), dout)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            measured.append(1e3 * (time.perf_counter() - start))
+        times[way] = statistics.median(measured[2:])  # the first ones compile and plan
+    return times
+
+
+def _all(way: Way) -> Ways:
+    return Ways(way, way, way, way)
+
+
+def _operands(
+    heads: _Heads, device: torch.device, dtype: torch.dtype, tokens: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """q, k and v, ``[1, heads, tokens, size]``, as slices of a fused projection, and out's gradient."""
+    generator = torch.Generator(device).manual_seed(0)
+
+    def normal(count: int) -> Tensor:
+        shape = (1, tokens, count, heads.size)
+        return torch.randn(shape, generator=generator, device=device).to(dtype)
+
+    parts = [heads.query, heads.key, heads.key]
+    q, k, v = (t.transpose(1, 2) for t in normal(sum(parts)).split(parts, dim=2))
+    return q, k, v, normal(heads.query)
+
+
+def _run(
+    ways: Ways,
+    lengths: tuple[int, ...],
+    window: int | None,
+    softcap: float | None,
+    heads: tuple[Tensor, Tensor, Tensor],
+    dout: Tensor,
+) -> list[Tensor]:
+    """Output and gradients."""
+    ends = torch.tensor((0, *lengths)).cumsum(0)
+    documents = Documents(lengths, ends.to(dout.device, torch.int32), ways)
+    query, key, value = (t.detach().requires_grad_() for t in heads)
+    with torch.enable_grad(), torch.autocast(dout.device.type, enabled=False):
+        out, _ = attend(
+            torch.nn.Module(), query, key, value, None,
+            sliding_window=window, softcap=softcap, documents=documents,
+        )  # fmt: skip
+        return [out.detach(), *torch.autograd.grad(out, (query, key, value), dout)]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..kernels.accuracy import Comparison, relative_rms_error
 from ..kernels.qlora import Workspace
-from .attention import Documents
+from .attention import STOCK_WAYS, Documents, Ways
 from .decoder import Stream
 from .fast_layer import FastDecoderLayer, NotFast, read_layer
 from .patch import (
@@ -49,7 +49,7 @@ _KIND = "decoder layer"
 
 
 def patch_layers(
-    model: Any, device: torch.device | str, *, force: bool = False
+    model: Any, device: torch.device | str, ways: Ways = STOCK_WAYS, *, force: bool = False
 ) -> list[PatchedPart]:
     """Put every decoder layer that is known and passes its proof on `decoder.py`, in place.
 
@@ -58,6 +58,7 @@ def patch_layers(
 
     Args:
         model: a causal model of transformers, or a PEFT model round it, on `device`.
+        ways: how the run computes packed attention, for the proof; it is proven against the stock way.
         force: patch although no Triton kernel runs on `device` by itself (tests in the interpreter).
 
     Returns:
@@ -85,7 +86,7 @@ def patch_layers(
             unknown[f"stock: {error}"] += 1
     parts = [PatchedPart(name, _KIND, count, False, why) for why, count in unknown.items()]
     for alike in kinds.values():
-        passed, reason, worst = _prove(alike[0], rotary, device, dtype)
+        passed, reason, worst = _prove(alike[0], rotary, device, dtype, ways)
         for layer in alike:
             if passed:
                 layer.__class__ = fast_class(stock_class(layer), FastDecoderLayer)
@@ -112,11 +113,11 @@ def _signature(layer: Any) -> tuple[Any, ...]:
 
 
 def _prove(
-    layer: Any, rotary: nn.Module, device: torch.device, dtype: torch.dtype
+    layer: Any, rotary: nn.Module, device: torch.device, dtype: torch.dtype, ways: Ways
 ) -> tuple[bool, str, Comparison | None]:
     """Whether the layer's kind passed, the reason in words, and the tensor that fared worst."""
     try:
-        results = _compare(layer, rotary, device, dtype)
+        results = _compare(layer, rotary, device, dtype, ways)
     except Exception as error:  # compilers and drivers fail in many ways; stock code always works
         log.warning("the proof of %s failed", type(layer).__name__, exc_info=True)
         message = str(error).partition("\n")[0]
@@ -128,7 +129,7 @@ def _prove(
 
 
 def _compare(
-    layer: Any, rotary: nn.Module, device: torch.device, dtype: torch.dtype
+    layer: Any, rotary: nn.Module, device: torch.device, dtype: torch.dtype, ways: Ways
 ) -> list[Comparison]:
     generator = torch.Generator(device).manual_seed(0)
 
@@ -147,7 +148,7 @@ def _compare(
     positions = torch.cat([torch.arange(n, device=device) for n in _LENGTHS])[None]
     bounds = torch.tensor([0, *torch.tensor(_LENGTHS).cumsum(0)], dtype=torch.int32, device=device)
 
-    def run(one: Any, x: Tensor, *, kernel: bool) -> dict[str, Tensor]:
+    def run(one: Any, x: Tensor, ways: Ways) -> dict[str, Tensor]:
         leaf = x.detach().requires_grad_()
         adapters = {n: p for n, p in one.named_parameters() if "lora_" in n}
         for parameter in adapters.values():
@@ -155,7 +156,7 @@ def _compare(
         embeddings = rotary(leaf.detach(), positions)
         out = one(
             leaf, attention_mask=None, position_ids=positions, position_embeddings=embeddings,
-            documents=Documents(_LENGTHS, bounds, kernel),
+            documents=Documents(_LENGTHS, bounds, ways),
         )  # fmt: skip
         grads = torch.autograd.grad(out, [leaf, *adapters.values()], dout.to(out.dtype))
         names = ["grad hidden", *(f"grad {name}" for name in adapters)]
@@ -163,13 +164,13 @@ def _compare(
 
     with torch.enable_grad(), torch.autocast(device.type, enabled=False):
         probe.__class__ = fast_class(stock_class(layer), FastDecoderLayer)
-        got = run(probe, hidden, kernel=True)
+        got = run(probe, hidden, ways)
         probe.__class__ = stock_class(layer)
-        exact = run(_in_float32(copy.deepcopy(probe)), hidden.float(), kernel=False)
+        exact = run(_in_float32(copy.deepcopy(probe)), hidden.float(), STOCK_WAYS)
         for name, parameter in probe.named_parameters():  # PEFT computes adapters in their dtype
             if "lora_" in name:
                 parameter.data = parameter.data.to(dtype)
-        eager = run(probe, hidden, kernel=False)
+        eager = run(probe, hidden, STOCK_WAYS)
     return [
         Comparison(
             name,

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from peft import PeftModel
 
+from .attention import STOCK_WAYS, Ways
 from .config import RunConfig
 from .data.prepare import PreparedData
 from .events import State
@@ -69,7 +70,7 @@ class Run:
     device: torch.device
     packed: bool
     """False: the model's attention is stock, one document a row."""
-    kernel_attention: bool = False
-    """Whether packed rows may go through our own attention."""
+    ways: Ways = STOCK_WAYS
+    """How packed attention is computed."""
     head: LossHead | None = None
     """Computes losses without the logits; None: the model's own head does."""

@@ -18,6 +18,7 @@ import torch
 from ..kernels.adamw import AdamWSettings
 from . import events as ev
 from . import recovery
+from .attention import STOCK_WAYS
 from .checkpoint import load_checkpoint, save_final_adapter
 from .config import RunConfig
 from .data.prepare import PreparedData, prepare
@@ -39,7 +40,7 @@ from .runs import RunDirectory
 from .session import Control
 from .state import LoopState, OutOfMemoryEnd, Run
 from .train import train
-from .updates import total_steps
+from .updates import micro_batches, total_steps
 
 log = logging.getLogger("evenfall")
 
@@ -148,10 +149,10 @@ def build_run(
     """Adapter, kernels and optimiser on the loaded base, at step 0."""
     recipe = config.train
     model = add_adapter(loaded.model, config.adapter, recipe.seed)
-    head = attention = None
+    head, ways = None, STOCK_WAYS
     if recipe.kernels == "auto":
-        attention = patch_attention(model, device)
-        parts = [*patch_model(model, device).parts, *patch_layers(model, device)]
+        ways, attention = patch_attention(model, device, _first_lengths(config, data))
+        parts = [*patch_model(model, device).parts, *patch_layers(model, device, ways)]
         parts += [] if attention is None else [attention]
         if device.type == "cuda":
             head, reason = read_head(model)
@@ -164,13 +165,19 @@ def build_run(
         recipe.max_grad_norm,
     )  # fmt: skip
     optimizer = FlatAdamW(trainable_parameters(model), settings)
-    kernel_attention = attention is not None and attention.fast
     run = Run(
         directory, config, control, model, optimizer, data, state, device, loaded.packed,
-        kernel_attention, head,
+        ways, head,
     )  # fmt: skip
     fit_memory(run)
     return run
+
+
+def _first_lengths(config: RunConfig, data: PreparedData) -> tuple[int, ...]:
+    """Of the documents of a micro-batch like those of the run."""
+    bins = range(min(len(data.train), config.train.per_device_train_batch_size))
+    batches = micro_batches(data.train, bins, config, packed=True)
+    return batches[0].lengths if batches else ()
 
 
 def _announce(run: Run, loaded: LoadedModel, data: PreparedData) -> None:

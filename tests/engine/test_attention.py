@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from evenfall.engine import attention
-from evenfall.engine.attention import Documents, attend, choose
+from evenfall.engine.attention import STOCK_WAYS, Documents, Ways, attend, choose
 
 SIZES = {
     "vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
@@ -36,11 +36,12 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "granite": GraniteConfig(**SIZES, attention_multiplier=0.2),
 }
 LENGTHS = (1, 7, 20, 3)
+KERNEL = Ways("kernel", "kernel", "kernel", "kernel")
 
 
-def documents_of(*lengths: int, kernel: bool = False) -> Documents:
+def documents_of(*lengths: int, ways: Ways = STOCK_WAYS) -> Documents:
     bounds = torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32)
-    return Documents(lengths, bounds, kernel)
+    return Documents(lengths, bounds, ways)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -102,24 +103,25 @@ def test_each_way_gives_the_same_numbers(lengths: tuple[int, ...]) -> None:
     torch.manual_seed(3)
     q, k, v = (torch.randn(1, heads, 12, 8, requires_grad=True) for heads in (4, 2, 2))
     weight = torch.randn(1, 12, 4, 8)
-    results, ways = [], []
-    for kernel, window in ((False, None), (True, None), (False, 3), (True, 3)):
-        documents = documents_of(*lengths, kernel=kernel)
-        ways.append(choose(documents, sliding_window=window))
+    results = []
+    for ways, window in ((STOCK_WAYS, None), (KERNEL, None), (STOCK_WAYS, 3), (KERNEL, 3)):
+        documents = documents_of(*lengths, ways=ways)
         out, _ = attend(
             torch.nn.Module(), q, k, v, None, sliding_window=window, documents=documents
         )
         results.append([out, *torch.autograd.grad((out * weight).sum(), (q, k, v))])
-    rows = len(set(lengths)) == 1
-    assert ways == ["rows" if rows else "each", "rows" if rows else "kernel", "each", "kernel"]
     for one, other in ((0, 1), (2, 3)):
         for got, want in zip(results[one], results[other], strict=True):
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(results[0][0], results[2][0])
 
 
-def test_a_window_as_long_as_the_documents_is_none() -> None:
-    assert choose(documents_of(6, 6), sliding_window=6) == "rows"
-    assert choose(documents_of(6, 6, kernel=True), sliding_window=5) == "kernel"
-    assert choose(documents_of(6, 6, kernel=True), softcap=50.0) == "kernel"
-    assert choose(documents_of(6, 7, kernel=True), dropout=0.1) == "each"
+def test_the_way_is_that_of_the_kind_of_documents() -> None:
+    ways = Ways("rows", "kernel", "flash", "each")
+    equal, mixed = documents_of(6, 6, ways=ways), documents_of(6, 7, ways=ways)
+    assert choose(equal) == "rows" and choose(mixed) == "kernel"
+    assert choose(equal, sliding_window=5) == choose(mixed, sliding_window=6) == "flash"
+    assert choose(equal, sliding_window=6) == "rows"  # as long as the documents: none
+    assert choose(mixed, sliding_window=7) == "kernel"
+    assert choose(equal, softcap=50.0) == choose(mixed, softcap=50.0, sliding_window=3) == "each"
+    assert choose(equal, dropout=0.1) == choose(mixed, dropout=0.1) == "each"

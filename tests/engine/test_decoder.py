@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_layers import DEVICE, FAMILIES, SIZES, packed, step, tiny
+from tiny_layers import DEVICE, FAMILIES, OUR_KERNEL, SIZES, packed, step, tiny
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from evenfall.engine import layer_attention
@@ -59,7 +59,7 @@ def test_packed_rows_go_through_our_attention_kernel_too(family, level, monkeypa
         "packed_attention_backward",
         lambda *a, **k: calls.append(1) or real(*a, **k),
     )
-    assert_same(step(fast(model, level), packed(kernel=True)), step(model))
+    assert_same(step(fast(model, level), packed(ways=OUR_KERNEL)), step(model))
     assert len(calls) == 2
 
 

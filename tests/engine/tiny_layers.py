@@ -63,14 +63,17 @@ def four_bit(linear):
     return layer.to(DEVICE)
 
 
-def packed(seed=0, *, kernel=False):
+OUR_KERNEL = attention.Ways(mixed="kernel", windowed="kernel", softcapped="kernel")
+
+
+def packed(seed=0, ways=attention.STOCK_WAYS):
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, 60, (1, sum(LENGTHS)), generator=generator).to(DEVICE)
     bounds = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0)], dtype=torch.int32, device=DEVICE)
     positions = torch.cat([torch.arange(n) for n in LENGTHS])[None].to(DEVICE)
     return {
         "input_ids": ids, "position_ids": positions, "use_cache": False,
-        "documents": attention.Documents(LENGTHS, bounds, kernel),
+        "documents": attention.Documents(LENGTHS, bounds, ways),
     }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from evenfall.engine import attention
 from evenfall.engine.decoder import Level
 from evenfall.engine.patch import patch_model
+from evenfall.engine.patch_attention import patch_attention
 from evenfall.engine.patch_layers import patch_layers
 
 SHAPES = {
@@ -73,12 +74,12 @@ def four_bit(linear: nn.Linear) -> Linear4bit:
     return layer.to("cuda")
 
 
-def step_of(model: Any, lengths: tuple[int, ...], *, kernel: bool = True) -> Any:
+def step_of(model: Any, lengths: tuple[int, ...], ways: attention.Ways) -> Any:
     """A forward and backward of both layers on packed rows, as a function of nothing."""
     base = model.get_base_model().model
     tokens = sum(lengths)
     bounds = torch.tensor((0, *lengths)).cumsum(0).to("cuda", torch.int32)
-    documents = attention.Documents(lengths, bounds, kernel)
+    documents = attention.Documents(lengths, bounds, ways)
     positions = torch.cat([torch.arange(n, device="cuda") for n in lengths])[None]
     hidden = torch.randn(1, tokens, base.config.hidden_size, device="cuda", dtype=torch.bfloat16)
     hidden.requires_grad_()
@@ -118,7 +119,7 @@ def main() -> int:
     tokens = int(sys.argv[2]) if len(sys.argv) > 2 else 16_384
     model = build(shape)
     rows, short = (ROW,) * (tokens // ROW), draw_lengths(tokens)
-    stock = step_of(model, rows, kernel=False)
+    stock = step_of(model, rows, attention.Ways())
     base = model.get_base_model()
     weights = sum(
         m.out_features * m.in_features for m in base.modules() if isinstance(m, Linear4bit)
@@ -134,7 +135,9 @@ def main() -> int:
     measure("stock, PEFT + bitsandbytes", stock, tokens, floor_ms)
     patch_model(model, "cuda")
     measure("stock, norms and MLP fast", stock, tokens, floor_ms)
-    parts = patch_layers(model, "cuda")
+    ways, part = patch_attention(model, "cuda", short)
+    print(part.reason if part else "attention is not packed")
+    parts = patch_layers(model, "cuda", ways)
     for part in parts:
         print(f"{part.name}: {part.reason} ({part.error} against {part.eager_error})")
     if not all(part.fast for part in parts):
@@ -144,12 +147,12 @@ def main() -> int:
     for level in levels:
         for layer in layers:
             layer.evenfall.level = level
-        measure(f"fast, {level}", step_of(model, rows), tokens, floor_ms)
+        measure(f"fast, {level}", step_of(model, rows, ways), tokens, floor_ms)
     for layer in layers:
         layer.evenfall.level = "kept"
         for group in layer.evenfall.parts.groups:
             group.keep_weights(True)
-    steps = {"rows": step_of(model, rows), "short documents": step_of(model, short)}
+    steps = {"rows": step_of(model, rows, ways), "short documents": step_of(model, short, ways)}
     for name, step in steps.items():
         measure(f"kept, weights too, {name}", step, tokens, floor_ms)
         profiled(step)
