@@ -95,6 +95,10 @@ def load_checkpoint(folder: Path, model: PeftModel, optimizer: FlatAdamW) -> Loo
         raise RunError(
             f"{folder}: was saved with another adapter (rank or targets differ from run.yaml)"
         )
+    if moments.keys() != optimizer.moments().keys():
+        raise RunError(
+            f"{folder}: was saved with another optimiser (train.optim differs from run.yaml)"
+        )
     set_peft_model_state_dict(model, adapter)
     for name, value in optimizer.moments().items():
         value.copy_(moments[name])

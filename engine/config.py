@@ -108,6 +108,9 @@ class DataConfig(_Section):
     shuffle: bool = Field(default=True, description="new order of bins each epoch, from train.seed")
 
 
+Optim = Literal["adamw_torch", "adamw_8bit"]
+
+
 class TrainConfig(_Section):
     """The loop: length, batch, optimiser, cadence, and what happens when memory runs out."""
 
@@ -120,6 +123,11 @@ class TrainConfig(_Section):
     )
     gradient_accumulation_steps: int = Field(
         default=8, ge=1, description="micro-batches in one update"
+    )
+    optim: Optim = Field(
+        default="adamw_torch",
+        description="adamw_torch: AdamW; adamw_8bit: its moments in 8 bits, a quarter of their "
+        "memory, about the same result",
     )
     learning_rate: float = Field(default=2e-4, ge=0, le=10, description="peak learning rate")
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = Field(
@@ -135,7 +143,8 @@ class TrainConfig(_Section):
     adam_epsilon: float = Field(default=1e-8, gt=0, description="keeps AdamW's division finite")
     gradient_checkpointing: bool = Field(
         default=False,
-        description="recompute activations in the backward: less memory, about 30 % slower",
+        description="recompute every layer in the backward: least memory, about 30 % slower; false: "
+        "only as many as the GPU's memory forces",
     )
     eval_steps: int | None = Field(default=None, ge=1, description="evaluate every so many steps")
     save_steps: int = Field(default=100, ge=1, description="checkpoint every so many steps")

@@ -118,6 +118,9 @@ class Call:
     sin: Tensor
     attention: Attention
     training: bool
+    accumulate: bool = False
+    """Add the adapters' gradients to their `.grad` at once, in one launch, instead of handing them to
+    autograd one by one. For a loop whose parameters have a `.grad` and no hooks."""
 
 
 _NO_MASKS: tuple[Tensor | None, ...] = (None, None, None, None)
@@ -367,6 +370,11 @@ class _DecoderLayer(torch.autograd.Function):
             ctx.parts, ctx.call, saved, attended, dout, input_grad=ctx.needs_input_grad[0]
         )
         ctx.graph = None
+        if ctx.call.accumulate:
+            parameters = ctx.parts.parameters()
+            grads = [parameter.grad for parameter in parameters]
+            torch._foreach_add_(grads, gradients)  # pyright: ignore[reportPrivateImportUsage]
+            gradients = [None] * len(parameters)
         return dhidden, None, None, None, *gradients
 
 

@@ -43,6 +43,8 @@ class FastState:
     level: Level = "kept"
     leads: bool = False
     """The model's first fast layer: its forward rounds the adapters of all of them anew."""
+    accumulate: bool = False
+    """See `Call`."""
 
     def holds(self, layer: Any) -> bool:
         """Whether the layer is as it was read, with its adapters at work."""
@@ -57,6 +59,12 @@ class FastState:
             ):
                 return False
         return True
+
+
+def fast_states(model: nn.Module) -> list[FastState]:
+    """Of a model's fast layers, from the first to the last."""
+    found: list[Any] = [m.evenfall for m in model.modules() if hasattr(m, "evenfall")]
+    return found
 
 
 def read_layer(layer: Any, workspace: Workspace, stream: Stream, dtype: torch.dtype) -> FastState:
@@ -183,7 +191,9 @@ class FastDecoderLayer(nn.Module):
             t.expand(batch, length, -1).reshape(batch * length, -1) for t in position_embeddings
         )
         options = dict(kwargs, position_ids=position_ids, attention_mask=attention_mask)
-        call = Call(cos, sin, _attention(attention, batch, options), self.training)
+        call = Call(
+            cos, sin, _attention(attention, batch, options), self.training, state.accumulate
+        )
         return decoder_layer(rows, state.parts, call, state.level).view(hidden_states.shape)
 
 

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from ..kernels.linear_cross_entropy import CHUNK_BYTES
 from .decoder import LayerParts, Level
 from .events import MemoryPlanned
+from .fast_layer import fast_states
 from .load import set_recompute
 from .state import Run
 
@@ -152,7 +152,7 @@ def fit_memory(run: Run, *, margin: float = MARGIN) -> None:
     """Set what every layer saves by the run's configuration and the memory that is free now."""
     train = run.config.train
     set_recompute(run.model, train.gradient_checkpointing)
-    states: list[Any] = [m.evenfall for m in run.model.modules() if hasattr(m, "evenfall")]
+    states = fast_states(run.model)
     if not states or run.device.type != "cuda":
         return
     for state in states:

@@ -23,6 +23,7 @@ from .checkpoint import load_checkpoint, save_final_adapter
 from .config import RunConfig
 from .data.prepare import PreparedData, prepare
 from .device import describe_device, pick_device, read_memory
+from .fast_layer import fast_states
 from .load import (
     LoadedModel,
     add_adapter,
@@ -33,7 +34,7 @@ from .load import (
 from .loss_head import read_head
 from .memory_plan import fit_memory
 from .optimizer import FlatAdamW
-from .patch import PatchedPart, patch_model
+from .patch import PatchedPart, no_kernels_on, patch_model
 from .patch_attention import patch_attention
 from .patch_layers import patch_layers
 from .runs import RunDirectory
@@ -154,7 +155,7 @@ def build_run(
         ways, attention = patch_attention(model, device, _first_lengths(config, data))
         parts = [*patch_model(model, device).parts, *patch_layers(model, device, ways)]
         parts += [] if attention is None else [attention]
-        if device.type == "cuda":
+        if not no_kernels_on(device):
             head, reason = read_head(model)
             parts.append(PatchedPart("loss head", "loss head", 1, head is not None, reason))
         control.emit(ev.PartsPatched([dataclasses.asdict(part) for part in parts]))
@@ -164,7 +165,9 @@ def build_run(
         recipe.adam_beta1, recipe.adam_beta2, recipe.adam_epsilon, recipe.weight_decay,
         recipe.max_grad_norm,
     )  # fmt: skip
-    optimizer = FlatAdamW(trainable_parameters(model), settings)
+    optimizer = FlatAdamW(trainable_parameters(model), settings, recipe.optim)
+    for layer in fast_states(model):
+        layer.accumulate = True  # into the optimiser's buffer
     run = Run(
         directory, config, control, model, optimizer, data, state, device, loaded.packed,
         ways, head,

@@ -45,7 +45,7 @@ class AdamWSettings:
     max_norm: float = 1.0
 
 
-@jit(do_not_specialize=["n"])
+@jit()
 def _squares_kernel(
     grad_ptr,  # [n], fp32
     partial_ptr,  # [programs], fp32
@@ -88,7 +88,32 @@ def _prepare_kernel(
     tl.store(scalars_ptr + 3, tl.where(finite, 1.0, 0.0))
 
 
-@jit(do_not_specialize=["n", "rate"])
+@jit()
+def updated(
+    param,
+    grad,
+    mean,
+    square,
+    scalars_ptr,  # [4], see _prepare_kernel
+    rate,
+    beta1,
+    rest1,  # 1 - beta1: taken in fp32, 1 - 0.999 would be off by 1e-5
+    beta2,
+    rest2,
+    eps,
+    weight_decay,
+):
+    """Parameter, mean and square after the step, fp32; the gradient comes as it is, not clipped."""
+    rate = tl.cast(rate, tl.float32)
+    grad = grad * tl.load(scalars_ptr)
+    mean = tl.cast(beta1, tl.float32) * mean + tl.cast(rest1, tl.float32) * grad
+    square = tl.cast(beta2, tl.float32) * square + tl.cast(rest2, tl.float32) * grad * grad
+    slope = mean / (tl.sqrt(square) / tl.load(scalars_ptr + 2) + tl.cast(eps, tl.float32))
+    kept = 1.0 - rate * tl.cast(weight_decay, tl.float32)
+    return param * kept - rate / tl.load(scalars_ptr + 1) * slope, mean, square
+
+
+@jit(do_not_specialize=["rate"])
 def _update_kernel(
     param_ptr,  # [n], fp32, as the others
     grad_ptr,
@@ -98,7 +123,7 @@ def _update_kernel(
     n,
     rate,
     beta1,
-    rest1,  # 1 - beta1: taken in fp32, 1 - 0.999 would be off by 1e-5
+    rest1,
     beta2,
     rest2,
     eps,
@@ -107,24 +132,87 @@ def _update_kernel(
 ):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = at < n
-    clip = tl.load(scalars_ptr)
-    bias1 = tl.load(scalars_ptr + 1)
-    root_bias2 = tl.load(scalars_ptr + 2)
     update = mask & (tl.zeros([BLOCK], dtype=tl.float32) + tl.load(scalars_ptr + 3) > 0.0)
-    rate = tl.cast(rate, tl.float32)
-
-    grad = tl.load(grad_ptr + at, mask=mask, other=0.0) * clip
+    grad = tl.load(grad_ptr + at, mask=mask, other=0.0)
     mean = tl.load(mean_ptr + at, mask=mask, other=0.0)
     square = tl.load(square_ptr + at, mask=mask, other=0.0)
     param = tl.load(param_ptr + at, mask=mask, other=0.0)
-    mean = tl.cast(beta1, tl.float32) * mean + tl.cast(rest1, tl.float32) * grad
-    square = tl.cast(beta2, tl.float32) * square + tl.cast(rest2, tl.float32) * grad * grad
-    slope = mean / (tl.sqrt(square) / root_bias2 + tl.cast(eps, tl.float32))
-    param = param * (1.0 - rate * tl.cast(weight_decay, tl.float32)) - rate / bias1 * slope
+    param, mean, square = updated(
+        param, grad, mean, square, scalars_ptr, rate, beta1, rest1, beta2, rest2, eps, weight_decay
+    )
     tl.store(mean_ptr + at, mean, mask=update)
     tl.store(square_ptr + at, square, mask=update)
     tl.store(param_ptr + at, param, mask=update)
     tl.store(grad_ptr + at, tl.zeros_like(grad), mask=mask)
+
+
+def prepare_step(grad: Tensor, step: Tensor, settings: AdamWSettings) -> tuple[Tensor, Tensor]:
+    """The first two launches, which every form of the step shares; counts it in `step`.
+
+    Returns:
+        The norm ``[]`` and the scalars ``[4]`` that the update reads, fp32; see `_prepare_kernel`.
+    """
+    programs = min(triton.cdiv(grad.numel(), _BLOCK), _MOST_PARTIALS)
+    partials = torch.empty(programs, dtype=torch.float32, device=grad.device)
+    scalars = torch.empty(4, dtype=torch.float32, device=grad.device)
+    norm = torch.empty((), dtype=torch.float32, device=grad.device)
+    with launch_on(grad):
+        _squares_kernel[(programs,)](grad, partials, grad.numel(), BLOCK=_BLOCK, **COMPILE_OPTIONS)
+        _prepare_kernel[(1,)](
+            partials,
+            step,
+            norm,
+            scalars,
+            programs,
+            math.log(settings.beta1) if settings.beta1 else -math.inf,
+            math.log(settings.beta2) if settings.beta2 else -math.inf,
+            settings.max_norm,
+            BLOCK=_MOST_PARTIALS,
+            **COMPILE_OPTIONS,
+        )
+    return norm, scalars
+
+
+def update_arguments(rate: float, settings: AdamWSettings) -> tuple[float, ...]:
+    """What `updated` takes from `rate` on."""
+    return (
+        rate,
+        settings.beta1,
+        1 - settings.beta1,
+        settings.beta2,
+        1 - settings.beta2,
+        settings.eps,
+        settings.weight_decay,
+    )
+
+
+def updated_reference(
+    param: Tensor,
+    grad: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    step: Tensor,
+    rate: float,
+    settings: AdamWSettings,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Norm, parameter, mean and square after a step, each as it was where the norm is not finite;
+    counts the step and changes nothing else. See `adamw_step`."""
+    norm = torch.linalg.vector_norm(grad)
+    finite = torch.isfinite(norm)
+    step += finite
+    number = step.double().clamp(min=1.0)
+    bias1, bias2 = 1 - settings.beta1**number, 1 - settings.beta2**number
+    clipped = grad * (settings.max_norm / (norm + 1e-6)).clamp(max=1.0)
+    new_mean = settings.beta1 * mean + (1 - settings.beta1) * clipped
+    new_square = settings.beta2 * square + (1 - settings.beta2) * clipped * clipped
+    slope = new_mean / (new_square.sqrt() / bias2.sqrt().to(param.dtype) + settings.eps)
+    moved = param * (1 - rate * settings.weight_decay)
+    moved = moved - (rate / bias1).to(param.dtype) * slope
+    new_param, new_mean, new_square = (
+        torch.where(finite, new, old)
+        for new, old in ((moved, param), (new_mean, mean), (new_square, square))
+    )
+    return norm, new_param, new_mean, new_square
 
 
 def adamw_step_reference(
@@ -137,19 +225,10 @@ def adamw_step_reference(
     settings: AdamWSettings,
 ) -> Tensor:
     """`adamw_step` in plain torch."""
-    norm = torch.linalg.vector_norm(grad)
-    finite = torch.isfinite(norm)
-    step += finite
-    number = step.double().clamp(min=1.0)
-    bias1, bias2 = 1 - settings.beta1**number, 1 - settings.beta2**number
-    clipped = grad * (settings.max_norm / (norm + 1e-6)).clamp(max=1.0)
-    new_mean = settings.beta1 * mean + (1 - settings.beta1) * clipped
-    new_square = settings.beta2 * square + (1 - settings.beta2) * clipped * clipped
-    slope = new_mean / (new_square.sqrt() / bias2.sqrt().to(param.dtype) + settings.eps)
-    moved = param * (1 - rate * settings.weight_decay)
-    moved = moved - (rate / bias1).to(param.dtype) * slope
-    for old, new in ((mean, new_mean), (square, new_square), (param, moved)):
-        old.copy_(torch.where(finite, new, old))
+    old = (param, mean, square)
+    norm, *new = updated_reference(param, grad, mean, square, step, rate, settings)
+    for target, value in zip(old, new, strict=True):
+        target.copy_(value)
     grad.zero_()
     return norm
 
@@ -184,40 +263,17 @@ def adamw_step(
         )
     if not takes_triton(*buffers):
         return adamw_step_reference(param, grad, mean, square, step, rate, settings)
+    norm, scalars = prepare_step(grad, step, settings)
     n = param.numel()
-    blocks = triton.cdiv(n, _BLOCK)
-    programs = min(blocks, _MOST_PARTIALS)
-    partials = torch.empty(programs, dtype=torch.float32, device=param.device)
-    scalars = torch.empty(4, dtype=torch.float32, device=param.device)
-    norm = torch.empty((), dtype=torch.float32, device=param.device)
     with launch_on(param):
-        _squares_kernel[(programs,)](grad, partials, n, BLOCK=_BLOCK, **COMPILE_OPTIONS)
-        _prepare_kernel[(1,)](
-            partials,
-            step,
-            norm,
-            scalars,
-            programs,
-            math.log(settings.beta1) if settings.beta1 else -math.inf,
-            math.log(settings.beta2) if settings.beta2 else -math.inf,
-            settings.max_norm,
-            BLOCK=_MOST_PARTIALS,
-            **COMPILE_OPTIONS,
-        )
-        _update_kernel[(blocks,)](
+        _update_kernel[(triton.cdiv(n, _BLOCK),)](
             param,
             grad,
             mean,
             square,
             scalars,
             n,
-            rate,
-            settings.beta1,
-            1 - settings.beta1,
-            settings.beta2,
-            1 - settings.beta2,
-            settings.eps,
-            settings.weight_decay,
+            *update_arguments(rate, settings),
             BLOCK=_BLOCK,
             **COMPILE_OPTIONS,
         )

@@ -65,6 +65,7 @@ trees = st.fixed_dictionaries(
         "train": st.fixed_dictionaries(
             {
                 "num_train_epochs": numbers(0, 1e6, exclude_min=True),
+                "optim": st.sampled_from(["adamw_torch", "adamw_8bit"]),
                 "learning_rate": numbers(0, 10),
                 "adam_epsilon": numbers(0, 1, exclude_min=True),
                 "weight_decay": numbers(0, 1),
@@ -78,7 +79,13 @@ trees = st.fixed_dictionaries(
             }
         ),
     },
-    optional={"name": st.none() | st.from_regex(r"\A[\w][\w.\-]{0,63}\Z")},
+    # Python's \w takes "²" for a digit, pydantic's does not.
+    optional={
+        "name": st.none()
+        | st.from_regex(
+            r"\A[\w][\w.\-]{0,63}\Z", alphabet=st.characters(exclude_categories=["Cs", "No"])
+        )
+    },
 )
 
 
@@ -173,6 +180,7 @@ def refused(*overrides: str) -> str:
         ("adapter.target_modules=[]", ["adapter.target_modules", "[]", "list of text"]),
         ("adapter.target_modules=[1]", ["adapter.target_modules", "1", "list of text"]),
         ("model.quantization=int8", ["model.quantization", "'int8'", "nf4 | none"]),
+        ("train.optim=adam8bit", ["train.optim", "'adam8bit'", "adamw_torch | adamw_8bit"]),
         ("train.on_oom=never", ["train.on_oom", "'never'", "ask | recover | fail"]),
         ("export.forms=[gguf]", ["export.forms", "'gguf'", "adapter | merged"]),
         ("data.shuffle=maybe", ["data.shuffle", "'maybe'", "true | false"]),

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from evenfall.engine import attention
+from evenfall.engine import attention, patch, patch_attention, patch_layers, worker
 from evenfall.engine.config import RunConfig
 from evenfall.engine.runs import create_run
 from evenfall.engine.session import Session
+from evenfall.kernels.backend import triton_runs_on
 
 STEPS = 30
 
@@ -55,3 +56,34 @@ def test_losses_equal_the_stock_stacks(
     stock = torch.tensor(stock_losses(config, STEPS))
     assert ours[-5:].mean() < 0.95 * ours[:5].mean()
     torch.testing.assert_close(ours, stock, rtol=rtol, atol=0)
+
+
+@pytest.mark.skipif(not triton_runs_on("cpu"), reason="needs Triton's interpreter")
+@pytest.mark.parametrize("recompute", [False, True])
+def test_losses_of_the_fast_step_equal_the_stock_stacks(
+    tiny_config: Callable[..., RunConfig],
+    stock_losses: Callable[[RunConfig, int], list[float]],
+    monkeypatch: pytest.MonkeyPatch,
+    recompute: bool,
+) -> None:
+    """Kernels, whole layers, packed attention, loss head and their gradients in the loop itself."""
+    for module in (patch, patch_layers, patch_attention, worker):
+        monkeypatch.setattr(module, "no_kernels_on", lambda device: "")
+    config = tiny_config(
+        adapter={"r": 8, "lora_alpha": 16},
+        data={"shuffle": False, "max_length": 48},
+        train={
+            "max_steps": 4, "learning_rate": 3e-3, "num_train_epochs": 9, "warmup_steps": 0,
+            "gradient_accumulation_steps": 2, "per_device_train_batch_size": 1,
+            "gradient_checkpointing": recompute,
+        },
+    )  # fmt: skip
+    run = create_run(config)
+    session = Session(run)
+    session.start()
+    assert session.wait(240) and session.state == "finished"
+    parts = run.progress().parts
+    assert parts is not None and all(part["fast"] for part in parts.parts), parts
+    assert {"decoder layer", "packed attention", "loss head"} <= {p["kind"] for p in parts.parts}
+    ours = torch.tensor([step.loss for step in run.progress().steps])
+    torch.testing.assert_close(ours, torch.tensor(stock_losses(config, 4)), rtol=5e-4, atol=0)

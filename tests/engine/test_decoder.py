@@ -155,6 +155,23 @@ def test_accumulated_gradients_add_up():
     assert all(relative_rms_error(got[name], want[name]) < 1e-5 for name in want)
 
 
+@pytest.mark.parametrize("level", ["kept", "layer"])
+def test_gradients_may_be_added_up_by_the_layer_itself(level):
+    model = fast(tiny("qwen2"), level)
+    plain, gathering = copy.deepcopy(model), copy.deepcopy(model)
+    for layer in gathering.get_base_model().model.layers:
+        layer.evenfall.accumulate = True
+    grads = []
+    for one in (plain, gathering):
+        parameters = [p for p in one.parameters() if p.requires_grad]
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        for seed in range(2):
+            one(**packed(seed)).logits.square().sum().backward()
+        grads.append([p.grad for p in parameters])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
 def test_adapters_off_is_the_base_model():
     model = tiny("llama")
     patched = fast(model)

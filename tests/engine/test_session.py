@@ -153,19 +153,35 @@ def test_recompute_changes_nothing(tiny_config: Make) -> None:
     )  # fmt: skip
 
 
-def test_stop_and_resume_repeat_the_uninterrupted_run_bit_for_bit(tiny_config: Make) -> None:
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_8bit"])
+def test_stop_and_resume_repeat_the_uninterrupted_run_bit_for_bit(
+    tiny_config: Make, optim: str
+) -> None:
     settings = {
-        "train": {"max_steps": 12, "gradient_accumulation_steps": 3, "save_steps": 5},
+        "train": {
+            "max_steps": 12, "gradient_accumulation_steps": 3, "save_steps": 5, "optim": optim,
+        },
         "adapter": {"lora_dropout": 0.2},
-    }
+    }  # fmt: skip
     _, whole = run(tiny_config(name="whole", **settings))
     directory = create_run(tiny_config(name="parts", **settings))
     first = finish(Script(directory, {7: [ev.Stop(save=True)]}))
     assert of(ev.Finished, first)[0].reason == "stopped" and max(losses(first)) < 12
+    moments = load_file(str(directory.checkpoint(7) / "optimizer.safetensors"))
+    assert any("codes" in name for name in moments) == (optim == "adamw_8bit")
     second = finish(Session(directory, resume=True))
     assert of(ev.Finished, second)[-1].reason == "complete"
     assert losses(second) == losses(whole)
     assert losses(second)[12] != losses(second)[11]
+
+
+def test_a_checkpoint_of_the_other_optimiser_is_refused(tiny_config: Make) -> None:
+    config = tiny_config(name="other")
+    directory = create_run(config)
+    finish(Script(directory, {2: [ev.Stop(save=True)]}))
+    directory.write_config(config.with_overrides(["train.optim=adamw_8bit"]))
+    (failed,) = of(ev.Failed, finish(Session(directory, resume=True)))
+    assert "another optimiser" in failed.message and "train.optim" in failed.message
 
 
 def test_resume_without_a_checkpoint_begins_again(tiny_config: Make) -> None:

@@ -36,7 +36,7 @@ assert torch.equal(out, packed_attention_reference(q, q, q, starts))
 
 COMPILE = """
 from evenfall.kernels import (
-    adamw, glu, glu_adapters, linear_cross_entropy, nf4, nf4_gemv, packed_attention, rms_norm, rope
+    adamw, adamw_8bit, glu, glu_adapters, linear_cross_entropy, nf4, nf4_gemv, packed_attention, rms_norm, rope
 )
 
 compiled = []
@@ -57,7 +57,7 @@ def run(*args, **kwargs):
     return kernel
 
 
-take_triton(adamw, glu, glu_adapters, linear_cross_entropy, nf4, nf4_gemv, packed_attention, rms_norm, rope)
+take_triton(adamw, adamw_8bit, glu, glu_adapters, linear_cross_entropy, nf4, nf4_gemv, packed_attention, rms_norm, rope)
 
 for columns, unit_offset in ((507, False), (4096, True)):
     x = torch.zeros(4, columns, dtype=torch.bfloat16, requires_grad=True)
@@ -111,6 +111,10 @@ for rows, columns in ((1024, 4096), (1024, 14336), (96, 72)):
 state = [torch.zeros(5000) for _ in range(4)]
 adamw.adamw_step(*state, torch.zeros(()), 1e-3, adamw.AdamWSettings(beta1=0.0))
 adamw.adamw_step(*state, torch.zeros(()), 1e-3, adamw.AdamWSettings())
+for n in (5001, 5120):
+    moments = adamw_8bit.Moments8Bit.zeros(n, "cpu")
+    state = torch.zeros(n), torch.zeros(n), moments, torch.zeros(())
+    adamw_8bit.adamw_8bit_step(*state, 1e-3, adamw.AdamWSettings())
 assert all(size > 0 for _, size in compiled)
 print(sorted({name for name, _ in compiled}))
 """
@@ -126,6 +130,7 @@ def test_kernels_compile_for_real_gpus(tmp_path, capability):
     pytest.importorskip("triton")
     assert compile_for(capability, COMPILE, tmp_path).strip() == str(
         [
+            "_adamw_8bit_kernel",
             "_attention_forward_kernel",
             "_attention_key_gradient_kernel",
             "_attention_query_gradient_kernel",
