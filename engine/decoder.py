@@ -63,6 +63,10 @@ class Stream:
     def give(self, buffer: Tensor) -> None:
         self._buffer = buffer
 
+    def clear(self) -> None:
+        """Let go of a buffer that nobody took, after a backward that failed."""
+        self._buffer = None
+
     def take(self, gradient: Tensor) -> Tensor | None:
         """The buffer whose first columns `gradient` is, if it was given last."""
         buffer, self._buffer = self._buffer, None
@@ -159,9 +163,15 @@ class _Saved:
 
 
 def _forward(
-    parts: LayerParts, call: Call, hidden: Tensor, masks: tuple[Tensor | None, ...], *, grad: bool
+    parts: LayerParts,
+    call: Call,
+    hidden: Tensor,
+    masks: tuple[Tensor | None, ...],
+    *,
+    grad: bool,
+    again: bool = False,
 ) -> tuple[Tensor, _Saved, Attended]:
-    """The layer's output, and all that a backward may need."""
+    """The layer's output, and all that a backward may need; `again` for the latter alone."""
     tokens, width = hidden.shape
     x1 = parts.qkv.input_buffer(tokens)
     rstd1 = rms_norm_forward(hidden, *parts.input_norm, x1[:, :width])
@@ -190,12 +200,26 @@ def _forward(
         glu_forward_carry(gate, up, activated, parts.down.carrying_rows(), carried, "silu")
         parts.down.carry_bias(product)
         (t_down,) = parts.down.carried(product)
-    out = parts.down.forward(product).add_(total)
+    out = hidden if again else parts.down.forward(product).add_(total)
     saved = _Saved(
-        hidden, (mask1, mask2, mask3, mask4), x1, rstd1, qkv, raw_q, q_rstd, raw_k, k_rstd,
-        attended, kept.lse, total, x2, rstd2, gate_up, product if parts.dropout else None,
-        t_down if t_down is None else t_down.clone(),
-    )  # fmt: skip
+        hidden=hidden,
+        masks=(mask1, mask2, mask3, mask4),
+        x1=x1,
+        rstd1=rstd1,
+        qkv=qkv,
+        q=raw_q,
+        q_rstd=q_rstd,
+        k=raw_k,
+        k_rstd=k_rstd,
+        attended=attended,
+        lse=kept.lse,
+        total=total,
+        x2=x2,
+        rstd2=rstd2,
+        gate_up=gate_up,
+        product=product if parts.dropout else None,
+        t_down=None if t_down is None else t_down.clone(),
+    )
     return out, saved, kept
 
 
@@ -207,6 +231,9 @@ def _backward(
     mask1, mask2, mask3, mask4 = saved.masks
     assert saved.total is not None and saved.rstd1 is not None and saved.rstd2 is not None
     assert saved.gate_up is not None and saved.attended is not None and saved.qkv is not None
+
+    if dout.stride(1) != 1:  # of a sum, for one: a single number, expanded
+        dout = dout.contiguous()
 
     # down(silu(gate) * up)
     dy = parts.stream.take(dout)
@@ -319,7 +346,7 @@ def _norm_heads(heads: Tensor, norm: Norm | None) -> tuple[Tensor | None, Tensor
     """Norm each head in place; what it was before, and one over the root mean squares."""
     if norm is None:
         return None, None
-    raw = heads.reshape(-1, heads.shape[-1]).clone()
+    raw = heads.clone(memory_format=torch.contiguous_format).view(-1, heads.shape[-1])
     out = torch.empty_like(raw)
     rstd = rms_norm_forward(raw, *norm, out)
     heads.copy_(out.view(heads.shape))
@@ -365,12 +392,14 @@ class _DecoderLayer(torch.autograd.Function):
         saved = _Saved(tensors[0], (m1, m2, m3, m4), *tensors[1:])
         attended = Attended(saved.lse, ctx.graph)
         if ctx.level == "layer":
-            _, saved, attended = _forward(ctx.parts, ctx.call, saved.hidden, saved.masks, grad=True)
+            _, saved, attended = _forward(
+                ctx.parts, ctx.call, saved.hidden, saved.masks, grad=True, again=True
+            )
         dhidden, gradients = _backward(
             ctx.parts, ctx.call, saved, attended, dout, input_grad=ctx.needs_input_grad[0]
         )
         ctx.graph = None
-        if ctx.call.accumulate:
+        if ctx.call.accumulate and gradients:
             parameters = ctx.parts.parameters()
             grads = [parameter.grad for parameter in parameters]
             torch._foreach_add_(grads, gradients)  # pyright: ignore[reportPrivateImportUsage]

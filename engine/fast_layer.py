@@ -24,6 +24,9 @@ from .decoder import Call, LayerParts, Level, Norm, Stream, decoder_layer
 from .layer_attention import Attention, GraphAttention, KernelAttention
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_WINDOW_OF_ALL = frozenset({"mistral"})
+"""transformers' `model_type`s whose every layer has the configuration's sliding window."""
+
 _MLP = ("gate_proj", "up_proj", "down_proj")
 
 
@@ -38,6 +41,10 @@ class FastState:
     parts: LayerParts
     modules: dict[str, nn.Module]
     """The seven projections, as they were."""
+    projections: dict[str, Projection]
+    """What was read from each."""
+    weights: dict[str, Tensor]
+    """Their base weights, as objects."""
     adapters: dict[str, list[str]]
     """The active adapters of those that have any: TRL's DPO switches to a copy of the first one."""
     level: Level = "kept"
@@ -47,17 +54,27 @@ class FastState:
     """See `Call`."""
 
     def holds(self, layer: Any) -> bool:
-        """Whether the layer is as it was read, with its adapters at work."""
+        """Whether the layer is as it was read, with its adapters at work, and nobody watches its
+        projections."""
         for name, module in self.modules.items():
             owner = layer.self_attn if name in _ATTENTION else layer.mlp
-            if getattr(owner, name) is not module:
-                return False
-            if isinstance(module, LoraLayer) and (
-                module.disable_adapters
-                or module.merged
-                or module.active_adapters != self.adapters[name]
+            if (
+                getattr(owner, name) is not module
+                or module._forward_hooks
+                or module._forward_pre_hooks
+                or _base(module).weight is not self.weights[name]
             ):
                 return False
+            if isinstance(module, LoraLayer):
+                lora: Any = module
+                if lora.disable_adapters or lora.merged:
+                    return False
+                if lora.active_adapters != self.adapters[name]:
+                    return False
+                a, b, scaling = _lora(lora)
+                read = self.projections[name]
+                if a is not read.lora_a or b is not read.lora_b or scaling != read.scaling:
+                    return False
         return True
 
 
@@ -76,6 +93,11 @@ def read_layer(layer: Any, workspace: Workspace, stream: Stream, dtype: torch.dt
     attention, mlp = layer.self_attn, layer.mlp
     modules = {name: getattr(attention, name) for name in _ATTENTION}
     modules |= {name: getattr(mlp, name) for name in _MLP}
+    if "forward" in vars(layer):
+        raise NotFast("its forward was replaced (by accelerate, for several devices)")
+    projections = {name: _projection(name, module) for name, module in modules.items()}
+    if len({p.weight.device for p in projections.values()}) > 1:
+        raise NotFast("its weights lie on several devices")
     activation = type(mlp.act_fn).__name__
     if activation not in ("SiLU", "SiLUActivation"):
         raise NotFast(f"its MLP's activation is {activation}, not silu")
@@ -86,8 +108,8 @@ def read_layer(layer: Any, workspace: Workspace, stream: Stream, dtype: torch.dt
         rates = {_dropout(modules[name]) for name in names if isinstance(modules[name], LoraLayer)}
         if len(rates) > 1:
             raise NotFast(f"{', '.join(names)} have adapters with different dropouts")
-        projections = [_projection(name, modules[name]) for name in names]
-        return ProjectionGroup(projections, dtype, workspace, dropout=max(rates, default=0.0))
+        own = [projections[name] for name in names]
+        return ProjectionGroup(own, dtype, workspace, dropout=max(rates, default=0.0))
 
     qkv = group("q_proj", "k_proj", "v_proj")
     heads = [p.weight.shape[0] // attention.head_dim for p in qkv.projections]
@@ -110,7 +132,8 @@ def read_layer(layer: Any, workspace: Workspace, stream: Stream, dtype: torch.dt
         for name, module in modules.items()
         if isinstance(module, LoraLayer)
     }
-    return FastState(parts, modules, adapters)
+    weights = {name: _base(module).weight for name, module in modules.items()}
+    return FastState(parts, modules, projections, weights, adapters)
 
 
 def _norm(module: Any) -> Norm:
@@ -119,8 +142,21 @@ def _norm(module: Any) -> Norm:
     return Norm(module.weight.detach(), module.variance_epsilon)
 
 
+def _base(module: nn.Module) -> Any:
+    return module.get_base_layer() if isinstance(module, LoraLayer) else module
+
+
+def _lora(module: Any) -> tuple[Tensor | None, Tensor | None, float]:
+    """A, B and scaling of a layer's one active adapter; None where it has no part in this layer."""
+    (active,) = module.active_adapters
+    if active not in module.lora_A:
+        return None, None, 1.0
+    a, b = module.lora_A[active].weight, module.lora_B[active].weight
+    return a, b, float(module.scaling[active])
+
+
 def _projection(name: str, module: nn.Module) -> Projection:
-    base: Any = module.get_base_layer() if isinstance(module, LoraLayer) else module
+    base = _base(module)
     weight = base.weight
     if isinstance(base, Linear4bit) and isinstance(weight, Params4bit):
         try:
@@ -138,12 +174,12 @@ def _projection(name: str, module: nn.Module) -> Projection:
     if len(adapters.active_adapters) != 1:
         raise NotFast(f"{name} has {len(adapters.active_adapters)} active adapters")
     (active,) = adapters.active_adapters
-    if active not in adapters.lora_A:
+    a, b, scaling = _lora(adapters)
+    if a is None or b is None:
         return Projection(weight, bias)
     if adapters.lora_variant.get(active) is not None or adapters.lora_bias.get(active):
         raise NotFast(f"{name} has an adapter that is not plain LoRA")
-    a, b = adapters.lora_A[active].weight, adapters.lora_B[active].weight
-    return Projection(weight, bias, a, b, float(adapters.scaling[active]))
+    return Projection(weight, bias, a, b, scaling)
 
 
 def _dropout(module: Any) -> float:
@@ -172,10 +208,13 @@ class FastDecoderLayer(nn.Module):
         state = self.evenfall
         attention = self.self_attn
         interface = attention.config._attn_implementation
+        if state.leads:  # even if it stays stock itself: the layers above may not
+            state.parts.qkv.refresh()
         if (
             past_key_values is not None
             or position_embeddings is None
             or interface not in ALL_ATTENTION_FUNCTIONS
+            or not _computes_in(hidden_states, state.parts.qkv.dtype)
             or not state.holds(self)
         ):
             return type(self).evenfall_stock.forward(  # type: ignore[attr-defined]
@@ -183,8 +222,6 @@ class FastDecoderLayer(nn.Module):
                 past_key_values=past_key_values, use_cache=use_cache,
                 position_embeddings=position_embeddings, **kwargs,
             )  # fmt: skip
-        if state.leads:
-            state.parts.qkv.refresh()
         batch, length, width = hidden_states.shape
         rows = hidden_states.reshape(-1, width)
         cos, sin = (
@@ -194,13 +231,25 @@ class FastDecoderLayer(nn.Module):
         call = Call(
             cos, sin, _attention(attention, batch, options), self.training, state.accumulate
         )
-        return decoder_layer(rows, state.parts, call, state.level).view(hidden_states.shape)
+        with torch.autocast(rows.device.type, enabled=False):
+            out = decoder_layer(rows, state.parts, call, state.level)
+        return out.view(hidden_states.shape)
+
+
+def _computes_in(hidden: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the stream has this dtype, and stock layers would multiply in it too."""
+    kind = hidden.device.type
+    if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) != dtype:
+        return False
+    return hidden.dtype == dtype
 
 
 def _attention(module: Any, batch: int, options: dict[str, Any]) -> Attention:
     """What the model is configured with; our kernel by hand where it is what packed attention chooses."""
-    # Where layers differ the attention knows its window; else it is the configuration's.
-    window = getattr(module.config, "sliding_window", None)
+    # Mistral's attention takes the configuration's window; of the others only those that say so
+    # themselves have one, whatever else a configuration may hold.
+    of_all = module.config.model_type in _WINDOW_OF_ALL
+    window = getattr(module.config, "sliding_window", None) if of_all else None
     window = getattr(module, "sliding_window", window)
     interface = module.config._attn_implementation
     documents = options.get("documents")

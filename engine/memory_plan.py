@@ -15,6 +15,8 @@ plans again with a wider one (`recovery.py`).
 
 from __future__ import annotations
 
+import gc
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,13 +27,10 @@ from .decoder import LayerParts, Level
 from .events import MemoryPlanned
 from .fast_layer import fast_states
 from .load import set_recompute
-from .state import Run
+from .state import LoopState, Run
 
 LEVELS: tuple[Level, ...] = ("layer", "cheap", "kept")
 """From the least saved to the most."""
-
-MARGIN = 0.06
-"""Part of the device's memory that no plan spends."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class MemoryPlan:
 def saved_bytes(parts: LayerParts, tokens: int, level: Level) -> int:
     """What a layer holds from its forward to its backward, its input included."""
     qkv, o, gate_up, down = parts.groups
-    size = torch.empty((), dtype=qkv.dtype).element_size()
+    size = qkv.dtype.itemsize
     width = qkv.in_features
     per_token = width * size
     if level != "layer":
@@ -79,21 +78,23 @@ def saved_bytes(parts: LayerParts, tokens: int, level: Level) -> int:
 def passing_bytes(parts: LayerParts, tokens: int) -> int:
     """The most that one layer's backward needs beside what was saved, its forward's again included."""
     qkv, _, gate_up, down = parts.groups
-    size = torch.empty((), dtype=qkv.dtype).element_size()
+    size = qkv.dtype.itemsize
     gradients = gate_up.out_features + 2 * down.in_features + 4 * qkv.in_features
-    workspace = max(
-        (g.out_features + g.extra) * (g.in_features + g.extra) for g in parts.groups
-    )  # fmt: skip
+    workspace = max(math.prod(g.matrix_shape) for g in parts.groups)
     extra = sum(g.extra for g in parts.groups)
     return tokens * (gradients + 2 * extra) * size + workspace * size
 
 
 def weight_bytes(parts: LayerParts) -> int:
     """A layer's matrices, dequantised."""
-    size = torch.empty((), dtype=parts.qkv.dtype).element_size()
-    return size * sum(
-        (g.out_features + g.extra) * (g.in_features + g.extra) for g in parts.groups
-    )  # fmt: skip
+    return parts.qkv.dtype.itemsize * sum(math.prod(g.matrix_shape) for g in parts.groups)
+
+
+def adapter_bytes(parts: LayerParts) -> int:
+    """A layer's adapters rounded to the compute dtype, as they are beside weights that are not kept."""
+    return parts.qkv.dtype.itemsize * sum(
+        g.extra * (g.in_features + g.extra) + g.extra * g.out_features for g in parts.groups
+    )
 
 
 def plan_memory(
@@ -103,7 +104,7 @@ def plan_memory(
     total: int,
     *,
     recompute: bool = False,
-    margin: float = MARGIN,
+    margin: float = LoopState.memory_margin,
 ) -> MemoryPlan:
     """The fastest plan that fits.
 
@@ -118,13 +119,14 @@ def plan_memory(
     if recompute or not layers:
         held = sum(saved_bytes(parts, tokens, "layer") for parts in layers)
         return MemoryPlan(0, 0, len(layers), 0, held, 0)
-    size = torch.empty((), dtype=layers[0].qkv.dtype).element_size()
+    size = layers[0].qkv.dtype.itemsize
     passing = max(passing_bytes(parts, tokens) for parts in layers)
     # A forward that is computed again holds a whole layer at its backward.
     again = max(saved_bytes(parts, tokens, "kept") for parts in layers)
     # The chunk of logits, its fp32 statistics, and the head's gradient of the hidden states.
     head = 2 * CHUNK_BYTES + 4 * tokens * layers[0].qkv.in_features * size
-    room = free - int(margin * total) - passing - head
+    adapters = sum(adapter_bytes(parts) for parts in layers)
+    room = free - int(margin * total) - passing - head - adapters
     need = {level: [saved_bytes(parts, tokens, level) for parts in layers] for level in LEVELS}
     held = sum(need["layer"])
     count = len(layers)
@@ -148,7 +150,7 @@ def plan_memory(
     return MemoryPlan(kept, cheap, count - kept - cheap, cached, held, weights)
 
 
-def fit_memory(run: Run, *, margin: float = MARGIN) -> None:
+def fit_memory(run: Run) -> None:
     """Set what every layer saves by the run's configuration and the memory that is free now."""
     train = run.config.train
     set_recompute(run.model, train.gradient_checkpointing)
@@ -156,17 +158,27 @@ def fit_memory(run: Run, *, margin: float = MARGIN) -> None:
     if not states or run.device.type != "cuda":
         return
     for state in states:
+        state.parts.stream.clear()
         for group in state.parts.groups:
             group.keep_weights(False)
+    gc.collect()  # failed steps and earlier models leave cycles that hold memory
     tokens = train.per_device_train_batch_size * run.config.data.max_length
+    free, total = _free_bytes(run.device)
+    arch = run.model.config.get_text_config()
+    if run.head is None:  # logits, their fp32 copy, and a gradient of each
+        free -= 12 * tokens * arch.vocab_size
+    stock = arch.num_hidden_layers - len(states)
+    if stock > 0:  # they hold what they like: about twice as much as fast ones
+        free -= stock * 2 * saved_bytes(states[0].parts, tokens, "kept")
     plan = plan_memory(
-        [state.parts for state in states], tokens, *_free_bytes(run.device),
-        recompute=train.gradient_checkpointing, margin=margin,
+        [state.parts for state in states], tokens, free, total,
+        recompute=train.gradient_checkpointing, margin=run.state.memory_margin,
     )  # fmt: skip
     for index, (state, level) in enumerate(zip(states, plan.levels(), strict=True)):
         state.level = level
         for group in state.parts.groups:
             group.keep_weights(index < plan.cached)
+    run.saves_more = bool(plan.kept or plan.cheap or plan.cached)
     run.control.emit(
         MemoryPlanned(
             plan.kept, plan.cheap, plan.recomputed, plan.cached, plan.activations / 1e9,

@@ -88,16 +88,19 @@ class FlatAdamW:
         kernel, reference = adamw_8bit.adamw_8bit_step, adamw_8bit.adamw_8bit_step_reference
         return partial(kernel if flat.is_cuda else reference, flat, self._grad, moments, steps)
 
-    def step(self, rate: float) -> Tensor:
+    def step(self, rate: float, *, divisor: float = 1.0) -> Tensor:
         """Update by the gradients gathered since the last step, and set them to zero.
 
         Args:
             rate: the learning rate of this step.
+            divisor: of the gradients: the update's trained tokens, where losses were summed.
 
         Returns:
-            The gradient's norm before the clip, fp32 ``[]`` on the device. Where it is not finite
-            nothing was updated.
+            The divided gradient's norm before the clip, fp32 ``[]`` on the device. Where it is not
+            finite nothing was updated.
         """
+        if divisor != 1.0:
+            self._grad.div_(divisor)
         return self._update(rate, self._settings)
 
     def zero_grad(self) -> None:

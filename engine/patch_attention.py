@@ -8,6 +8,7 @@ not `attention.py`'s keeps its own.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import statistics
 import time
@@ -41,6 +42,9 @@ _WORDS: dict[Way, str] = {
 }  # fmt: skip
 
 _REPEATS = 5
+
+_TIMED = 32_768
+"""Tokens that are timed at most: more would tell no more, and take memory."""
 
 
 class _Heads(NamedTuple):
@@ -105,12 +109,21 @@ def _find_ways(
         ways = replace(ways, mixed=unequal[0], windowed=unequal[0])
     _, reason, worst = proofs["kernel"]
     errors = (None, None) if worst is None else (worst.error, worst.eager_error)
+    times: dict[Way, float] = {}
+    equal = len(set(lengths)) == 1
     if lengths and len(proven) > 1:
-        equal = len(set(lengths)) == 1
-        times = _time(proven if equal else unequal, heads, device, dtype, lengths)
+        try:
+            times = _time(proven if equal else unequal, heads, device, dtype, _some(lengths))
+        except Exception:  # out of memory above all, and that is for the loop to answer
+            log.warning("packed attention was not timed", exc_info=True)
+            times = {}
+        finally:
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+    if times:
         best = min(times, key=lambda way: times[way])
         ways = replace(ways, equal=best) if equal else replace(ways, mixed=best)
-        kind = f"{len(lengths)} documents" if not equal else f"rows of {lengths[0]:,}"
+        kind = f"rows of {lengths[0]:,}" if equal else f"{len(lengths)} documents"
         told = ", ".join(f"{_WORDS[way]} {ms:.2f} ms" for way, ms in sorted(times.items()))
         reason = f"{reason}; {kind} in {_WORDS[best]}, the fastest here ({told})"
     return ways, PatchedPart(_NAME, _NAME, layers, "kernel" in proven, reason, *errors)
@@ -164,6 +177,13 @@ def _time(
             measured.append(1e3 * (time.perf_counter() - start))
         times[way] = statistics.median(measured[2:])  # the first ones compile and plan
     return times
+
+
+def _some(lengths: tuple[int, ...]) -> tuple[int, ...]:
+    """As many of the first documents as make `_TIMED` tokens, and one at least."""
+    ends = itertools.accumulate(lengths)
+    count = sum(end <= _TIMED for end in ends)
+    return lengths[: max(1, count)]
 
 
 def _all(way: Way) -> Ways:

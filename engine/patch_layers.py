@@ -79,11 +79,15 @@ def patch_layers(
     unknown: dict[str, int] = defaultdict(int)
     for layer in layers:
         layer.__class__ = stock_class(layer)
+        vars(layer).pop("evenfall", None)
         try:
             layer.evenfall = read_layer(layer, workspace, stream, dtype)
             kinds[_signature(layer)].append(layer)
         except NotFast as error:
             unknown[f"stock: {error}"] += 1
+        except Exception as error:  # modules of other libraries come in many shapes
+            log.warning("reading a %s failed", name, exc_info=True)
+            unknown[f"stock: {type(error).__name__} when it was read: {error}"] += 1
     parts = [PatchedPart(name, _KIND, count, False, why) for why, count in unknown.items()]
     for alike in kinds.values():
         passed, reason, worst = _prove(alike[0], rotary, device, dtype, ways)
@@ -96,8 +100,8 @@ def patch_layers(
         finite = tuple(error if math.isfinite(error) else None for error in errors)
         width = alike[0].input_layernorm.weight.shape[0]
         parts.append(PatchedPart(f"{name} {width}", _KIND, len(alike), passed, reason, *finite))
-    for layer in [layer for layer in layers if hasattr(layer, "evenfall")][:1]:
-        layer.evenfall.leads = True
+    if first := next((layer for layer in layers if hasattr(layer, "evenfall")), None):
+        first.evenfall.leads = True
     return parts
 
 
@@ -166,6 +170,7 @@ def _compare(
         probe.__class__ = fast_class(stock_class(layer), FastDecoderLayer)
         got = run(probe, hidden, ways)
         probe.__class__ = stock_class(layer)
+        del probe.evenfall  # or its copies of the weights would be copied with it
         exact = run(_in_float32(copy.deepcopy(probe)), hidden.float(), STOCK_WAYS)
         for name, parameter in probe.named_parameters():  # PEFT computes adapters in their dtype
             if "lora_" in name:

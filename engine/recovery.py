@@ -1,9 +1,10 @@
 """Out of memory: an event, not an end.
 
 Four parts: tell such an error from any other, really free what the failed step held, say what would
-help, and apply what a person (or the policy `train.on_oom`) chooses. The rungs are ordered: first those that change nothing but speed, then those that change the
-result, each with its effect in plain words and an estimate. Estimates are simple on purpose: the
-activations of the failed micro-batch are what it had taken when it failed plus what it asked for
+help, and apply what a person (or the policy `train.on_oom`) chooses. The rungs are ordered: a deeper
+memory plan where the present one saves more than it must, then others that change nothing but speed,
+then those that change the result, each with its effect in plain words and an estimate. Estimates are
+simple on purpose: the activations of the failed micro-batch are what it had taken when it failed plus what it asked for
 (a lower bound, so estimates are marked as such on screen), and they scale with the tokens in it.
 """
 
@@ -27,7 +28,7 @@ from .events import (
     Rung,
     Stop,
 )
-from .memory_plan import MARGIN, fit_memory
+from .memory_plan import fit_memory
 from .session import Control, drop_frames
 from .state import Ending, OutOfMemoryEnd, Run
 
@@ -37,6 +38,9 @@ _MESSAGES = re.compile(
 )
 _REQUESTED = re.compile(r"[Tt]ried to allocate ([\d.]+) ([KMG])iB")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+
+_WIDER, _WIDEST = 0.12, 0.54
+"""What the memory plan's margin grows by after an error, and to at most."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -204,6 +208,10 @@ def answer(run: Run, trouble: OutOfMemory) -> Ending | None:
     shape = Shape(arch.num_hidden_layers, arch.hidden_size, arch.vocab_size)
     lengths = [len(example.ids) for example in run.data.train.examples]
     rungs = rungs_for_step(run.config, lengths, shape, trouble.before_gb, needed_gb)
+    margin = run.state.memory_margin
+    wider = min(_WIDEST, margin + _WIDER)
+    if run.saves_more and wider > margin:
+        rungs.insert(0, _deeper_plan(trouble.limit_gb * (1 - wider)))
     if trouble.phase == "evaluation":  # it keeps nothing for a backward that could be recomputed
         rungs = [rung for rung in rungs if rung.id != "recompute"]
     run.control.emit(replace(trouble, after_gb=read_memory(run.device).now_gb, rungs=rungs))
@@ -222,7 +230,8 @@ def answer(run: Run, trouble: OutOfMemory) -> Ending | None:
     run.control.emit(RecoveryApplied(run.state.step, rung.id, rung.title, automatic))
     if rung.id == "rank":
         return "restart"
-    fit_memory(run, margin=3 * MARGIN)  # what was counted on was not there
+    run.state.memory_margin = wider  # what was counted on was not there
+    fit_memory(run)
     save_now(run)  # from here on, run.yaml and the newest checkpoint must agree
     run.control.set_state("training")
     return None
@@ -255,7 +264,11 @@ def choose(
             case _:
                 why = "the run waits for an answer: apply a rung or stop"
                 control.emit(CommandRefused(type(command).__name__, why))
-    ways = [" ".join(f"{key}={value}" for key, value in rung.changes.items()) for rung in rungs]
+    ways = [
+        " ".join(f"{key}={value}" for key, value in rung.changes.items())
+        for rung in rungs
+        if rung.changes
+    ]
     hint = f"resume with one of: {'; '.join(ways)}" if ways else "take a smaller model"
     raise OutOfMemoryEnd("out of memory, and nobody to ask", hint)
 
@@ -267,6 +280,18 @@ def apply_changes(config: RunConfig, rung: Rung) -> RunConfig:
         section, name = key.split(".")
         tree[section][name] = value
     return parse_config(tree)
+
+
+def _deeper_plan(predicted_gb: float) -> Rung:
+    return Rung(
+        "plan",
+        "save less for the backward",
+        "the same numbers, more of them computed twice: the result stays",
+        {},
+        predicted_gb,
+        0.9,
+        True,
+    )
 
 
 def _recomputed_gb(tokens: int, shape: Shape, needed_gb: float) -> float:

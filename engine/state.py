@@ -49,6 +49,8 @@ class LoopState:
     """data.max_length when the rows were packed; a recovery may cut rows shorter afterwards."""
     bins_per_update: int = 0
     """Fixed at the start: a recovery that halves the batch doubles the accumulation."""
+    memory_margin: float = 0.06
+    """Part of the GPU's memory that no memory plan spends; a recovery widens it."""
     tokens: int = 0
     seconds: float = 0.0
     rate_changes: list[RateChange] = field(default_factory=list)
@@ -74,3 +76,5 @@ class Run:
     """How packed attention is computed."""
     head: LossHead | None = None
     """Computes losses without the logits; None: the model's own head does."""
+    saves_more: bool = False
+    """Whether the memory plan saves more than it must: there is something to give up."""

@@ -142,9 +142,9 @@ def train(run: Run) -> Literal["complete"] | Ending:
         try:
             for batch in batches:
                 micro_loss = loss_sum(run, batch.to(device))
-                (micro_loss / trained).backward()
+                micro_loss.backward()  # divided later: in fp16 small gradients would vanish here
                 loss += micro_loss.detach()
-            norm = optimizer.step(rate)
+            norm = optimizer.step(rate, divisor=trained)
         except (RuntimeError, MemoryError) as error:
             if not recovery.is_out_of_memory(error):
                 raise

@@ -87,6 +87,7 @@ def _work(directory: RunDirectory, control: Control, *, resume: bool) -> None:
         run = build_run(directory, config, control, loaded, data, device, packed_length)
         if steps:
             run.state = load_checkpoint(directory.checkpoint(steps[-1]), run.model, run.optimizer)
+            fit_memory(run)  # with the margin that the run had come to
         _announce(run, loaded, data)
         control.set_state("ready")
         outcome = train(run)
@@ -95,6 +96,7 @@ def _work(directory: RunDirectory, control: Control, *, resume: bool) -> None:
         config, steps = run.config, []
         _set_aside_checkpoints(directory, control)
         loaded.model = run.model.unload()
+        del run  # its optimiser and its layers' memory, before the next one's are planned
     adapter = None if outcome == "abandoned" else save_final_adapter(run)
     first, last = run.state.first_losses, run.state.last_losses
     control.emit(

@@ -31,8 +31,11 @@ Everything here is plain torch but the dequantisation, so it runs, and is tested
 
 from __future__ import annotations
 
+import copy
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,34 +75,45 @@ class Workspace:
 
     def __init__(self) -> None:
         self._matrices: dict[tuple[int, int, torch.dtype, torch.device], Tensor] = {}
-        self._groups: list[ProjectionGroup] = []
+        # Weak: groups hold the workspace, and a cycle would keep their matrices, gigabytes, until
+        # the garbage collector comes round.
+        self._groups: list[weakref.ref[ProjectionGroup]] = []
         self._parameters: list[Tensor] = []
         self._where: list[int] = []
         self._scatter: Scatter | None = None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Workspace:
+        """For copies of a model: their groups share a workspace of their own."""
+        memo[id(self)] = other = Workspace()
+        groups = [group for reference in self._groups if (group := reference()) is not None]
+        other._groups = [weakref.ref(copy.deepcopy(group, memo)) for group in groups]
+        return other
+
     def join(self, group: ProjectionGroup) -> None:
-        self._groups.append(group)
-        self._parameters += group.parameters()
+        self._groups.append(weakref.ref(group))
         self.forget()
 
     def forget(self) -> None:
         """To be called when a group's adapter is to be written elsewhere."""
-        self._where, self._scatter = [], None
+        self._parameters, self._where, self._scatter = [], [], None
 
     def refresh(self) -> None:
         """Round the adapters of all groups anew. Once in every forward: an optimiser's update may be
         invisible (torch's fused AdamW and bitsandbytes' raise no version)."""
         where = [parameter.data_ptr() for parameter in self._parameters]
         if where != self._where or self._scatter is None:
-            copies = [copy for group in self._groups for copy in group.adapter_copies()]
-            self._where, self._scatter = where, Scatter(copies)
+            groups = [group for reference in self._groups if (group := reference()) is not None]
+            self._parameters = [t for group in groups for t in group.parameters()]
+            self._where = [parameter.data_ptr() for parameter in self._parameters]
+            self._scatter = Scatter([one for group in groups for one in group.adapter_copies()])
         self._scatter.run()
 
     def matrix(self, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """``[rows, columns]``, with whatever the last user left in it."""
         key = rows, columns, dtype, device
         if key not in self._matrices:
-            self._matrices[key] = torch.empty((rows, columns), dtype=dtype, device=device)
+            with torch.inference_mode(False):  # others write to it outside of that
+                self._matrices[key] = torch.empty((rows, columns), dtype=dtype, device=device)
         return self._matrices[key]
 
 
@@ -165,7 +179,10 @@ class ProjectionGroup:
         return torch.empty((tokens, columns + self.extra), dtype=self.dtype, device=self.device)
 
     def keep_weights(self, keep: bool) -> None:
-        """Hold the dequantised weights between uses, or let them go."""
+        """Hold the dequantised weights between uses, or let them go.
+
+        Their memory is taken in the next forward, where they are filled as well.
+        """
         self.cached = keep
         self._kept = self._adapter = None
         self._filled = False
@@ -300,7 +317,7 @@ class ProjectionGroup:
         if matrix is not None and self._filled:
             return matrix
         if matrix is None:
-            matrix = self._workspace.matrix(*self._shape(), self.dtype, self.device)
+            matrix = self._workspace.matrix(*self.matrix_shape, self.dtype, self.device)
             matrix[self.out_features :].copy_(rows)
             matrix[: self.out_features, self.in_features :].copy_(columns)
         row = 0
@@ -315,7 +332,9 @@ class ProjectionGroup:
         self._filled = matrix is self._kept
         return matrix
 
-    def _shape(self) -> tuple[int, int]:
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """Of the matrix: see the module."""
         return self.out_features + self.extra, self.in_features + self.extra
 
     def _adapters(self) -> tuple[Tensor, Tensor]:
@@ -345,9 +364,13 @@ class ProjectionGroup:
     def _make_room(self) -> tuple[Tensor, Tensor]:
         """The adapters' rows and columns, zero but for the biases: a part of the matrix that is kept,
         or tensors of their own."""
+        with torch.inference_mode(False):  # it is written to outside of that too
+            return self._make_room_now()
+
+    def _make_room_now(self) -> tuple[Tensor, Tensor]:
         like = {"dtype": self.dtype, "device": self.device}
         if self.cached:
-            self._kept = torch.empty(self._shape(), **like)
+            self._kept = torch.empty(self.matrix_shape, **like)
             rows = self._kept[self.out_features :]
             columns = self._kept[: self.out_features, self.in_features :]
         else:

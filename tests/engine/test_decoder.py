@@ -1,6 +1,8 @@
 """A fast decoder layer computes what the stock one does, forward and backward, whatever it saves."""
 
 import copy
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -197,6 +199,114 @@ def test_another_adapter_is_not_taken_for_the_first():
     want, got = model(**packed()).logits, patched(**packed()).logits
     assert relative_rms_error(got.detach(), want.detach()) < 1e-5
     assert relative_rms_error(got.detach(), first.detach()) > 1e-2
+
+
+def test_parameters_put_in_place_of_others_are_noticed():
+    model = tiny("llama")
+    patched = fast(model)
+    patched(**packed())
+    for one in (patched, model):
+        torch.manual_seed(6)
+        for name, module in one.named_modules():
+            if name.endswith("lora_B.default"):
+                module.weight = torch.nn.Parameter(torch.randn_like(module.weight))
+        one.get_base_model().model.layers[1].mlp.down_proj.scaling["default"] = 0.7
+    assert_same(step(patched), step(model))
+
+
+def test_hooks_on_a_projection_are_called():
+    model = fast(tiny("llama"))
+    seen = []
+    projection = model.get_base_model().model.layers[1].self_attn.q_proj
+    projection.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape))
+    model(**packed())
+    assert len(seen) == 1
+
+
+def test_a_first_layer_that_falls_back_leaves_the_others_fresh():
+    model = tiny("llama")
+    patched = fast(model)
+    patched(**packed())
+    layer = patched.get_base_model().model.layers[0]
+    layer.self_attn.q_proj.register_forward_hook(lambda *_: None)
+    with torch.no_grad():
+        for one in (patched, model):
+            for name, parameter in one.named_parameters():
+                if "lora_B" in name:
+                    parameter.mul_(1.5)
+    assert_same(step(patched), step(model))
+
+
+def test_autocast_to_another_dtype_is_the_stock_layers():
+    model = tiny("llama")
+    patched = fast(model)
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        want, got = step(model), step(patched)
+    assert torch.equal(got[0], want[0])
+
+
+def test_autocast_to_the_layers_own_dtype_changes_nothing():
+    model = fast(tiny("llama"))
+    want = step(model)
+    with torch.autocast(DEVICE, dtype=torch.float16, enabled=False):
+        assert_same(step(model), want, 1e-6)
+
+
+def test_a_first_forward_in_inference_mode_spoils_nothing():
+    model = tiny("llama", quantized=True)
+    patched = fast(model)
+    for layer in patched.get_base_model().model.layers[:1]:
+        for group in layer.evenfall.parts.groups:
+            group.keep_weights(True)
+    with torch.inference_mode():
+        patched(**packed())
+    assert_same(step(patched), step(model))
+
+
+def test_the_gradient_of_a_sum_of_a_layers_output_is_right():
+    """It comes as one number, expanded."""
+    model = tiny("llama")
+    results = []
+    for one in (fast(model), model):
+        layer = one.get_base_model().model.layers[0]
+        hidden = torch.randn(1, 24, 64, generator=torch.Generator().manual_seed(2)).to(DEVICE)
+        hidden.requires_grad_()
+        batch = packed()
+        embeddings = one.get_base_model().model.rotary_emb(hidden, batch["position_ids"])
+        out = layer(hidden, position_embeddings=embeddings, documents=batch["documents"])
+        results.append(torch.autograd.grad(out.sum(), hidden)[0])
+    assert relative_rms_error(results[0], results[1]) < 1e-5
+
+
+def test_adapters_in_some_layers_alone_train_them():
+    model = fast(tiny("llama", target_modules=r".*layers\.0\..*(q|v)_proj"))
+    for layer in model.get_base_model().model.layers:
+        layer.evenfall.accumulate = True
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    assert len(parameters) == 4
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    model(**packed()).logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in parameters)
+
+
+def test_a_window_that_the_stock_layer_ignores_is_ignored():
+    model = tiny("llama", sliding_window=3)
+    assert_same(step(fast(model)), step(model))
+
+
+def test_states_that_are_dropped_free_their_memory_at_once():
+    model = fast(tiny("llama", quantized=True))
+    model(**packed())
+    layers = model.get_base_model().model.layers
+    gone = weakref.ref(layers[0].evenfall.parts.qkv._workspace)
+    gc.disable()
+    try:
+        for layer in layers:
+            del layer.evenfall
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_generation_with_a_cache_is_the_stock_models():

@@ -56,6 +56,20 @@ def test_steps_with_accumulation_are_torchs():
 
 
 @EITHER
+def test_summed_losses_are_divided_before_the_clip(optim):
+    nets, norms = (model(), model()), []
+    for net, divisor in zip(nets, (1.0, 64.0), strict=True):
+        optimizer = flat(net, optim, max_norm=0.05)
+        backward(net, 0)
+        for parameter in net.parameters():
+            assert parameter.grad is not None
+            parameter.grad.mul_(divisor)
+        norms.append(optimizer.step(1e-2, divisor=divisor))
+    assert torch.equal(*norms)
+    assert all(torch.equal(a, b) for a, b in zip(*(n.parameters() for n in nets), strict=True))
+
+
+@EITHER
 def test_dropped_gradients_are_gone(optim):
     net, stock = model(), model()
     optimizer, other = flat(net, optim), flat(stock, optim)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from tiny_layers import DEVICE, FAMILIES, packed, step, tiny
 
 from evenfall.engine import patch_layers as module
@@ -141,3 +142,23 @@ def test_parameters_and_gradients_are_left_alone():
             assert grad is parameter.grad
         else:
             assert torch.equal(parameter.grad, grad)
+
+
+def test_layers_that_cannot_be_read_stay_stock_and_say_why():
+    model = tiny("llama")
+    first, second = layers_of(model)
+    first.forward = first.forward  # as accelerate replaces it for several devices
+    second.self_attn.q_proj = torch.nn.Identity()
+    parts = patch_layers(model, DEVICE, force=True)
+    reasons = sorted(part.reason for part in parts)
+    assert len(parts) == 2 and not any(part.fast for part in parts)
+    assert "AttributeError" in reasons[0] and "forward was replaced" in reasons[1]
+
+
+def test_two_active_adapters_are_left_to_peft():
+    model = tiny("llama")
+    lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    model.add_adapter("other", lora)
+    model.base_model.set_adapter(["default", "other"])
+    (part,) = patch_layers(model, DEVICE, force=True)
+    assert not part.fast and "2 active adapters" in part.reason and part.count == 2

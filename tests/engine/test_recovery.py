@@ -123,6 +123,28 @@ def test_every_rung_can_be_chosen_and_the_run_finishes(
         assert steps(events) == list(range(1, 9))
 
 
+def test_a_plan_that_saves_more_than_it_must_is_given_up_first(
+    tiny_config: Make, fail_above, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And each time it is given up a little further, until there is nothing more to give."""
+    margins = []
+
+    def fit(run):
+        margins.append(run.state.memory_margin)
+        run.saves_more = len(margins) < 3
+
+    monkeypatch.setattr(worker, "fit_memory", fit)
+    monkeypatch.setattr(recovery, "fit_memory", fit)
+    fail_above(150, 3)
+    events = train(tiny_config(train={**BATCHED, "on_oom": "recover"}))
+    assert [r.rung for r in of(ev.RecoveryApplied, events)] == ["plan", "plan", "batch"]
+    assert margins[:3] == pytest.approx([0.06, 0.18, 0.30])
+    first = of(ev.OutOfMemory, events)[0]
+    assert first.rungs[0].id == "plan" and first.rungs[0].changes == {}
+    assert first.rungs[0].peak_gb == pytest.approx(0.82 * first.limit_gb)
+    assert steps(events) == list(range(1, 9))
+
+
 def test_shorter_rows_say_how_many_they_affect(tiny_config: Make, fail_above) -> None:
     fail_above(150, 3)
     seen = []

@@ -21,7 +21,13 @@ LENGTHS = (9, 1, 14)
 
 
 def tiny(
-    family, *, quantized=False, dropout=0.0, implementation="evenfall_packed", **changes
+    family,
+    *,
+    quantized=False,
+    dropout=0.0,
+    implementation="evenfall_packed",
+    target_modules="all-linear",
+    **changes,
 ) -> Any:
     """A random model with adapters whose B is not zero, and norms and biases unlike fresh ones."""
     sizes = {**SIZES, **changes}
@@ -42,7 +48,11 @@ def tiny(
                         setattr(owner, name, four_bit(child))
     model.requires_grad_(False)
     lora = LoraConfig(
-        r=4, lora_alpha=6, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=4,
+        lora_alpha=6,
+        lora_dropout=dropout,
+        target_modules=target_modules,
+        task_type="CAUSAL_LM",
     )
     model = get_peft_model(model.to(DEVICE), lora)
     torch.manual_seed(1)

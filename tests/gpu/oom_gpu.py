@@ -67,14 +67,15 @@ async def answer_in_app(session: Session, folder: Path) -> None:
     """Run the session in the app and press `1` when it asks."""
     app = EvenfallApp(root=folder, train=session)
     async with app.run_test(size=(120, 36)) as pilot:
-        pressed = False
+        answered = None
         while not session.done:
             await pilot.pause(0.1)
-            if app.live and app.live.progress.out_of_memory and not pressed:
+            question = app.live.progress.out_of_memory if app.live else None
+            if question is not None and question is not answered:
                 await pilot.pause(0.6)
                 print(f"  the app shows {type(app.screen).__name__}; pressing 1", flush=True)
                 await pilot.press("1")
-                pressed = True
+                answered = question
 
 
 def report(session: Session) -> list[float]:
