@@ -87,7 +87,8 @@ def _work(directory: RunDirectory, control: Control, *, resume: bool) -> None:
         run = build_run(directory, config, control, loaded, data, device, packed_length)
         if steps:
             run.state = load_checkpoint(directory.checkpoint(steps[-1]), run.model, run.optimizer)
-            fit_memory(run)  # with the margin that the run had come to
+            if run.state.memory_margin > LoopState.memory_margin:
+                fit_memory(run)  # with the margin that the run had come to
         _announce(run, loaded, data)
         control.set_state("ready")
         outcome = train(run)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import events as ev
+from ..allocator import grow_segments
 from ..config import RunConfig, parse_config
 from ..runs import EventLog, create_run
 from ..session import Control
@@ -23,6 +24,7 @@ _BEYOND = 3
 
 def run(work: Work, clock: Clock, folder: Path) -> StackResult:
     """Train and measure; `folder` is for the run directory."""
+    grow_segments()
     import torch
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
