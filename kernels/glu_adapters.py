@@ -424,7 +424,11 @@ def glu_backward_gradients(
         return wanted[2:]
     n_rows, n_cols = gate.shape
     ranks = [x.shape[1] for x in (u, t_gate, t_up)]
-    if not 0 < max(ranks) <= MAX_RANK:
+    if max(ranks) == 0:
+        glu_backward(dproduct, gate, up, dgate, dup, activation)
+        nothing = torch.empty(0, dtype=torch.float32, device=gate.device)
+        return nothing.view(0, n_cols), nothing.view(n_cols, 0), nothing.view(n_cols, 0)
+    if max(ranks) > MAX_RANK:
         product = torch.empty((n_rows, n_cols), dtype=gate.dtype, device=gate.device)
         glu_backward(dproduct, gate, up, dgate, dup, activation, out=product)
         return _gradients(product, dgate, dup, u, t)

@@ -392,6 +392,8 @@ def _mm_fp32(a: Tensor, b: Tensor) -> Tensor:
     """``a @ b`` accumulated and returned in fp32 (float64 stays)."""
     if a.dtype in (torch.float32, torch.float64):
         return a @ b
+    if not (a.numel() and b.numel()):  # a projection without an adapter: no columns
+        return torch.zeros((a.shape[0], b.shape[1]), dtype=torch.float32, device=a.device)
     if a.is_cuda:
         return torch.mm(a, b, out_dtype=torch.float32)
     return a.float() @ b.float()

@@ -1,0 +1,30 @@
+"""What a run tells in words, on the screen and as plain lines."""
+
+import pytest
+
+from evenfall.engine import events as ev
+from evenfall.tui.plain import describe
+from evenfall.tui.story import Story
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (
+            ev.MemoryPlanned(32, 0, 0, 32, 61.9, 13.96),
+            "activations kept in 32 layers: 61.9 GB; weights of 32 layers dequantised: 14.0 GB",
+        ),
+        (
+            ev.MemoryPlanned(3, 10, 19, 0, 14.2, 0.0),
+            (
+                "activations kept in 3 layers, norms and activations recomputed in 10 layers, "
+                "recomputed in 19 layers: 14.2 GB"
+            ),
+        ),
+    ],
+)
+def test_the_memory_plan_is_told(event: ev.MemoryPlanned, words: str) -> None:
+    story = Story()
+    story.add(event)
+    assert [line.text for line in story.lines] == [words]
+    assert describe(event) == words
