@@ -73,6 +73,26 @@ def test_the_fastest_way_is_taken_and_named(monkeypatch, fastest):
     assert part is not None and "rows of 8 in" in part.reason and "1.00 ms" in part.reason
 
 
+def test_timing_that_runs_out_of_memory_ends_no_run(monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(module, "_time", fail)
+    ways, part = patch_attention(tiny("llama"), DEVICE, (8, 5), force=True)
+    assert ways.mixed == "kernel" and part is not None and part.fast
+    assert " ms" not in part.reason
+
+
+def test_no_more_is_timed_than_tells_something(monkeypatch):
+    timed = []
+    monkeypatch.setattr(
+        module, "_time", lambda ways, *a: timed.append(a[-1]) or dict.fromkeys(ways, 1.0)
+    )
+    for lengths in ((20_000, 10_000, 9_000), (70_000, 5)):
+        patch_attention(tiny("llama"), DEVICE, lengths, force=True)
+    assert timed == [(20_000, 10_000), (70_000,)]
+
+
 def test_ways_are_really_timed_on_documents_like_the_runs(monkeypatch):
     timed = []
     real = module.attend

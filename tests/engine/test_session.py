@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from evenfall.engine import events as ev
 from evenfall.engine import train as loop
 from evenfall.engine.config import RunConfig
+from evenfall.engine.optimizer import FlatAdamW
 from evenfall.engine.runs import RunDirectory, RunError, create_run
 from evenfall.engine.session import Session
 
@@ -267,6 +268,25 @@ def test_a_gradient_that_is_not_finite_leaves_the_adapter_alone(
     adapter = load_file(directory.adapter / "adapter_model.safetensors")
     assert all(torch.isfinite(tensor).all() for tensor in adapter.values())
     assert any("not finite" in alert.message for alert in of(ev.Alert, events))
+
+
+def test_losses_are_summed_in_the_backward_and_divided_in_float32(
+    tiny_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Divided by the update's tokens before it, gradients vanish where layers compute in float16."""
+    seen = []
+    real = FlatAdamW.step
+
+    def step(self, rate, *, divisor):
+        seen.append((float(self._grad.abs().max()), divisor))
+        return real(self, rate, divisor=divisor)
+
+    monkeypatch.setattr(FlatAdamW, "step", step)
+    monkeypatch.setattr(loop, "loss_sum", lambda run, _: sum_of(run.model))
+    recipe = {"max_steps": 1, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 3}
+    _, events = run(tiny_config(train=recipe))
+    (done,) = of(ev.Step, events)
+    assert seen == [(3.0, done.trained_tokens)]
 
 
 def test_gradients_that_stay_not_finite_end_the_run_with_the_adapter_saved(
