@@ -139,6 +139,7 @@ def attend(
     Raises:
         ValueError: there are documents and several rows.
     """
+    # The backward of `squeeze(0)` is a view; that of `[0]` fills a tensor with zeros and copies to it.
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     options = scale, dropout, sliding_window, softcap
     if documents is None:
@@ -148,11 +149,13 @@ def attend(
     way = choose(documents, dropout=dropout, sliding_window=sliding_window, softcap=softcap)
     if way == "rows":
         count = len(documents.lengths)
-        q, k, v = (x[0].unflatten(1, (count, -1)).transpose(0, 1) for x in (query, key, value))
+        q, k, v = (
+            x.squeeze(0).unflatten(1, (count, -1)).transpose(0, 1) for x in (query, key, value)
+        )
         out = _one_document(q, k, v, *options)
         return out.transpose(1, 2).flatten(0, 1)[None], None
     if way == "kernel":
-        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
         out = packed_attention(
             q, k, v, *documents.per_token, scale=scale, window=sliding_window, softcap=softcap
         )
@@ -181,7 +184,7 @@ def _flash(
     options: dict[str, Any] = {"enable_gqa": True} if groups > 1 and _FLASH_GQA else {}
     if groups > 1 and not _FLASH_GQA:
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     longest, bounds = documents.longest, documents.bounds
     left = sliding_window - 1 if sliding_window and sliding_window < longest else -1
     out = varlen_attn(

@@ -16,7 +16,6 @@ plans again with a wider one (`recovery.py`).
 from __future__ import annotations
 
 import gc
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,32 +61,30 @@ def saved_bytes(parts: LayerParts, tokens: int, level: Level) -> int:
     width = qkv.in_features
     per_token = width * size
     if level != "layer":
-        per_token += (qkv.out_features + o.in_features + o.extra + width) * size
+        per_token += (qkv.out_features + width) * size + o.input_bytes
         # Attention's own copy of its output where it is not our kernel's, and its log-sum-exps.
         per_token += o.in_features * size + 4 * parts.q_heads
         per_token += (gate_up.out_features + down.rank) * size + 8
         if parts.q_norm is not None:
             per_token += (parts.q_heads + parts.kv_heads) * (parts.head_dim * size + 4)
     if level == "kept":
-        per_token += (2 * width + qkv.extra + gate_up.extra) * size
-        per_token += (down.in_features + down.extra) * size if parts.dropout else 0
+        per_token += qkv.input_bytes + gate_up.input_bytes
+        per_token += down.input_bytes if parts.dropout else 0
     per_token += sum(group.in_features for group in parts.groups if group.dropout)  # masks, bool
     return tokens * per_token
 
 
 def passing_bytes(parts: LayerParts, tokens: int) -> int:
     """The most that one layer's backward needs beside what was saved, its forward's again included."""
-    qkv, _, gate_up, down = parts.groups
-    size = qkv.dtype.itemsize
-    gradients = gate_up.out_features + 2 * down.in_features + 4 * qkv.in_features
-    workspace = max(math.prod(g.matrix_shape) for g in parts.groups)
-    extra = sum(g.extra for g in parts.groups)
-    return tokens * (gradients + 2 * extra) * size + workspace * size
+    qkv, o, gate_up, down = parts.groups
+    tall = gate_up.gradient_bytes + 2 * down.input_bytes
+    wide = 2 * (qkv.input_bytes + o.gradient_bytes)
+    return tokens * (tall + wide) + max(group.matrix_bytes for group in parts.groups)
 
 
 def weight_bytes(parts: LayerParts) -> int:
     """A layer's matrices, dequantised."""
-    return parts.qkv.dtype.itemsize * sum(math.prod(g.matrix_shape) for g in parts.groups)
+    return sum(group.matrix_bytes for group in parts.groups)
 
 
 def adapter_bytes(parts: LayerParts) -> int:

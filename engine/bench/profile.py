@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _PHASES = (
     ("loss head", r"cross_entropy|nll_loss|log_?softmax"),
-    ("attention", r"flash|fmha|mha_|sdpa|attention"),
+    ("attention", r"flash|fmha|mha_|sdpa|attention|cudnn"),
     ("dequantise", r"dequant|nf4"),
     ("optimiser", r"adam|multi_tensor|_squares_kernel|_prepare_kernel|_update_kernel"),
     ("norm, rope, glu", r"rms_norm|rope|glu"),
