@@ -37,6 +37,7 @@ from .optimizer import FlatAdamW
 from .patch import PatchedPart, no_kernels_on, patch_model
 from .patch_attention import patch_attention
 from .patch_layers import patch_layers
+from .patch_matmuls import patch_matmuls
 from .runs import RunDirectory
 from .session import Control
 from .state import LoopState, OutOfMemoryEnd, Run
@@ -161,6 +162,9 @@ def build_run(
         if not no_kernels_on(device):
             head, reason = read_head(model)
             parts.append(PatchedPart("loss head", "loss head", 1, head is not None, reason))
+            tokens = recipe.per_device_train_batch_size * packed_length
+            matmuls = patch_matmuls(model, head, tokens, device, _reporter(control))
+            parts += [] if matmuls is None else [matmuls]
         control.emit(ev.PartsPatched([dataclasses.asdict(part) for part in parts]))
     bins = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
     state = LoopState(packed_length=packed_length, bins_per_update=bins)

@@ -35,6 +35,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .backend import COMPILE_OPTIONS, jit, launch_on, takes_triton, tl, triton
+from .matmul import Product, matmul
 
 CHUNK_BYTES = 512 << 20
 """Logits that are alive at a time: 2,048 rows of a 128k vocabulary in bf16, far more than
@@ -226,6 +227,14 @@ def _chunk_rows(n_rows: int, row_bytes: int, chunk_bytes: int) -> int:
     return min(n_rows, _ceil_div(_ceil_div(n_rows, chunks), step) * step)
 
 
+def products(n_rows: int, weight: Tensor) -> list[Product]:
+    """The matmuls of a call with `n_rows` labels, for `matmul.tune`."""
+    n_cols, width = weight.shape
+    row_bytes = _ceil_div(n_cols, _PADDING) * _PADDING * weight.dtype.itemsize
+    step = _chunk_rows(n_rows, row_bytes, CHUNK_BYTES)
+    return [Product(step, n_cols, width, True), Product(step, width, n_cols, False)]
+
+
 def _ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
@@ -270,14 +279,14 @@ def linear_cross_entropy_forward(
         chunk = slice(start, min(start + step, n_rows))
         logits = buffer[: chunk.stop - start, :n_cols]
         if bias is None:
-            torch.mm(hidden[chunk], weight.t(), out=logits)
+            matmul(hidden[chunk], weight.t(), logits)
         else:
             torch.addmm(bias, hidden[chunk], weight.t(), out=logits)
         cross_entropy(
             logits, labels[chunk], loss[chunk], softcap, logit_scale, ignore_index, want_gradient
         )
         if dhidden is not None:  # `logits` holds their gradient now
-            torch.mm(logits, weight, out=dhidden[chunk])
+            matmul(logits, weight, dhidden[chunk])
     return loss, dhidden
 
 

@@ -41,26 +41,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .matmul import Product, aligned, matmul, row_bytes
 from .nf4 import NF4Weight, dequantize_nf4
 from .scatter import Copy, Scatter
 
 _MULTIPLE = 16
 """Extra columns come in multiples of this, which tensor cores take."""
-
-_LINE = 128
-"""Bytes from which each row of a buffer starts: a block of 64 bf16 columns is then one line of the cache in
-every row and not a part of two, and matmuls are 1 to 2 % faster."""
-
-
-def _aligned(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """``[rows, columns]``, not initialised, as a part of rows that are whole lines."""
-    width = _row_bytes(columns, dtype) // dtype.itemsize
-    return torch.empty((rows, width), dtype=dtype, device=device)[:, :columns]
-
-
-def _row_bytes(columns: int, dtype: torch.dtype) -> int:
-    """What a row of so many columns takes in a buffer or matrix of a group."""
-    return -(-columns * dtype.itemsize // _LINE) * _LINE
 
 
 @dataclass(frozen=True)
@@ -128,7 +114,7 @@ class Workspace:
         key = rows, columns, dtype, device
         if key not in self._matrices:
             with torch.inference_mode(False):  # others write to it outside of that
-                self._matrices[key] = _aligned(rows, columns, dtype, device)
+                self._matrices[key] = aligned(rows, columns, dtype, device)
         return self._matrices[key]
 
 
@@ -191,7 +177,7 @@ class ProjectionGroup:
         return self._rows(tokens, self.out_features)
 
     def _rows(self, tokens: int, columns: int) -> Tensor:
-        return _aligned(tokens, columns + self.extra, self.dtype, self.device)
+        return aligned(tokens, columns + self.extra, self.dtype, self.device)
 
     def keep_weights(self, keep: bool) -> None:
         """Hold the dequantised weights between uses, or let them go.
@@ -243,7 +229,7 @@ class ProjectionGroup:
             ``[tokens, out]``, the projections side by side.
         """
         inner = self._matrix()[: self.out_features].t()
-        return torch.mm(x, inner) if out is None else torch.mm(x, inner, out=out)
+        return matmul(x, inner, out)
 
     def carry_gradient(self, dy: Tensor) -> None:
         """Write the adapters' columns of ``[tokens, out + extra]`` from `gradient_buffer`."""
@@ -260,8 +246,8 @@ class ProjectionGroup:
         """
         matrix = self._matrix()[:, : self.in_features]
         if mask is None:
-            return torch.mm(dy, matrix)
-        dx = torch.mm(dy[:, : self.out_features], matrix[: self.out_features])
+            return matmul(dy, matrix)
+        dx = matmul(dy[:, : self.out_features], matrix[: self.out_features])
         adapter = torch.mm(dy[:, self.out_features :], matrix[self.out_features :])
         return dx.add_(self._drop(adapter, mask))
 
@@ -352,20 +338,28 @@ class ProjectionGroup:
         """Of the matrix: see the module."""
         return self.out_features + self.extra, self.in_features + self.extra
 
+    def products(self, tokens: int) -> list[Product]:
+        """The matmuls of `forward` and `input_gradient`, for `matmul.tune`."""
+        rows, columns = self.matrix_shape
+        return [
+            Product(tokens, self.out_features, columns, True),
+            Product(tokens, self.in_features, rows, False),
+        ]
+
     @property
     def matrix_bytes(self) -> int:
         rows, columns = self.matrix_shape
-        return rows * _row_bytes(columns, self.dtype)
+        return rows * row_bytes(columns, self.dtype)
 
     @property
     def input_bytes(self) -> int:
         """Of one token in an `input_buffer`."""
-        return _row_bytes(self.in_features + self.extra, self.dtype)
+        return row_bytes(self.in_features + self.extra, self.dtype)
 
     @property
     def gradient_bytes(self) -> int:
         """Of one token in a `gradient_buffer`."""
-        return _row_bytes(self.out_features + self.extra, self.dtype)
+        return row_bytes(self.out_features + self.extra, self.dtype)
 
     def _adapters(self) -> tuple[Tensor, Tensor]:
         """The adapters' rows and columns of the matrix, as last rounded: ``[extra, in + extra]`` and
@@ -400,7 +394,7 @@ class ProjectionGroup:
     def _make_room_now(self) -> tuple[Tensor, Tensor]:
         like = {"dtype": self.dtype, "device": self.device}
         if self.cached:
-            self._kept = _aligned(*self.matrix_shape, self.dtype, self.device)
+            self._kept = aligned(*self.matrix_shape, self.dtype, self.device)
             rows = self._kept[self.out_features :]
             columns = self._kept[: self.out_features, self.in_features :]
         else:

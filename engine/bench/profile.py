@@ -4,6 +4,8 @@ torch's profiler records each kernel and each call of the CUDA runtime. Kernels 
 are for; the names are those of cuBLAS, cuDNN, FlashAttention, torch and this project.
 """
 
+import itertools
+import math
 import re
 import statistics
 import time
@@ -68,6 +70,7 @@ def summarise(events: Any) -> StepProfile:
     syncs: Counter[str] = Counter()
     phases: Counter[str] = Counter()
     each: Counter[str] = Counter()
+    ran: list[tuple[float, float, str]] = []
     for event in events:
         if event.device_type == DeviceType.CPU:
             if start <= event.time_range.start <= end:
@@ -78,14 +81,35 @@ def summarise(events: Any) -> StepProfile:
             ms = event.time_range.elapsed_us() / 1e3
             phases[phase_of(event.name)] += ms  # type: ignore[assignment]
             each[event.name[:120]] += ms  # type: ignore[assignment]
+            ran.append((event.time_range.start, event.time_range.end, event.name[:120]))
             kernels += not event.name.startswith(("Memcpy", "Memset"))
+    gaps = _gaps(ran)
     return StepProfile(
-        launches, kernels, dict(syncs), dict(phases.most_common()), dict(each.most_common(20))
-    )
+        launches, kernels, dict(syncs), dict(phases.most_common()), dict(each.most_common(20)),
+        sum(gaps.values()), dict(gaps.most_common(10)),
+    )  # fmt: skip
 
 
-def measure_matmul(shape: Shape, tokens: int, device: "torch.device", repeats: int = 20) -> float:
-    """TFLOP/s of [tokens, hidden] x [intermediate, hidden]^T on random data: median of repeated calls."""
+def _gaps(ran: list[tuple[float, float, str]]) -> "Counter[str]":
+    """Milliseconds in which nothing ran, by what ran next; of (start, end, name) in microseconds."""
+    gaps: Counter[str] = Counter()
+    latest = math.inf
+    for start, end, name in sorted(ran):
+        if start > latest:
+            gaps[name] += (start - latest) / 1e3  # type: ignore[assignment]
+        latest = end if latest == math.inf else max(latest, end)
+    return gaps
+
+
+def measure_matmul(
+    shape: Shape, tokens: int, device: "torch.device", *, under_load: float = 1.0
+) -> float:
+    """TFLOP/s of [tokens, hidden] x [intermediate, hidden]^T on random data: the median of 20 calls.
+
+    Args:
+        under_load: seconds of the same before: what a GPU does in a short burst it cannot keep up where
+            its power is limited, and a step must.
+    """
     import torch
 
     from ..device import compute_dtype
@@ -95,19 +119,25 @@ def measure_matmul(shape: Shape, tokens: int, device: "torch.device", repeats: i
     weight = torch.randn(shape.intermediate, shape.hidden, device=device, dtype=dtype)
     out = x.new_empty(tokens, shape.intermediate)
 
-    def seconds() -> float:
+    def seconds() -> list[float]:
+        """Of each of 20 calls."""
         if device.type == "cpu":
-            start = time.perf_counter()
+            marks = [time.perf_counter()]
+            for _ in range(20):
+                torch.mm(x, weight.t(), out=out)
+                marks.append(time.perf_counter())
+            return [after - before for before, after in itertools.pairwise(marks)]
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(21)]
+        events[0].record()
+        for event in events[1:]:  # without a pause between them
             torch.mm(x, weight.t(), out=out)
-            return time.perf_counter() - start
-        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        before.record()
-        torch.mm(x, weight.t(), out=out)
-        after.record()
-        after.synchronize()
-        return before.elapsed_time(after) / 1e3
+            event.record()
+        events[-1].synchronize()
+        pairs = itertools.pairwise(events)
+        return [before.elapsed_time(after) / 1e3 for before, after in pairs]
 
-    for _ in range(3):
+    seconds()
+    end = time.perf_counter() + under_load
+    while time.perf_counter() < end:
         seconds()
-    median = statistics.median(seconds() for _ in range(repeats))
-    return 2 * tokens * weight.numel() / median / 1e12
+    return 2 * tokens * weight.numel() / statistics.median(seconds()) / 1e12

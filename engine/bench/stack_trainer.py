@@ -57,8 +57,8 @@ def run(stack: str, work: Work, clock: Clock, folder: Path) -> StackResult:
     batches = micro_batches(bins, work, padded=work.real and not padding_free)
     accumulation = len(batches) // work.total_steps
     options: dict[str, Any] = {"padding_free": True} if padding_free else {}
-    if name == "unsloth":
-        options["max_length"] = work.bin_tokens
+    if name == "unsloth":  # where it is told a length it does not lay tokenised rows side by side
+        options["max_length"] = None if padding_free else work.bin_tokens
     else:
         options |= {"max_length": None, "use_liger_kernel": name == "liger"}
     config = SFTConfig(

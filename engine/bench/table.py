@@ -104,6 +104,7 @@ def _profile(report: Report, profile: StepProfile) -> str:
         rows.append(row)
     busy = sum(profile.phases_ms.values())
     rows.append(["kernels", f"{busy:,.2f}"])
+    rows.append(["between kernels", f"{profile.idle_ms:,.2f}"])
     if speed := report.speeds.get("evenfall"):
         rows.append(["step", f"{speed.step_ms:,.2f}", f"{report.floor_ms or 0:,.2f}"])
     text = _aligned(["one step of evenfall", "ms", "floor ms", "of floor"], rows)

@@ -68,6 +68,10 @@ class StepProfile:
     """What kernels are for -> their time."""
     slowest_ms: dict[str, float]
     """The kernels that took most -> their time."""
+    idle_ms: float
+    """Between the first kernel and the last, with none at work."""
+    gaps_ms: dict[str, float]
+    """The kernels that the GPU waited for most -> how long."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class StackResult:
     versions: dict[str, str]
     notes: list[str] = field(default_factory=list)
     matmul_tflops: float | None = None
-    """Rate of the shape's largest matmul in this process; only Evenfall's measures it."""
+    """Rate of the shape's largest matmul under load in this process; only Evenfall's measures it."""
     profile: StepProfile | None = None
 
     @property
