@@ -183,7 +183,10 @@ def _forward(
     rope_(q, k, call.cos, call.sin)
     attended = parts.o.input_buffer(tokens)
     kept = call.attention.forward((q, k, v), _attention_out(parts, attended), grad=grad)
-    mask2 = parts.o.carry(attended, masks[1], training=call.training)
+    if kept.elsewhere is None:
+        mask2 = parts.o.carry(attended, masks[1], training=call.training)
+    else:
+        mask2 = parts.o.carry_from(kept.elsewhere, attended, masks[1], training=call.training)
     delta = parts.o.forward(attended)
     x2, total = parts.gate_up.input_buffer(tokens), torch.empty_like(hidden)
     rstd2 = rms_norm_forward(delta, *parts.post_norm, x2[:, :width], residual=hidden, total=total)

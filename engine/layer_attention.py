@@ -2,7 +2,8 @@
 
 Two kinds. `KernelAttention` is ours: it reads q, k and v where the projection left them, writes where the
 next projection reads, and saves its log-sum-exps. `GraphAttention` takes any differentiable function, cuDNN's
-and the models' own: its autograd graph is kept until the backward, and its results are copied.
+and the models' own: its autograd graph is kept until the backward, and its output lies where it
+put it.
 """
 
 from __future__ import annotations
@@ -33,13 +34,16 @@ class Attended(NamedTuple):
     lse: Tensor | None = None
     """fp32 ``[heads, tokens]``."""
     graph: Graph | None = None
+    elsewhere: Tensor | None = None
+    """The output, ``[tokens, heads * head_dim]``, where it is not in the memory that was offered."""
 
 
 class Attention(Protocol):
     """Attention over the tokens of one call, whose mask, scale and window it knows."""
 
     def forward(self, heads: Heads, out: Tensor, *, grad: bool) -> Attended:
-        """Write to `out`, ``[tokens, heads, head_dim]``; without `grad` nothing is left."""
+        """Write to `out`, ``[tokens, heads, head_dim]``, or say where else the output is; without `grad`
+        nothing is left for a backward."""
         ...
 
     def backward(
@@ -93,8 +97,8 @@ class GraphAttention:
                 for t in heads
             )
             result = self.function(q, k, v)
-        out.copy_(result.detach().reshape(out.shape))
-        return Attended(graph=Graph((q, k, v), result) if grad else None)
+        graph = Graph((q, k, v), result) if grad else None
+        return Attended(graph=graph, elsewhere=result.detach().reshape(out.shape[0], -1))
 
     def backward(
         self, attended: Attended, heads: Heads, out: Tensor, dout: Tensor, room: Heads

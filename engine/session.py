@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable
 
 from . import events as ev
+from .libraries import import_libraries
 from .runs import EventLog, RunDirectory
 
 
@@ -112,6 +113,7 @@ class Session:
         with _library_output_in(self.run):
             try:
                 control.set_state("loading")
+                import_libraries()
                 from .worker import work
 
                 work(self.run, control, resume=self._resume)

@@ -153,9 +153,12 @@ def build_run(
 ) -> Run:
     """Adapter, kernels and optimiser on the loaded base, at step 0."""
     recipe = config.train
+    control.emit(ev.Progress("adding the adapter"))
     model = add_adapter(loaded.model, config.adapter, recipe.seed)
     head, ways = None, STOCK_WAYS
     if recipe.kernels == "auto":
+        if not no_kernels_on(device):
+            control.emit(ev.Progress("proving the kernels on this device"))
         ways, attention = patch_attention(model, device, _first_lengths(config, data))
         parts = [*patch_model(model, device).parts, *patch_layers(model, device, ways)]
         parts += [] if attention is None else [attention]

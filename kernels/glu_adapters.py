@@ -53,12 +53,11 @@ from .glu import (
     glu_forward,
     swiglu_reference,
 )
-from .qlora import _mm_fp32
+from .matmul import matmul_fp32
 
-MAX_RANK = 64
+MAX_RANK = 32
 """The widest adapter that the backward takes; wider ones get a GLU and matmuls. The accumulators of three
-gradients would otherwise fill a processor's registers, and the skinny operands, which every block of columns reads
-again from the L2 cache, come to half as many bytes as the block already."""
+gradients fill a processor's registers: at rank 64 an H200 takes 1,238 us where GLU and matmuls take 894."""
 
 _PIN = not INTERPRETED and torch.version.hip is None
 """The pin is an instruction of NVIDIA's."""
@@ -98,7 +97,7 @@ def _gradients(
     product: Tensor, dgate: Tensor, dup: Tensor, u: Tensor, t: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     t_gate, t_up = t
-    return _mm_fp32(u.t(), product), _mm_fp32(dgate.t(), t_gate), _mm_fp32(dup.t(), t_up)
+    return matmul_fp32(u.t(), product), matmul_fp32(dgate.t(), t_gate), matmul_fp32(dup.t(), t_up)
 
 
 @jit()
@@ -273,19 +272,20 @@ class _Tile(NamedTuple):
     """Programs that a processor has room for at a time."""
 
 
-def _forward_tile(n_rows: int, dtype: torch.dtype, device: torch.device) -> _Tile:
+def _forward_tile(n_rows: int, extra: int, dtype: torch.dtype, device: torch.device) -> _Tile:
     """What a program of the forward holds at a time.
 
-    4,096 values are 16 of each operand a thread, and 32 KB of loads under way. An H200 needs about 20 KB on each
-    processor (2.8 TB/s of reads, answered after a microsecond at most), and a second program to work while one
-    waits. All run from start to end, so the rows of a block decide how many there are: 64 rows, which read the
-    adapters' rows seldom, give 16,384 tokens two programs on each of 132 processors, half as many rows half as many.
+    Blocks of 16 rows are the fastest for narrow adapters on an H200 (375 us where 64 rows take 397, from
+    ``tests/gpu/glu_adapters_gpu.py --sweep``). The rows of wider ones would be read again for too few tokens:
+    64, or, as all programs run from start to end, as few as give each processor one or two.
     """
+    if dtype.itemsize == 4:
+        return _Tile(16, 64, 4)  # these products are not the tensor cores'
+    if extra <= 16:
+        return _Tile(16, 128, 8)
     rows = 64
     while rows > 16 and 2 * triton.cdiv(n_rows, rows) < 3 * processors(device):
         rows //= 2
-    if dtype.itemsize == 4:
-        return _Tile(rows, 1024 // rows, 4)  # these products are not the tensor cores'
     return _Tile(rows, 4096 // rows, 8)
 
 
@@ -293,16 +293,12 @@ def _backward_tile(rank: int, dtype: torch.dtype) -> _Tile:
     """What a program of the backward holds at a time, by the widest of the three ranks.
 
     Registers decide: the sums take three times columns times rank, beside 8 or 16 values of each operand. Compiled
-    for sm_90 the ranks up to 16 take 138 registers a thread, up to 32 110, up to 64 231: room for 8 to 16 warps on
-    a processor, with 24 to 72 KB of loads under way. The widest have twice the columns, as u and t, read again for
-    every block of columns, would otherwise be as many bytes as the block; and two stages, to fit into 99 KB of
-    shared memory where that is all there is.
+    for sm_90 the ranks up to 16 take 138 registers a thread, up to 32 110: room for 8 to 16 warps on a processor,
+    with 24 to 72 KB of loads under way.
     """
     if dtype.itemsize == 4:
         return _Tile(16, 64, 4 if rank <= 16 else 8)
-    if rank <= 16:
-        return _Tile(32, 64, 4, resident=3)
-    return _Tile(32, 64, 8, resident=2) if rank <= 32 else _Tile(32, 128, 8, stages=2)
+    return _Tile(32, 64, 4, resident=3) if rank <= 16 else _Tile(32, 64, 8, resident=2)
 
 
 @lru_cache
@@ -355,7 +351,7 @@ def glu_forward_carry(
         return
     n_rows, n_cols = gate.shape
     extra = rows.shape[0]
-    tile = _forward_tile(n_rows, gate.dtype, gate.device)
+    tile = _forward_tile(n_rows, extra, gate.dtype, gate.device)
     if not 0 < extra <= tile.rows:
         glu_forward(gate, up, out, activation)
         torch.mm(out, rows.t(), out=carried)

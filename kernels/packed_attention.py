@@ -78,13 +78,13 @@ def _capability(device: torch.device) -> int:
 
 _HOPPER: dict[tuple[Kernel, int], Tile] = {  # by kernel and padded size of a head
     ("forward", 64): Tile(128, 64, 8, 3),
-    ("forward", 128): Tile(128, 64, 8, 2),
+    ("forward", 128): Tile(128, 32, 8, 3),
     ("forward", 256): Tile(128, 32, 8, 2),
-    ("query gradient", 64): Tile(64, 64, 4, 2),
-    ("query gradient", 128): Tile(128, 64, 8, 2),
+    ("query gradient", 64): Tile(64, 32, 4, 3),
+    ("query gradient", 128): Tile(64, 32, 4, 2),
     ("query gradient", 256): Tile(128, 32, 8, 2),
     ("key gradient", 64): Tile(64, 64, 4, 2),
-    ("key gradient", 128): Tile(64, 64, 8, 2),
+    ("key gradient", 128): Tile(32, 64, 4, 3),
     ("key gradient", 256): Tile(32, 64, 8, 2),
 }
 _AMPERE: dict[tuple[Kernel, int], Tile] = {
@@ -103,10 +103,11 @@ _AMPERE: dict[tuple[Kernel, int], Tile] = {
 def _tile(kernel: Kernel, q: Tensor) -> Tile:
     """The tile of `kernel` for queries like `q`, by capability, dtype and padded size of a head.
 
-    It rests on what the compiler reports (Triton 3.6, checked with 3.9): of the usual tiles these
-    spill no or few registers and fit in shared memory, 227 KB on Hopper, and 99 KB on what takes the
-    other table (Ampere, Ada, the smaller Blackwells). A warp group of Hopper multiplies 64 rows at
-    a time. ``tests/gpu/packed_attention_gpu.py --sweep`` times these tiles and others.
+    Hopper's for heads up to 128 are the fastest that ``tests/gpu/packed_attention_gpu.py --sweep`` timed
+    on an H200 with short documents and with rows of 2,048. The others rest on what the compiler
+    reports (Triton 3.6, checked with 3.9): of the usual tiles these spill no or few registers and fit
+    in shared memory, 227 KB on Hopper, and 99 KB on what takes the other table (Ampere, Ada, the
+    smaller Blackwells).
     """
     size = max(64, triton.next_power_of_2(q.shape[2]))
     if q.dtype == torch.float32:

@@ -41,7 +41,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .matmul import Product, aligned, matmul, row_bytes
+from .carry import copy_carry
+from .matmul import Product, aligned, matmul, matmul_fp32, row_bytes
 from .nf4 import NF4Weight, dequantize_nf4
 from .scatter import Copy, Scatter
 
@@ -218,6 +219,19 @@ class ProjectionGroup:
         self.carry_bias(x)
         return mask
 
+    def carry_from(
+        self, source: Tensor, x: Tensor, mask: Tensor | None = None, *, training: bool = True
+    ) -> Tensor | None:
+        """Copy ``[tokens, in]`` into the first columns of an input, and `carry`: one pass where the
+        group has no dropout."""
+        target, carried = x[:, : self.in_features], x[:, self.in_features :]
+        if self.dropout or not self.extra:
+            target.copy_(source)
+            return self.carry(x, mask, training=training)
+        copy_carry(source, target, self.carrying_rows(), carried)
+        self.carry_bias(x)
+        return None
+
     def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """All projections of an input.
 
@@ -266,7 +280,7 @@ class ProjectionGroup:
         source = x[:, : self.in_features]
         if mask is not None:
             source = self._drop(source, mask)
-        return _mm_fp32(self.carried_gradient(dy).t(), source)
+        return matmul_fp32(self.carried_gradient(dy).t(), source)
 
     def b_gradients(self, dy: Tensor, carried: Sequence[Tensor]) -> list[Tensor]:
         """Of each projection's B, fp32 ``[out, r]``, before its scaling.
@@ -277,7 +291,7 @@ class ProjectionGroup:
         """
         rows = [p.weight.shape[0] for p in self.projections]
         parts = dy[:, : self.out_features].split(rows, dim=1)
-        return [_mm_fp32(part.t(), t) for part, t in zip(parts, carried, strict=True)]
+        return [matmul_fp32(part.t(), t) for part, t in zip(parts, carried, strict=True)]
 
     def gather(self, da: Tensor, db: Sequence[Tensor]) -> list[Tensor]:
         """The gradients of `parameters()` from `a_gradient` and `b_gradients`, however they were
@@ -410,17 +424,6 @@ class ProjectionGroup:
             row = end
         self._adapter = rows, columns
         return self._adapter
-
-
-def _mm_fp32(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b`` accumulated and returned in fp32 (float64 stays)."""
-    if a.dtype in (torch.float32, torch.float64):
-        return a @ b
-    if not (a.numel() and b.numel()):  # a projection without an adapter: no columns
-        return torch.zeros((a.shape[0], b.shape[1]), dtype=torch.float32, device=a.device)
-    if a.is_cuda:
-        return torch.mm(a, b, out_dtype=torch.float32)
-    return a.float() @ b.float()
 
 
 class _Project(torch.autograd.Function):

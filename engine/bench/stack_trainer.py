@@ -48,19 +48,24 @@ def run(stack: str, work: Work, clock: Clock, folder: Path) -> StackResult:
     clock.done("import")
     clock.tell("loading the model")
     device = pick_device(work.device)
-    padding_free = name == "unsloth" and mode != "default"
     load = _load_unsloth if name == "unsloth" else _load_stock
     model, tokenizer = load(work, device, recompute=_recompute(name, mode, work))
     clock.done("load")
     clock.tell("building the trainer")
     bins = read_bins(Path(work.rows))
-    batches = micro_batches(bins, work, padded=work.real and not padding_free)
+    batches = micro_batches(bins, work, padded=work.real and name != "unsloth")
     accumulation = len(batches) // work.total_steps
-    options: dict[str, Any] = {"padding_free": True} if padding_free else {}
-    if name == "unsloth":  # where it is told a length it does not lay tokenised rows side by side
-        options["max_length"] = None if padding_free else work.bin_tokens
+    options: dict[str, Any]
+    if (
+        name == "unsloth"
+    ):  # lays documents end to end by itself, if it may prepare the rows and cut them
+        options = {"max_length": work.bin_tokens}
     else:
-        options |= {"max_length": None, "use_liger_kernel": name == "liger"}
+        options = {
+            "max_length": None,
+            "use_liger_kernel": name == "liger",
+            "dataset_kwargs": {"skip_prepare_dataset": True},
+        }
     config = SFTConfig(
         output_dir=str(folder / "trainer"),
         max_steps=work.total_steps,
@@ -75,7 +80,6 @@ def run(stack: str, work: Work, clock: Clock, folder: Path) -> StackResult:
         gradient_checkpointing=bool(_recompute(name, mode, work)),
         bf16=device.type == "cuda",
         fp16=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
         report_to="none",
         save_strategy="no",
         logging_steps=1,

@@ -33,7 +33,7 @@ from evenfall.kernels.accuracy import Comparison, relative_rms_error
 from evenfall.kernels.backend import INTERPRETED, triton_runs_on
 from evenfall.kernels.glu import Activation, glu_backward, glu_forward
 from evenfall.kernels.glu_adapters import glu_backward_gradients, glu_forward_carry
-from evenfall.kernels.qlora import _mm_fp32
+from evenfall.kernels.matmul import matmul_fp32
 
 SHAPES = {"8b": (16384, 14336), "1b": (16384, 8192), "8b, few": (4096, 14336)}
 """Tokens, and intermediate columns of Llama 3."""
@@ -126,9 +126,9 @@ class Layer:
         self.glu_backward()
         t_gate, t_up = self.t
         return (
-            _mm_fp32(self.u.t(), self.product),
-            _mm_fp32(self.dgate.t(), t_gate),
-            _mm_fp32(self.dup.t(), t_up),
+            matmul_fp32(self.u.t(), self.product),
+            matmul_fp32(self.dgate.t(), t_gate),
+            matmul_fp32(self.dup.t(), t_up),
         )
 
     def exact(self) -> tuple[Tensor, ...]:
@@ -225,7 +225,7 @@ def sweep(device: torch.device, tokens: int, rank: int) -> None:
         tile = glu_adapters._Tile(rows, cols, warps)
         with patch("_forward_tile", lambda *args, tile=tile: tile):
             results.append((attempt(layer.forward), f"{rows} x {cols}, {warps} warps"))
-    chosen = glu_adapters._forward_tile(tokens, torch.bfloat16, device)
+    chosen = glu_adapters._forward_tile(tokens, rank, torch.bfloat16, device)
     for stages in (1, 2, 4):
         tile = chosen._replace(stages=stages)
         with patch("_forward_tile", lambda *args, tile=tile: tile):

@@ -121,7 +121,7 @@ def test_any_number_of_carried_columns(device, extra, dtype):
 
 @every_dtype
 @pytest.mark.parametrize(
-    "ranks", [(1, 2, 3), (8, 16, 0), (0, 4, 33), (64, 64, 64), (7, 65, 0), (0, 0, 0)], ids=str
+    "ranks", [(1, 2, 3), (8, 16, 0), (0, 4, 31), (32, 32, 32), (7, 33, 0), (0, 0, 0)], ids=str
 )
 def test_any_ranks(device, ranks, dtype):
     check_backward(backward_operands(device, 70, 96, ranks, dtype), "silu")
@@ -273,7 +273,7 @@ def test_a_number_that_is_not_finite_reaches_every_sum_that_it_belongs_to(device
         assert not db[5].isfinite().any() and db.isfinite().sum() == 39 * 4
 
 
-@pytest.mark.parametrize("rank", [16, 32, 64])
+@pytest.mark.parametrize("rank", [16, 32])
 @pytest.mark.parametrize("tokens", [1, 100, 2048, 16384])
 @pytest.mark.parametrize("columns", [64, 8192, 14336])
 def test_shares_fill_the_processors_without_costly_sums(device, monkeypatch, rank, tokens, columns):
@@ -316,10 +316,10 @@ glu_adapters.glu_backward_gradients(out[:, :columns], *halves[0], *halves[1], t,
 def test_compiled_kernels_take_each_activation_once_on_tensor_cores_without_spilling(
     tmp_path, capability
 ):
-    """16 values a thread: as many exponentials, not twice as many in two layouts; blocks are loaded ahead, 16 bytes
-    at a time."""
+    """8 and 16 values a thread: as many exponentials, not twice as many in two layouts; blocks are loaded ahead, 16
+    bytes at a time."""
     pytest.importorskip("triton")
     assert compile_for(capability, COMPILE, tmp_path).splitlines() == [
-        "_glu_forward_carry_kernel False True 16 True",
+        "_glu_forward_carry_kernel False True 8 True",
         "_glu_backward_gradients_kernel False True 16 True",
     ]

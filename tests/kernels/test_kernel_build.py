@@ -36,7 +36,8 @@ assert torch.equal(out, packed_attention_reference(q, q, q, starts))
 
 COMPILE = """
 from evenfall.kernels import (
-    adamw, adamw_8bit, glu, glu_adapters, linear_cross_entropy, nf4, nf4_gemv, packed_attention, rms_norm, rope
+    adamw, adamw_8bit, carry, glu, glu_adapters, linear_cross_entropy, nf4, nf4_gemv, packed_attention, rms_norm,
+    rope
 )
 
 compiled = []
@@ -57,7 +58,10 @@ def run(*args, **kwargs):
     return kernel
 
 
-take_triton(adamw, adamw_8bit, glu, glu_adapters, linear_cross_entropy, nf4, nf4_gemv, packed_attention, rms_norm, rope)
+take_triton(
+    adamw, adamw_8bit, carry, glu, glu_adapters, linear_cross_entropy, nf4, nf4_gemv, packed_attention, rms_norm,
+    rope
+)
 
 for columns, unit_offset in ((507, False), (4096, True)):
     x = torch.zeros(4, columns, dtype=torch.bfloat16, requires_grad=True)
@@ -74,6 +78,7 @@ for columns, rank, dtype in ((507, 1, torch.bfloat16), (4096, 64, torch.float16)
     x, t = torch.zeros(256, columns, dtype=dtype), torch.zeros(256, rank, dtype=dtype)
     glu_adapters.glu_forward_carry(x, x, x, x[:rank], t, "silu")
     glu_adapters.glu_backward_gradients(x, x, x, x, x, t, (t, t), "silu")
+    carry.copy_carry(x, x.clone(), x[:rank], t)
 for size, interleaved in ((80, False), (128, False), (128, True)):
     q, k = (torch.zeros(4, n, size, dtype=torch.bfloat16, requires_grad=True) for n in (9, 3))
     for cos in (torch.zeros(4, size, dtype=torch.bfloat16), torch.zeros(4, size // 2)):
@@ -134,6 +139,7 @@ def test_kernels_compile_for_real_gpus(tmp_path, capability):
             "_attention_forward_kernel",
             "_attention_key_gradient_kernel",
             "_attention_query_gradient_kernel",
+            "_copy_carry_kernel",
             "_cross_entropy_kernel",
             "_dequantize_nf4_any_kernel",
             "_dequantize_nf4_kernel",

@@ -1,0 +1,179 @@
+"""The choice of matmul algorithms: the table, and what happens where it does not help. The algorithms
+themselves need a GPU: tests/gpu/matmul_gpu.py."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evenfall.kernels import matmul as module
+from evenfall.kernels.cublaslt import CublasLtError, Operands
+from evenfall.kernels.matmul import (
+    Choice,
+    Choices,
+    Product,
+    Weight,
+    aligned,
+    matmul,
+    matmul_fp32,
+    row_bytes,
+    tune,
+)
+
+ALGORITHM = (66, 24, 1, 0, 0, 7, 35, 0, 5)
+WEIGHT = Weight(300, 200, True, torch.bfloat16)
+OTHER = Choice(ALGORITHM, 2.0, 1.5)
+STOCK = Choice(None, 1.0, 1.0)
+
+
+class FakeLt:
+    """Multiplies on the CPU; fails where it is told to."""
+
+    def __init__(self, failing: bool = False):
+        self.failing = failing
+        self.calls = 0
+
+    def run(self, algorithm, operands, a, b, out):
+        self.calls += 1
+        if self.failing:
+            raise CublasLtError("not for these")
+        torch.mm(a, b, out=out)
+
+
+@pytest.fixture
+def any_device(monkeypatch):
+    """Let operands on a CPU pass for such that cublasLt takes."""
+
+    def operands(a, b, out):
+        rows, inner = a.shape
+        return Operands(rows, b.shape[1], inner, 1, 1, 1, True, a.dtype)
+
+    monkeypatch.setattr(module.Operands, "of", operands)
+
+
+def table(rows=1000, choice=OTHER):
+    choices = Choices(None)
+    choices.set(Product(rows, 300, 200, True), torch.bfloat16, choice)
+    return choices
+
+
+@pytest.mark.parametrize("transposed", [True, False])
+def test_a_matmul_is_torchs_where_nothing_was_chosen(device, transposed):
+    a = torch.randn(5, 7, device=device)
+    b = torch.randn(3, 7, device=device).t() if transposed else torch.randn(7, 3, device=device)
+    out = torch.empty(5, 4, device=device)[:, :3]
+    assert torch.equal(matmul(a, b), a @ b)
+    assert matmul(a, b, out) is out and torch.equal(out, a @ b)
+
+
+def test_sums_of_16_bit_operands_stay_in_fp32():
+    a, b = (torch.randn(4, 4).bfloat16() for _ in range(2))
+    got = matmul_fp32(a, b)
+    assert got.dtype == torch.float32 and torch.equal(got, a.float() @ b.float())
+    assert matmul_fp32(a[:, :0], b[:0]).equal(torch.zeros(4, 4))
+
+
+@pytest.mark.parametrize("columns", [1, 64, 65, 4112])
+def test_rows_of_operands_start_at_lines_of_the_cache(columns):
+    rows = aligned(3, columns, torch.bfloat16, torch.device("cpu"))
+    assert rows.shape == (3, columns)
+    assert rows.stride(0) * 2 == row_bytes(columns, torch.bfloat16)
+    assert rows.stride(0) * 2 % 128 == 0 and rows.stride(0) < columns + 64
+
+
+def test_a_choice_holds_for_up_to_twice_or_half_the_rows_it_was_measured_with():
+    choices = table(rows=1000)
+    assert choices.find(WEIGHT, 2000) == choices.find(WEIGHT, 500) == OTHER
+    assert choices.find(WEIGHT, 2100) is None and choices.find(WEIGHT, 0) is None
+    assert choices.find(WEIGHT._replace(inner=201), 1000) is None
+    choices.set(Product(4000, 300, 200, True), torch.bfloat16, STOCK)
+    assert choices.find(WEIGHT, 1900) == OTHER and choices.find(WEIGHT, 2100) == STOCK
+
+
+def test_a_table_is_read_as_it_was_written():
+    written = table()
+    written.set(Product(10, 20, 30, False), torch.float16, STOCK)
+    read = Choices(None, json.loads(json.dumps(written.to_json())))
+    assert read.to_json() == written.to_json()
+    assert read.find(WEIGHT, 1000) == OTHER
+
+
+def test_what_was_measured_here_goes_before_what_was_shipped():
+    read = Choices(None, table(choice=STOCK).to_json(), table(choice=OTHER).to_json())
+    assert read.find(WEIGHT, 1000) == OTHER
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["rows", "columns", "inner", "transposed", "dtype", "algorithm"]), inner
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(json_values, st.lists(json_values, max_size=4))
+def test_damaged_tables_are_left_out(tree, entries):
+    good = table().to_json()
+    choices = Choices(None, tree, [*entries, *good])
+    assert choices.find(WEIGHT, 1000) == OTHER
+
+
+def test_the_chosen_algorithm_runs(any_device):
+    lt = FakeLt()
+    choices = Choices(lt, table(rows=4).to_json())  # type: ignore[arg-type]
+    a, b = torch.randn(4, 200).bfloat16(), torch.randn(300, 200).bfloat16().t()
+    got = choices.multiply(a, b, None)
+    assert lt.calls == 1 and got is not None and torch.equal(got, a @ b)
+
+
+def test_an_algorithm_that_fails_is_not_tried_again(any_device):
+    lt = FakeLt(failing=True)
+    choices = Choices(lt, table(rows=4).to_json())  # type: ignore[arg-type]
+    a, b = torch.randn(4, 200).bfloat16(), torch.randn(300, 200).bfloat16().t()
+    assert choices.multiply(a, b, None) is None and choices.multiply(a, b, None) is None
+    assert lt.calls == 1
+
+
+def test_without_cublaslt_nothing_is_measured():
+    product = Product(10**5, 10**4, 10**4, True)
+    assert tune([product], torch.bfloat16, torch.device("cpu")) == []
+
+
+def test_results_agree_up_to_a_rounding_and_not_with_a_wrong_tile():
+    want = torch.randn(3000, 64).bfloat16()
+    assert module._agree(want.clone(), want)
+    rounded = want.clone()
+    rounded[::7] = (rounded[::7].float() * (1 + 2**-8)).bfloat16()
+    assert not torch.equal(rounded, want) and module._agree(rounded, want)
+    wrong = want.clone()
+    wrong[2000:2064] = 0
+    assert not module._agree(wrong, want)
+    wrong[2000, 0] = float("nan")
+    assert not module._agree(wrong, want)
+
+
+def test_measurements_are_kept_beside_those_of_other_gpus(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(module, "_key", lambda device, lt: "this GPU")
+    file = tmp_path / "evenfall" / "matmul_choices.json"
+    file.parent.mkdir()
+    file.write_text('{"another GPU": [1]}')
+    module._keep(table(), torch.device("cpu"), FakeLt())  # type: ignore[arg-type]
+    tree = json.loads(file.read_text())
+    assert tree["another GPU"] == [1]
+    assert Choices(None, tree["this GPU"]).find(WEIGHT, 1000) == OTHER
+    assert [f.name for f in file.parent.iterdir()] == [file.name]
+
+
+def test_a_place_that_cannot_be_written_is_no_error(tmp_path, monkeypatch, caplog):
+    (tmp_path / "evenfall").write_text("a file where the folder would be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(module, "_key", lambda device, lt: "this GPU")
+    module._keep(table(), torch.device("cpu"), FakeLt())  # type: ignore[arg-type]
+    assert "matmul_choices.json was not written" in caplog.text
