@@ -79,6 +79,8 @@ class Documents:
     bounds: Tensor
     """The same as offsets on the device, int32 [D + 1]."""
     ways: Ways = STOCK_WAYS
+    spans: tuple[Tensor, Tensor] | None = None
+    """What `per_token` says, where it is known already."""
 
     @cached_property
     def longest(self) -> int:
@@ -91,7 +93,7 @@ class Documents:
     @cached_property
     def per_token(self) -> tuple[Tensor, Tensor]:
         """First token and end of each token's document, int32 [T] each, on the device."""
-        return document_bounds(self.bounds, sum(self.lengths))
+        return self.spans or document_bounds(self.bounds, sum(self.lengths))
 
 
 def choose(

@@ -102,6 +102,16 @@ def read_memory(device: torch.device) -> MemoryReading:
     return MemoryReading(status["VmRSS"] / 1e6, status["VmHWM"] / 1e6, host_memory_limit() / 1e9)
 
 
+def free_bytes(device: torch.device) -> tuple[int, int]:
+    """What this process may still take on a GPU, and its share of the whole; counts what the
+    allocator holds unused."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    free, total = torch.cuda.mem_get_info(index)
+    allocated = torch.cuda.memory_allocated(index)
+    share = int(total * torch.cuda.get_per_process_memory_fraction(index))
+    return min(free + torch.cuda.memory_reserved(index) - allocated, share - allocated), share
+
+
 def host_memory_limit() -> int:
     """Bytes of main memory that this process may use: the machine's, or its cgroup's if less."""
     total = int(_kilobytes(_PROC / "meminfo")["MemTotal"] * 1000)

@@ -102,6 +102,18 @@ class MemoryPlanned(Event):
 
 
 @dataclass(frozen=True)
+class StepCaptured(Event):
+    """Micro-steps of one shape run as a CUDA graph from now on."""
+
+    tokens: int
+    labels: int
+    filled: int
+    """Tokens of this one that were filled up."""
+    difference: float
+    """Of loss and gradients from those of single launches, relative."""
+
+
+@dataclass(frozen=True)
 class DataPrepared(Event):
     format: str
     reason: str
@@ -280,6 +292,7 @@ AnyEvent = (
     | PartsPatched
     | DataPrepared
     | MemoryPlanned
+    | StepCaptured
     | Step
     | Evaluated
     | CheckpointSaved

@@ -1,7 +1,7 @@
-"""Importing the heavy libraries: most of the time to a run's first step.
+"""Importing the heavy libraries, which is most of the time to a run's first step.
 
-`import_libraries` brings the whole engine in and spends nothing on what a run does not need. What is
-left is the libraries' own; `tests/benchmarks/first_step.py --imports` shows it. This module is light.
+Spends nothing on what a run does not need; what is left is the libraries' own, and
+`tests/benchmarks/first_step.py --imports` shows it. This module is light.
 
 * No garbage is collected meanwhile. What is imported stays: to look through it again and again takes
   a fifth of the time and finds next to nothing. Afterwards it is set aside for good (`gc.freeze`), so
@@ -14,29 +14,31 @@ import atexit
 import contextlib
 import gc
 import os
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 
 _lock = threading.Lock()
-_imported = False
+
+
+def import_torch() -> None:
+    """Import torch and bitsandbytes, which come first. Later calls return at once."""
+    _import("bitsandbytes", _compiling_nothing)
 
 
 def import_libraries() -> None:
-    """Import the engine and all that it stands on. Later calls return at once.
+    """Import the engine and all that it stands on. Later calls return at once."""
+    import_torch()
+    package = __name__.rpartition(".")[0]
+    _import(f"{package}.worker", contextlib.nullcontext)
 
-    Threads that import the same libraries crosswise can see them half made. So a second caller waits
-    here for the first.
-    """
-    global _imported
-    with _lock:
-        if _imported:
-            return
-        with _collecting_nothing():
-            with _compiling_nothing():
-                import_module("bitsandbytes")
-            import_module(".worker", __package__)
-        _imported = True
+
+def _import(name: str, way: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+    with _lock:  # threads that import the same libraries crosswise can see them half made
+        if name not in sys.modules:
+            with _collecting_nothing(), way():
+                import_module(name)
 
 
 @contextlib.contextmanager
@@ -46,7 +48,7 @@ def _collecting_nothing() -> Iterator[None]:
     try:
         yield
         gc.freeze()
-        atexit.register(gc.unfreeze)  # extension modules report what is never taken down as leaks
+        atexit.register(gc.unfreeze)  # Triton reports what is not taken down at the end as leaks
     finally:
         if collecting:
             gc.enable()
@@ -54,7 +56,7 @@ def _collecting_nothing() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _compiling_nothing() -> Iterator[None]:
-    """torch.compile gives functions back as they are; what it is given later it compiles."""
+    """torch.compile gives functions back as they are; what it is given afterwards it compiles."""
     name = "TORCHDYNAMO_DISABLE"
     before = os.environ.get(name)
     os.environ[name] = "1"

@@ -19,10 +19,9 @@ import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from ..kernels.linear_cross_entropy import CHUNK_BYTES
 from .decoder import LayerParts, Level
+from .device import free_bytes
 from .events import MemoryPlanned
 from .fast_layer import fast_states
 from .load import set_recompute
@@ -160,7 +159,7 @@ def fit_memory(run: Run) -> None:
             group.keep_weights(False)
     gc.collect()  # failed steps and earlier models leave cycles that hold memory
     tokens = train.per_device_train_batch_size * run.config.data.max_length
-    free, total = _free_bytes(run.device)
+    free, total = free_bytes(run.device)
     arch = run.model.config.get_text_config()
     if run.head is None:  # logits, their fp32 copy, and a gradient of each
         free -= 12 * tokens * arch.vocab_size
@@ -182,13 +181,3 @@ def fit_memory(run: Run) -> None:
             plan.weights / 1e9,
         )
     )  # fmt: skip
-
-
-def _free_bytes(device: torch.device) -> tuple[int, int]:
-    """What this process may still take on a GPU, and its share of the whole; counts what the
-    allocator holds unused."""
-    index = torch.cuda.current_device() if device.index is None else device.index
-    free, total = torch.cuda.mem_get_info(index)
-    allocated = torch.cuda.memory_allocated(index)
-    share = int(total * torch.cuda.get_per_process_memory_fraction(index))
-    return min(free + torch.cuda.memory_reserved(index) - allocated, share - allocated), share

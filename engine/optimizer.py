@@ -103,6 +103,11 @@ class FlatAdamW:
             self._grad.div_(divisor)
         return self._update(rate, self._settings)
 
+    @property
+    def gradients(self) -> Tensor:
+        """Gathered since the last step, as one buffer, fp32."""
+        return self._grad
+
     def zero_grad(self) -> None:
         """Drop the gradients gathered so far."""
         self._grad.zero_()

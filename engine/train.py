@@ -21,7 +21,8 @@ from . import events as ev
 from . import recovery
 from .checkpoint import rng_state, save_now, set_rng_state
 from .device import read_memory
-from .evaluate import evaluate, loss_sum
+from .evaluate import evaluate
+from .micro_step import MicroStep
 from .schedule import Schedule
 from .session import Control
 from .state import Ending, OutOfMemoryEnd, Run, TrainingError
@@ -60,6 +61,7 @@ def train(run: Run) -> Literal["complete"] | Ending:
         recipe.lr_scheduler_type, recipe.learning_rate, recipe.warmup_steps, last_step,
         state.rate_changes,
     )  # fmt: skip
+    micro_step = MicroStep(run)
     replay = _changes_to_replay(control, len(state.rate_changes))
     pending: _Pending | None = None
     skipped = 0
@@ -83,6 +85,7 @@ def train(run: Run) -> Literal["complete"] | Ending:
     def outside_the_clock(action: Callable[[], Ending | None]) -> Ending | None:
         nonlocal mark
         settle()
+        micro_step.make_room()
         ending = action()
         mark = time.perf_counter()
         return ending
@@ -112,7 +115,7 @@ def train(run: Run) -> Literal["complete"] | Ending:
                 case ev.SaveNow():
                     outside_the_clock(lambda: save_now(run))
                 case ev.EvaluateNow() if data.evaluation is not None:
-                    if ending := outside_the_clock(lambda: _evaluate(run)):
+                    if ending := outside_the_clock(lambda: _evaluate(run, micro_step)):
                         return ending
                 case ev.SetLearningRate(value, mode) if 0 <= value <= 10:
                     old = schedule.change(state.step, value, mode)
@@ -137,20 +140,19 @@ def train(run: Run) -> Literal["complete"] | Ending:
         rate = schedule.rate(state.step)
         generators = rng_state()
         before_gb = read_memory(device).now_gb
-        trouble = norm = micro_loss = None
+        trouble = norm = None
         loss = torch.zeros((), device=device)
         try:
             for batch in batches:
-                micro_loss = loss_sum(run, batch.to(device))
-                micro_loss.backward()  # divided later: in fp16 small gradients would vanish here
-                loss += micro_loss.detach()
+                loss += micro_step(batch)
             norm = optimizer.step(rate, divisor=trained)
         except (RuntimeError, MemoryError) as error:
             if not recovery.is_out_of_memory(error):
                 raise
             trouble = recovery.take_down(error, "step", device, state.step, before_gb)
         if trouble is not None:
-            del batches, loss, micro_loss, norm  # the last holders of the failed update
+            del batches, loss, norm  # the last holders of the failed update
+            micro_step.forget()
             settle()
             if ending := recovery.answer(run, trouble):
                 return ending
@@ -180,14 +182,19 @@ def train(run: Run) -> Literal["complete"] | Ending:
                 "look for damaged rows",
             )
         due = recipe.eval_steps and state.step % recipe.eval_steps == 0
-        if due and state.step < last_step and (ending := outside_the_clock(lambda: _evaluate(run))):
+        if (
+            due
+            and state.step < last_step
+            and (ending := outside_the_clock(lambda: _evaluate(run, micro_step)))
+        ):
             return ending
         if state.step % recipe.save_steps == 0 and state.step < last_step:
             outside_the_clock(lambda: save_now(run))
 
     settle()
+    micro_step.forget()
     save_now(run)
-    if data.evaluation is not None and (ending := _evaluate(run)):
+    if data.evaluation is not None and (ending := _evaluate(run, micro_step)):
         return ending
     return "complete"
 
@@ -253,7 +260,7 @@ def _changes_to_replay(control: Control, held: int) -> dict[int, list[ev.Learnin
     return replay
 
 
-def _evaluate(run: Run) -> Ending | None:
+def _evaluate(run: Run, micro_step: MicroStep) -> Ending | None:
     """Evaluate on the held-out rows; when memory runs out, answer that and evaluate again.
 
     Where nobody can answer, the evaluation is left out: what it lacks is no reason to end a training.
@@ -269,6 +276,7 @@ def _evaluate(run: Run) -> Ending | None:
             if not recovery.is_out_of_memory(error):
                 raise
             trouble = recovery.take_down(error, "evaluation", run.device, run.state.step, before_gb)
+            micro_step.forget()
         else:
             seconds = time.perf_counter() - start
             run.control.emit(ev.Evaluated(run.state.step, loss, len(bins.examples), seconds))

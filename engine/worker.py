@@ -17,7 +17,7 @@ import torch
 
 from ..kernels.adamw import AdamWSettings
 from . import events as ev
-from . import recovery
+from . import recovery, wake
 from .attention import STOCK_WAYS
 from .checkpoint import load_checkpoint, save_final_adapter
 from .config import RunConfig
@@ -84,6 +84,7 @@ def _work(directory: RunDirectory, control: Control, *, resume: bool) -> None:
     packed_length = _packed_length(directory, steps) or config.data.max_length
     data = prepare(_with_length(config, packed_length), tokenizer, report)
     loaded, config = _load(directory, config, device, control)
+    wake.wait()
     while True:
         run = build_run(directory, config, control, loaded, data, device, packed_length)
         if steps:

@@ -11,7 +11,7 @@ import sys
 from ..engine import events as ev
 from ..engine.progress import RunProgress
 from .safe_text import safe_str
-from .story import count_text, memory_line, seconds_text
+from .story import count_text, graph_line, memory_line, seconds_text
 
 
 class PlainLines:
@@ -81,6 +81,8 @@ def describe(event: ev.Event) -> str:
             return _data_line(event)
         case ev.MemoryPlanned():
             return memory_line(event)
+        case ev.StepCaptured():
+            return graph_line(event)
         case ev.Evaluated():
             return f"evaluation at step {event.step}: loss {event.loss:.4f} ({event.rows} rows)"
         case ev.CheckpointSaved():

@@ -6,7 +6,10 @@ clipboard) nor a lone `[/INST]` (which crashes its markup parser). Everything un
 here and reaches widgets as `Content`, which is never parsed.
 """
 
-from textual.content import Content
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from textual.content import Content
 
 _VISIBLE = {code: 0x2400 + code for code in range(0x20)}
 _VISIBLE |= {0x7F: 0x2421, **dict.fromkeys(range(128, 160), 65533)}
@@ -31,6 +34,10 @@ def safe_str(text: object, limit: int = 4096, *, lines: bool = False) -> str:
     return plain + "…" if cut else plain
 
 
-def safe_text(text: object, limit: int = 4096, *, lines: bool = False, style: str = "") -> Content:
+def safe_text(
+    text: object, limit: int = 4096, *, lines: bool = False, style: str = ""
+) -> "Content":
     """`safe_str` as Content, for widgets."""
+    from textual.content import Content  # a tenth of a second that a run without screens saves
+
     return Content.styled(safe_str(text, limit, lines=lines), style)

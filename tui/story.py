@@ -93,7 +93,13 @@ class Story:
                 self._stage = event.stage
                 detail = f": {event.detail}" if event.detail else ""
                 return Line(self._step, f"{event.stage}{detail}", "dim")
-            case ev.RunStarted() | ev.ModelLoaded() | ev.DataPrepared() | ev.MemoryPlanned():
+            case (
+                ev.RunStarted()
+                | ev.ModelLoaded()
+                | ev.DataPrepared()
+                | ev.MemoryPlanned()
+                | ev.StepCaptured()
+            ):
                 return self._of_set_up(event)
             case ev.Alert():
                 return Line(self._step, event.message, event.level)
@@ -135,6 +141,8 @@ class Story:
                 return Line(None, f"{event.kept} rows in {event.bins} bins{extra}")
             case ev.MemoryPlanned():
                 return Line(self._step, memory_line(event))
+            case ev.StepCaptured():
+                return Line(self._step, graph_line(event))
         return None
 
     def _of_state(self, event: ev.Event) -> Line | None:
@@ -176,6 +184,11 @@ class Story:
                 who = "taken by itself" if event.automatic else "applied"
                 return Line(event.step, f"{event.title} ({who})", "you")
         return None
+
+
+def graph_line(event: ev.StepCaptured) -> str:
+    """What became one CUDA graph, in words."""
+    return f"micro-steps of {event.tokens:,} tokens run as one CUDA graph, proven here"
 
 
 def memory_line(event: ev.MemoryPlanned) -> str:

@@ -1,20 +1,20 @@
 """Importing the heavy libraries behind the first paint, so that the first run starts sooner.
 
 Two threads that import the same libraries crosswise can see them half made. So jobs that may import
-them wait for the warm-up to end. (A session need not: its first import is the warm-up's own, and
-waits for it at the module's lock.)
+them wait for the warm-up to end. (A session need not: it imports them as the warm-up does, and waits
+for it there.)
 """
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 from ..engine.jobs import Job
+from ..engine.libraries import import_libraries
 
 
 def _import_engine(job: Job[None]) -> None:
     del job
-    import_module("..engine.worker", __package__)
+    import_libraries()
 
 
 class WarmUp:

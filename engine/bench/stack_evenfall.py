@@ -142,6 +142,11 @@ class _Story(Control):
                     f"activations again, {event.recomputed} everything; {event.cached} keep their "
                     "weights dequantised"
                 )
+            case ev.StepCaptured():
+                self.notes.append(
+                    f"micro-steps of {event.tokens:,} tokens and {event.labels:,} labels are a CUDA "
+                    f"graph; it differs by {event.difference:.1e} from single launches"
+                )
             case ev.Alert(message=message):
                 self.notes.append(message)
             case ev.Step():

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from evenfall.engine import evaluate, recovery, worker
+from evenfall.engine import evaluate, micro_step, recovery, worker
 from evenfall.engine import events as ev
-from evenfall.engine import train as loop
 from evenfall.engine.config import RunConfig
 from evenfall.engine.recovery import Shape, is_out_of_memory, requested_gb, rungs_for_step
 from evenfall.engine.runs import create_run
@@ -46,7 +45,7 @@ def fail_above(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], list]:
     the forward; returns weak references to what the failed frames held."""
 
     def arm(tokens: int, after: int) -> list:
-        real, calls, held = loop.loss_sum, [0], []
+        real, calls, held = micro_step.loss_sum, [0], []
 
         def limited(run, batch):
             calls[0] += 1
@@ -56,7 +55,7 @@ def fail_above(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], list]:
                 raise torch.OutOfMemoryError(CUDA_TEXT)
             return real(run, batch)
 
-        monkeypatch.setattr(loop, "loss_sum", limited)
+        monkeypatch.setattr(micro_step, "loss_sum", limited)
         return held
 
     return arm
@@ -103,13 +102,13 @@ def test_every_rung_can_be_chosen_and_the_run_finishes(
     tiny_config: Make, fail_above, monkeypatch: pytest.MonkeyPatch, rung: str
 ) -> None:
     fail_above(150, 3)
-    real = loop.loss_sum
+    real = micro_step.loss_sum
     config = tiny_config(train=BATCHED, adapter={"r": 8, "lora_alpha": 16})
 
     def answer(question: ev.OutOfMemory) -> ev.Command:
         chosen = next(r for r in question.rungs if r.id == rung)
         if rung in ("recompute", "rank"):  # these do not shrink the batch: let it fit from now on
-            monkeypatch.setattr(loop, "loss_sum", evaluate.loss_sum)
+            monkeypatch.setattr(micro_step, "loss_sum", evaluate.loss_sum)
         return ev.ApplyRecovery(chosen.id)
 
     events = train(config, answer=answer)

@@ -9,6 +9,7 @@ from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 
 from evenfall.engine import events as ev
+from evenfall.engine import micro_step
 from evenfall.engine import train as loop
 from evenfall.engine.config import RunConfig
 from evenfall.engine.optimizer import FlatAdamW
@@ -255,14 +256,14 @@ def test_evaluate_now_needs_held_out_rows(tiny_config: Make) -> None:
 def test_a_gradient_that_is_not_finite_leaves_the_adapter_alone(
     tiny_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = loop.loss_sum, []
+    real, calls = micro_step.loss_sum, []
 
     def poisoned(*args):
         calls.append(None)
         value = real(*args)
         return value * float("nan") if len(calls) in (3, 4) else value
 
-    monkeypatch.setattr(loop, "loss_sum", poisoned)
+    monkeypatch.setattr(micro_step, "loss_sum", poisoned)
     directory, events = run(tiny_config())
     assert [step.skipped for step in of(ev.Step, events)] == [False, True, *[False] * 4]
     adapter = load_file(directory.adapter / "adapter_model.safetensors")
@@ -282,7 +283,7 @@ def test_losses_are_summed_in_the_backward_and_divided_in_float32(
         return real(self, rate, divisor=divisor)
 
     monkeypatch.setattr(FlatAdamW, "step", step)
-    monkeypatch.setattr(loop, "loss_sum", lambda run, _: sum_of(run.model))
+    monkeypatch.setattr(micro_step, "loss_sum", lambda run, _: sum_of(run.model))
     recipe = {"max_steps": 1, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 3}
     _, events = run(tiny_config(train=recipe))
     (done,) = of(ev.Step, events)
@@ -292,7 +293,7 @@ def test_losses_are_summed_in_the_backward_and_divided_in_float32(
 def test_gradients_that_stay_not_finite_end_the_run_with_the_adapter_saved(
     tiny_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "loss_sum", lambda run, _: sum_of(run.model) * float("inf"))
+    monkeypatch.setattr(micro_step, "loss_sum", lambda run, _: sum_of(run.model) * float("inf"))
     directory, events = run(tiny_config(train={"max_steps": 20}))
     (failed,) = of(ev.Failed, events)
     assert "not finite" in failed.message and "learning_rate" in failed.hint

@@ -21,9 +21,13 @@ from evenfall.tui.story import Story
                 "recomputed in 19 layers: 14.2 GB"
             ),
         ),
+        (
+            ev.StepCaptured(16_384, 16_376, 0, 0.0),
+            "micro-steps of 16,384 tokens run as one CUDA graph, proven here",
+        ),
     ],
 )
-def test_the_memory_plan_is_told(event: ev.MemoryPlanned, words: str) -> None:
+def test_what_was_chosen_for_this_gpu_is_told(event: ev.Event, words: str) -> None:
     story = Story()
     story.add(event)
     assert [line.text for line in story.lines] == [words]

@@ -1,0 +1,330 @@
+"""A micro-batch's forward and backward: launch by launch, or as one CUDA graph.
+
+A small model's step is bound by the host: a thousand launches from Python take longer than what they launch,
+and a screen that is drawn meanwhile takes the loop's time (both hold the interpreter's lock). Replayed as one
+graph the same kernels run back to back. A graph is captured for one shape, so:
+
+* a batch of the shape of the batch before is captured as it is;
+* where the host is the bottleneck, packed batches are filled up to the micro-batch's full number of tokens:
+  single tokens that are a document each, attend to themselves alone, and are not learnt. The labels are filled
+  up too, to a few steps, with positions that no label has and an index that the loss ignores.
+
+Both change no number but by the order of sums. Each graph is proven before it counts: the batch is computed
+launch by launch first, then replayed on the same batch, and loss and gradients must agree; where they do not, or a
+capture fails, the loop goes on launch by launch. So it does with stock layers (whose
+kernels may wait for the device), dropout, and attention other than ours or a batch of equal rows.
+
+A graph keeps the memory of its activations. When another shape or an evaluation needs that room it is given up.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import events as ev
+from .attention import Documents, choose
+from .data.batch import Batch
+from .device import free_bytes
+from .evaluate import loss_sum
+from .fast_layer import fast_states
+from .state import Run
+
+log = logging.getLogger(__name__)
+
+MAX_GRAPHS = 6
+"""Shapes that have a graph at a time. All share one pool of memory, but each takes a little of its own."""
+
+_MOST_GIVEN_UP = 3
+"""Times that graphs are given up for memory before none is captured any more."""
+
+_HOST_BOUND = 0.6
+"""Share of a micro-step in which the host enqueues it, from which on it is the bottleneck."""
+
+_SETTLED, _TIMED = 2, 3
+"""Micro-steps before any is timed, since kernels are compiled in them, and how many are."""
+
+_LABEL_STEPS = 8
+"""Into so many steps the labels of a full micro-batch are divided, to which they are filled up."""
+
+_ROUNDING, _TIMES_ITSELF = 1e-6, 3.0
+"""How far a graph's loss and gradients may be from those of launches, relative: by fp32's rounding, or so many
+times as far as launches are from each other."""
+
+_MARGIN = 0.04
+"""Part of the device's memory that a capture leaves alone."""
+
+
+class Shape(NamedTuple):
+    """What a graph is made for."""
+
+    tokens: int
+    labels: int
+    rows: int
+    """Documents of one length, as a batch; 0: of any lengths, in our kernel."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that a micro-step reads, of a fixed shape; on the host or, for a graph, always in one place."""
+
+    input_ids: Tensor
+    """int64 ``[1, T]``."""
+    position_ids: Tensor
+    """int64 ``[1, T]``."""
+    labels: Tensor
+    """int64 ``[M]``; -100 where there is none."""
+    label_positions: Tensor
+    """int64 ``[M]``, none twice."""
+    starts: Tensor
+    """int32 ``[T]``: the first token of each token's document."""
+    ends: Tensor
+    """int32 ``[T]``: one past its last."""
+
+    def tensors(self) -> list[Tensor]:
+        return list(vars(self).values())
+
+
+def fill_up(batch: Batch, shape: Shape) -> Inputs:
+    """A batch on the host, filled up to a shape with tokens and labels that change nothing.
+
+    Raises:
+        ValueError: it is larger.
+    """
+    tokens, labels = shape.tokens - batch.tokens, shape.labels - batch.trained_tokens
+    if tokens < 0 or labels < 0 or shape.labels > shape.tokens:
+        raise ValueError(f"a batch of {batch.tokens} and {batch.trained_tokens} into {shape}")
+    ends = np.cumsum(batch.lengths)
+    alone = np.arange(batch.tokens, shape.tokens)
+    starts = np.concatenate([np.repeat(ends - batch.lengths, batch.lengths), alone])
+    ends = np.concatenate([np.repeat(ends, batch.lengths), alone + 1])
+    free = np.ones(shape.tokens, dtype=bool)
+    free[batch.label_positions.numpy()] = False
+    # The last ones first: where there are filled up tokens, nothing hangs on their hidden states.
+    unused = torch.from_numpy(np.flatnonzero(free)[::-1][:labels].copy())
+    nothing = torch.zeros((1, tokens), dtype=torch.int64)
+    return Inputs(
+        torch.cat([batch.input_ids, nothing], dim=1),
+        torch.cat([batch.position_ids, nothing], dim=1),
+        torch.cat([batch.labels, torch.full((labels,), -100)]),
+        torch.cat([batch.label_positions, unused]),
+        torch.from_numpy(starts.astype(np.int32)),
+        torch.from_numpy(ends.astype(np.int32)),
+    )
+
+
+class MicroStep:
+    """Computes a run's micro-batches."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._never = _why_never(run)
+        self._graphs: dict[Shape, _Graph] = {}
+        self._pool: Any = None
+        self._held = 0
+        """Bytes of the graphs' pool."""
+        self._needs = 0
+        """Bytes of a micro-step, launch by launch: the most so far, or more."""
+        self._given_up = 0
+        self._last: Shape | None = None
+        self._launched = 0
+        self._shares: list[float] = []
+        """Of the host, in micro-steps that were timed."""
+        self._timing: tuple[float, torch.cuda.Event, torch.cuda.Event] | None = None
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The summed loss, fp32 ``[]``; the gradients are added to the parameters'.
+
+        Args:
+            batch: on the host.
+        """
+        shape = None if self._never else self._shape(batch)
+        if shape is None:
+            return self._launch(batch)
+        again, self._last = shape == self._last, shape
+        if graph := self._graphs.get(shape):
+            return graph.replay(fill_up(batch, shape))
+        if not (again or self._host_bound) or len(self._graphs) >= MAX_GRAPHS or not self._room():
+            return self._launch(batch)
+        return self._capture(batch, shape)
+
+    def make_room(self) -> None:
+        """Give the graphs up if as much as a micro-step takes would not fit beside them."""
+        if self._graphs and self._free()[0] < self._needs:
+            self.forget()
+            self._given_up += 1
+            if self._given_up >= _MOST_GIVEN_UP:
+                self._never = "the memory of graphs is needed"
+
+    def forget(self) -> None:
+        """Let go of all graphs and what they hold."""
+        if self._graphs:
+            torch.cuda.synchronize(self._run.device)
+        self._graphs, self._pool, self._held, self._needs, self._last = {}, None, 0, 0, None
+
+    @property
+    def _host_bound(self) -> bool:
+        return len(self._shares) == _TIMED and min(self._shares) > _HOST_BOUND
+
+    def _shape(self, batch: Batch) -> Shape | None:
+        """What a batch may be captured as; None where it cannot be."""
+        run = self._run
+        documents = Documents(batch.lengths, batch.cu_seqlens, run.ways)
+        # As of now: a recovery may have changed them.
+        capacity = run.config.train.per_device_train_batch_size * run.config.data.max_length
+        labels = batch.trained_tokens
+        if self._host_bound:
+            step = max(1, capacity // _LABEL_STEPS)
+            labels = min(-(-labels // step) * step, capacity)
+        if choose(documents) == "rows" and (not self._host_bound or batch.tokens == capacity):
+            return Shape(batch.tokens, labels, len(batch.lengths))
+        if run.ways.mixed != "kernel" or run.ways.windowed != "kernel":
+            return None
+        if not self._host_bound:
+            return Shape(batch.tokens, labels, 0)
+        return Shape(capacity, labels, 0) if batch.tokens <= capacity else None
+
+    def _free(self) -> tuple[int, int]:
+        """What may still be taken for launches, and the device's whole."""
+        free, total = free_bytes(self._run.device)
+        return free - self._held, total
+
+    def _room(self) -> bool:
+        """Whether a graph fits; what launching the same took is free then."""
+        free, total = self._free()
+        return free + self._held > self._needs + _MARGIN * total
+
+    def _launch(self, batch: Batch) -> Tensor:
+        run, device = self._run, self._run.device
+        if device.type != "cuda":
+            return _loss_and_gradients(run, batch)
+        self.make_room()
+        self._read_timing()
+        self._launched += 1
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        before, mark = torch.cuda.memory_allocated(device), time.perf_counter()
+        begin.record()
+        loss = _loss_and_gradients(run, batch)
+        end.record()
+        if self._launched > _SETTLED and len(self._shares) < _TIMED and self._timing is None:
+            self._timing = time.perf_counter() - mark, begin, end
+        self._needs = max(self._needs, torch.cuda.max_memory_allocated(device) - before)
+        return loss
+
+    def _read_timing(self) -> None:
+        """Take in an earlier micro-step's time, once the device has done it."""
+        if self._timing is not None and self._timing[2].query():
+            seconds, begin, end = self._timing
+            self._shares.append(1e3 * seconds / begin.elapsed_time(end))
+            self._timing = None
+
+    def _capture(self, batch: Batch, shape: Shape) -> Tensor:
+        """The batch's loss and gradients, launched; and a graph of the same if it gives them too."""
+        run = self._run
+        gradients = run.optimizer.gradients
+        before = gradients.clone()
+        inputs = fill_up(batch, shape)
+        static = Inputs(*(tensor.to(run.device) for tensor in inputs.tensors()))
+
+        def again(compute: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+            gradients.copy_(before)
+            return compute(), gradients - before
+
+        launched = again(lambda: _of_inputs(run, static, shape))
+        after = gradients.clone()
+        if not all(bool(tensor.isfinite().all()) for tensor in launched):
+            return launched[0]  # a bad batch proves nothing
+        reserved = torch.cuda.memory_reserved(run.device)
+        graph, difference, allowed = None, math.inf, _ROUNDING
+        try:
+            if self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
+            graph = _Graph(run, static, shape, self._pool)
+            self._held += max(0, torch.cuda.memory_reserved(run.device) - reserved)
+            difference = _difference(again(lambda: graph.replay(inputs)), launched)
+            if difference > allowed:  # attention that adds atomically differs from itself as much
+                once_more = again(lambda: _of_inputs(run, static, shape))
+                allowed = max(allowed, _TIMES_ITSELF * _difference(once_more, launched))
+        except (RuntimeError, MemoryError) as error:
+            log.warning("no CUDA graph: %s", str(error).partition("\n")[0], exc_info=True)
+        gradients.copy_(after)
+        if graph is None or not difference <= allowed:
+            if graph is not None:
+                log.warning("a CUDA graph is %.1e off, launches %.1e", difference, allowed)
+            self.forget()
+            self._never = "no graph could be captured, or it gave other numbers"
+            return launched[0]
+        self._graphs[shape] = graph
+        filled = shape.tokens - batch.tokens
+        run.control.emit(ev.StepCaptured(shape.tokens, shape.labels, filled, difference))
+        return launched[0]
+
+
+class _Graph:
+    """One captured micro-step and the tensors that it reads and writes."""
+
+    def __init__(self, run: Run, static: Inputs, shape: Shape, pool: Any) -> None:
+        self._static = static
+        self._graph = torch.cuda.CUDAGraph()
+        # Other threads draw screens and read the device's memory meanwhile.
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+            self._loss = _of_inputs(run, static, shape)
+
+    def replay(self, inputs: Inputs) -> Tensor:
+        for source, target in zip(inputs.tensors(), self._static.tensors(), strict=True):
+            target.copy_(source.pin_memory(), non_blocking=True)
+        self._graph.replay()
+        return self._loss.clone()
+
+
+def _loss_and_gradients(run: Run, batch: Batch) -> Tensor:
+    loss = loss_sum(run, batch.to(run.device))
+    loss.backward()  # divided later: in fp16 small gradients would vanish here
+    return loss.detach()
+
+
+def _of_inputs(run: Run, inputs: Inputs, shape: Shape) -> Tensor:
+    """The same of inputs on the device."""
+    assert run.head is not None
+    # Equal rows as they are; else lengths that choose our kernel, which goes by starts and ends.
+    rows = shape.rows
+    lengths = (shape.tokens // rows,) * rows if rows else (shape.tokens - 1, 1)
+    documents = Documents(lengths, inputs.starts[:0], run.ways, (inputs.starts, inputs.ends))
+    loss = run.head.losses(
+        run.model, inputs.labels, inputs.label_positions, input_ids=inputs.input_ids,
+        position_ids=inputs.position_ids, documents=documents,
+    ).sum()  # fmt: skip
+    loss.backward()
+    return loss.detach()
+
+
+def _difference(got: tuple[Tensor, Tensor], want: tuple[Tensor, Tensor]) -> float:
+    """Of loss and gradients, the larger: relative, by the root mean square; infinite where anything is
+    not finite."""
+    errors = [
+        ((one - other).norm() / other.norm().clamp_min(1e-30)).item()
+        for one, other in zip(got, want, strict=True)
+    ]
+    return max(errors) if all(map(math.isfinite, errors)) else math.inf
+
+
+def _why_never(run: Run) -> str:
+    """Why this run's micro-steps are not captured at all; empty where they may be."""
+    states = fast_states(run.model)
+    if run.device.type != "cuda":
+        return "there is no GPU"
+    if run.head is None or not run.packed:
+        return "the model's own head or attention computes the loss"
+    if len(states) < run.model.config.get_text_config().num_hidden_layers:
+        return "some layers are stock"
+    if any(group.dropout for state in states for group in state.parts.groups):
+        return "there is dropout"
+    return ""

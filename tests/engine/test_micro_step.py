@@ -1,0 +1,279 @@
+"""Micro-steps as graphs: what they are filled up with, and when one is captured. That a graph gives the
+same numbers is seen on a GPU: tests/gpu/graph_gpu.py."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_layers import DEVICE, LENGTHS, OUR_KERNEL, tiny
+
+from evenfall.engine import events as ev
+from evenfall.engine import micro_step
+from evenfall.engine.attention import Ways
+from evenfall.engine.data.batch import Example, collate
+from evenfall.engine.fast_layer import fast_states
+from evenfall.engine.loss_head import read_head
+from evenfall.engine.micro_step import Inputs, MicroStep, Shape, fill_up
+from evenfall.engine.patch_layers import patch_layers
+from evenfall.kernels.backend import triton
+
+ROWS = Ways(equal="rows", mixed="kernel", windowed="kernel", softcapped="kernel")
+
+
+def batch_of(lengths, *, learnt=0.5, seed=0):
+    generator = np.random.default_rng(seed)
+    examples = []
+    for number, length in enumerate(lengths):
+        trained = generator.random(length) < learnt
+        examples.append(Example(generator.integers(3, 60, length), trained, number))
+    return collate(examples)
+
+
+@given(
+    st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    st.integers(0, 9),
+    st.integers(0, 9),
+    st.integers(0, 5),
+)
+def test_filling_up_adds_lonely_tokens_and_labels_that_do_not_count(lengths, tokens, labels, seed):
+    batch = batch_of(lengths, seed=seed)
+    shape = Shape(batch.tokens + tokens, batch.trained_tokens + labels, 0)
+    if shape.labels > shape.tokens:
+        with pytest.raises(ValueError, match="into Shape"):
+            fill_up(batch, shape)
+        return
+    inputs = fill_up(batch, shape)
+    count, learnt = batch.tokens, batch.trained_tokens
+    assert [t.shape[-1] for t in inputs.tensors()] == [
+        *[shape.tokens] * 2,
+        *[shape.labels] * 2,
+        *[shape.tokens] * 2,
+    ]
+    assert torch.equal(inputs.input_ids[:, :count], batch.input_ids)
+    assert torch.equal(inputs.position_ids[:, :count], batch.position_ids)
+    assert torch.equal(inputs.labels[:learnt], batch.labels)
+    assert torch.equal(inputs.label_positions[:learnt], batch.label_positions)
+    assert (inputs.labels[learnt:] == -100).all()
+    assert len(set(inputs.label_positions.tolist())) == shape.labels
+    assert (inputs.label_positions < shape.tokens).all()
+    at = 0
+    for length in (*lengths, *[1] * tokens):
+        assert inputs.starts[at : at + length].tolist() == [at] * length
+        assert inputs.ends[at : at + length].tolist() == [at + length] * length
+        at += length
+
+
+def test_a_batch_is_not_filled_into_less_than_it_is():
+    batch = batch_of([5, 5])
+    with pytest.raises(ValueError, match="a batch of 10"):
+        fill_up(batch, Shape(9, 9, 0))
+
+
+def fast_run(**changes) -> Any:
+    """As much of a run as a micro-step looks at, its layers forced onto our kernels."""
+    model = tiny("llama", quantized=True, **changes)
+    patch_layers(model, DEVICE, OUR_KERNEL, force=True)
+    head, _ = read_head(model)
+    assert head is not None
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    flat = torch.zeros(sum(p.numel() for p in parameters), device=DEVICE)
+    at = 0
+    for parameter in parameters:
+        parameter.grad = flat[at : at + parameter.numel()].view(parameter.shape)
+        at += parameter.numel()
+    for state in fast_states(model):
+        state.accumulate = True
+    return SimpleNamespace(
+        model=model, head=head, ways=OUR_KERNEL, device=torch.device(DEVICE), packed=True,
+        optimizer=SimpleNamespace(gradients=flat),
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(triton is None, reason="our attention needs Triton or its interpreter")
+def test_a_filled_up_batch_has_the_loss_and_the_gradients_of_the_batch():
+    run = fast_run()
+    batch = batch_of(LENGTHS)
+    want = micro_step._loss_and_gradients(run, batch)
+    gradients = run.optimizer.gradients.clone()
+    assert gradients.abs().max() > 0
+    run.optimizer.gradients.zero_()
+    shape = Shape(40, 30, 0)
+    got = micro_step._of_inputs(run, fill_up(batch, shape), shape)
+    assert torch.allclose(got, want, rtol=1e-5)
+    assert torch.allclose(run.optimizer.gradients, gradients, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Stands in for a GPU and for a model whose loss and gradients count the tokens that are learnt."""
+    made = []
+    stand_in = SimpleNamespace(made=made, free=10**12, loss=1.0, drift=0.0, graphs_off_by=1.0)
+
+    def learn(run, count):
+        stand_in.loss *= 1 + stand_in.drift
+        run.optimizer.gradients.add_(count * stand_in.loss)
+        return torch.tensor(count * stand_in.loss)
+
+    def of_inputs(run, inputs, shape):
+        return learn(run, int((inputs.labels >= 0).sum()))
+
+    class FakeGraph:
+        def __init__(self, run, static, shape, pool):
+            made.append(shape)
+            self.run, self.shape = run, shape
+
+        def replay(self, inputs: Inputs):
+            return stand_in.graphs_off_by * of_inputs(self.run, inputs, self.shape)
+
+    monkeypatch.setattr(micro_step, "_Graph", FakeGraph)
+    monkeypatch.setattr(micro_step, "_of_inputs", of_inputs)
+    monkeypatch.setattr(
+        micro_step, "_loss_and_gradients", lambda run, batch: learn(run, batch.trained_tokens)
+    )
+    monkeypatch.setattr(micro_step, "_why_never", lambda run: "")
+    monkeypatch.setattr(micro_step, "free_bytes", lambda device: (stand_in.free, 10**12))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    return stand_in
+
+
+def counting_run(ways=ROWS, capacity=40) -> Any:
+    told = []
+    config = SimpleNamespace(
+        train=SimpleNamespace(per_device_train_batch_size=1),
+        data=SimpleNamespace(max_length=capacity),
+    )
+    return SimpleNamespace(
+        ways=ways, device=torch.device("cpu"), config=config, told=told,
+        optimizer=SimpleNamespace(gradients=torch.zeros(3)),
+        control=SimpleNamespace(emit=told.append),
+    )  # fmt: skip
+
+
+def test_a_shape_that_comes_twice_in_a_row_is_captured_and_gives_the_same(gpu):
+    run = counting_run()
+    step, batch = MicroStep(run), batch_of([8, 8], learnt=1.0)
+    for times in range(1, 5):
+        assert step(batch) == 14.0
+        assert run.optimizer.gradients.tolist() == [14.0 * times] * 3
+    assert gpu.made == [Shape(16, 14, 2)]
+    (event,) = run.told
+    assert isinstance(event, ev.StepCaptured) and event.difference == 0.0 and event.filled == 0
+
+
+def test_shapes_that_come_by_turns_are_launched(gpu):
+    step = MicroStep(counting_run())
+    for lengths in ([8, 8], [6, 6], [8, 8], [6, 6]):
+        step(batch_of(lengths))
+    assert not gpu.made
+
+
+def test_where_the_host_is_the_bottleneck_batches_of_all_lengths_share_a_graph(gpu):
+    run = counting_run(OUR_KERNEL)
+    step = MicroStep(run)
+    step._shares = [0.9] * 3
+    learnt = 0
+    for seed, lengths in enumerate(([9, 1, 14], [20, 3], [30, 8], [5, 9])):
+        batch = batch_of(lengths, seed=seed, learnt=0.4)
+        assert step(batch) == batch.trained_tokens
+        learnt += batch.trained_tokens
+        assert run.optimizer.gradients.tolist() == [learnt] * 3
+    assert {shape.tokens for shape in gpu.made} == {40}
+    assert all(shape.labels % 5 == 0 for shape in gpu.made)
+    assert len(gpu.made) < 4
+
+
+def test_labels_that_fill_up_to_more_than_there_are_tokens_are_no_error(gpu):
+    step = MicroStep(counting_run(capacity=16))
+    step._shares = [0.9] * 3
+    for _ in range(3):
+        assert step(batch_of([8, 8], learnt=1.0)) == 14.0
+
+
+def test_attention_that_cannot_be_captured_is_launched(gpu):
+    step = MicroStep(counting_run(Ways(equal="flash", mixed="flash", windowed="flash")))
+    for _ in range(3):
+        step(batch_of([8, 8]))
+        step(batch_of([8, 3]))
+        step(batch_of([8, 3]))
+    assert not gpu.made
+
+
+def test_a_graph_that_gives_other_numbers_is_not_used(gpu):
+    gpu.graphs_off_by = 1.1
+    run = counting_run()
+    step, batch = MicroStep(run), batch_of([8, 8], learnt=1.0)
+    for times in range(1, 5):
+        assert step(batch) == 14.0
+        assert run.optimizer.gradients.tolist() == [14.0 * times] * 3
+    assert len(gpu.made) == 1 and not run.told
+
+
+def test_launches_that_differ_from_themselves_do_not_blame_the_graph(gpu):
+    gpu.drift = 1e-3
+    run = counting_run()
+    step, batch = MicroStep(run), batch_of([8, 8], learnt=1.0)
+    step(batch)
+    step(batch)
+    (event,) = run.told
+    assert event.difference == pytest.approx(1e-3, rel=0.01)
+
+
+def test_a_batch_that_is_not_finite_proves_nothing_against_graphs(gpu):
+    run = counting_run()
+    step, batch = MicroStep(run), batch_of([8, 8], learnt=1.0)
+    step(batch)
+    gpu.loss = float("nan")
+    assert not step(batch).isfinite()
+    gpu.loss = 1.0
+    run.optimizer.gradients.zero_()
+    step(batch)
+    step(batch)
+    assert len(gpu.made) == 1 and len(run.told) == 1
+
+
+def test_graphs_are_given_up_for_memory_and_in_the_end_not_made_any_more(gpu):
+    step, batch = MicroStep(counting_run()), batch_of([8, 8])
+    for _ in range(5):
+        step(batch)
+        step(batch)
+        step._needs = 10**11
+        gpu.free = 10**10
+        step.make_room()
+        gpu.free = 10**12
+    assert len(gpu.made) == 3
+
+
+def test_nothing_is_captured_without_room_for_it(gpu):
+    step, batch = MicroStep(counting_run()), batch_of([8, 8])
+    step._needs = 10**12
+    step(batch)
+    step(batch)
+    assert not gpu.made
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda run: setattr(run, "head", None), "own head"),
+        (lambda run: setattr(run, "packed", False), "own head"),
+        (lambda run: setattr(run, "device", torch.device("cpu")), "no GPU"),
+        (lambda run: delattr(run.model.get_base_model().model.layers[1], "evenfall"), "stock"),
+    ],
+)
+def test_what_cannot_be_captured_is_told_beforehand(change, why):
+    run = fast_run()
+    run.device = torch.device("cuda")
+    change(run)
+    assert why in micro_step._why_never(run)
+
+
+def test_dropout_is_not_captured():
+    run = fast_run(dropout=0.1)
+    run.device = torch.device("cuda")
+    assert "dropout" in micro_step._why_never(run)

@@ -1,0 +1,47 @@
+"""A GPU is woken beside the imports; without one, or when that fails, nothing is lost."""
+
+import logging
+
+import pytest
+import torch
+
+from evenfall.engine import wake
+from evenfall.engine.device import DeviceError
+
+
+def test_a_run_on_the_cpu_wakes_nothing():
+    wake.wake_gpu("cpu")
+    wake.wake_kernels("cpu")
+    assert wake._threads == []
+
+
+@pytest.mark.parametrize("begin", [wake.wake_gpu, wake.wake_kernels])
+@pytest.mark.parametrize("device", [torch.device("cuda", 0), torch.device("cpu")])
+def test_only_a_gpu_is_used_and_once(begin, device, monkeypatch: pytest.MonkeyPatch):
+    used = []
+    for task in ("_first_matmul", "_first_kernel"):
+        monkeypatch.setattr(wake, task, used.append)
+    monkeypatch.setattr("evenfall.engine.device.pick_device", lambda choice: device)
+    begin("auto")
+    wake.wait()
+    assert wake._threads == []
+    assert used == [device] * (device.type == "cuda")
+
+
+def test_what_fails_is_logged_and_left_to_the_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def none(choice: str) -> torch.device:
+        raise DeviceError("torch sees no GPU")
+
+    monkeypatch.setattr("evenfall.engine.device.pick_device", none)
+    with caplog.at_level(logging.INFO, logger=wake.__name__):
+        wake.wake_gpu("cuda")
+        wake.wait()
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert "torch sees no GPU" in caplog.text
+
+
+def test_what_is_done_runs_anywhere():
+    wake._first_matmul(torch.device("cpu"))
+    wake._first_kernel(torch.device("cpu"))
