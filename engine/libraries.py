@@ -3,9 +3,9 @@
 Spends nothing on what a run does not need; what is left is the libraries' own, and
 `tests/benchmarks/first_step.py --imports` shows it. This module is light.
 
-* No garbage is collected meanwhile. What is imported stays: to look through it again and again takes
-  a fifth of the time and finds next to nothing. Afterwards it is set aside for good (`gc.freeze`), so
-  that the collections which free a failed step's memory look only at what came since.
+* No garbage is collected meanwhile. To look through all that has been imported again and again takes
+  a fifth of the time, for some 10 MB. Afterwards it is set aside for good (`gc.freeze`), so that the
+  collections which free a failed step's memory look only at what came since.
 * bitsandbytes hands four functions, written for devices that it has no kernels for, to torch.compile
   while it is imported, and torch then imports its whole compiler.
 """
@@ -18,6 +18,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from importlib import import_module
+
+from .wake import wake_gpu, wake_kernels
 
 _lock = threading.Lock()
 
@@ -32,6 +34,14 @@ def import_libraries() -> None:
     import_torch()
     package = __name__.rpartition(".")[0]
     _import(f"{package}.worker", contextlib.nullcontext)
+
+
+def import_for_run(device: str) -> None:
+    """`import_libraries`, and wake the device of a `train.device` meanwhile."""
+    import_torch()
+    wake_gpu(device)
+    import_libraries()
+    wake_kernels(device)
 
 
 def _import(name: str, way: Callable[[], contextlib.AbstractContextManager[None]]) -> None:

@@ -238,21 +238,26 @@ class MicroStep:
             gradients.copy_(before)
             return compute(), gradients - before
 
-        launched = again(lambda: _of_inputs(run, static, shape))
+        def launch() -> Tensor:
+            return _of_inputs(run, static, shape)
+
+        # Twice, and both before the capture: a graph beside launches would need their memory twice.
+        launched = again(launch)
         after = gradients.clone()
         if not all(bool(tensor.isfinite().all()) for tensor in launched):
             return launched[0]  # a bad batch proves nothing
+        # Attention that adds atomically differs from itself.
+        allowed = max(_ROUNDING, _TIMES_ITSELF * _difference(again(launch), launched))
+        if run.device.type == "cuda":
+            torch.cuda.empty_cache()  # what is reserved on top of this is the graph's
         reserved = torch.cuda.memory_reserved(run.device)
-        graph, difference, allowed = None, math.inf, _ROUNDING
+        graph, difference = None, math.inf
         try:
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
             graph = _Graph(run, static, shape, self._pool)
             self._held += max(0, torch.cuda.memory_reserved(run.device) - reserved)
             difference = _difference(again(lambda: graph.replay(inputs)), launched)
-            if difference > allowed:  # attention that adds atomically differs from itself as much
-                once_more = again(lambda: _of_inputs(run, static, shape))
-                allowed = max(allowed, _TIMES_ITSELF * _difference(once_more, launched))
         except (RuntimeError, MemoryError) as error:
             log.warning("no CUDA graph: %s", str(error).partition("\n")[0], exc_info=True)
         gradients.copy_(after)

@@ -18,9 +18,8 @@ import traceback
 from collections.abc import Callable
 
 from . import events as ev
-from .libraries import import_libraries, import_torch
+from .libraries import import_for_run
 from .runs import EventLog, RunDirectory
-from .wake import wake_gpu, wake_kernels
 
 
 class Control:
@@ -114,11 +113,7 @@ class Session:
         with _library_output_in(self.run):
             try:
                 control.set_state("loading")
-                device = self.run.config().train.device
-                import_torch()
-                wake_gpu(device)
-                import_libraries()
-                wake_kernels(device)
+                import_for_run(self.run.config().train.device)
                 from .worker import work
 
                 work(self.run, control, resume=self._resume)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import events as ev
+from .. import wake
 from ..allocator import grow_segments
 from ..config import RunConfig, parse_config
+from ..libraries import import_for_run
 from ..runs import EventLog, create_run
 from ..session import Control
 from .rows import read_bins
@@ -25,6 +27,7 @@ _BEYOND = 3
 def run(work: Work, clock: Clock, folder: Path) -> StackResult:
     """Train and measure; `folder` is for the run directory."""
     grow_segments()
+    import_for_run(work.device)
     import torch
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -48,6 +51,7 @@ def run(work: Work, clock: Clock, folder: Path) -> StackResult:
     log = EventLog(directory.events_file)
     story = _Story(log, work, clock, profiled=on_gpu)
     data = _prepared(Path(work.rows))
+    wake.wait()
     run = build_run(directory, config, story, loaded, data, device, work.bin_tokens)
     initial = load_file(str(Path(work.adapter) / "adapter_model.safetensors"))
     set_peft_model_state_dict(run.model, initial)

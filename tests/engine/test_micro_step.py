@@ -221,7 +221,7 @@ def test_launches_that_differ_from_themselves_do_not_blame_the_graph(gpu):
     step(batch)
     step(batch)
     (event,) = run.told
-    assert event.difference == pytest.approx(1e-3, rel=0.01)
+    assert event.difference == pytest.approx(2e-3, rel=0.01)
 
 
 def test_a_batch_that_is_not_finite_proves_nothing_against_graphs(gpu):
