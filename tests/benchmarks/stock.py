@@ -6,7 +6,7 @@ compared one by one; its attention, norms, padding and loss are its own.
 """
 
 import tempfile
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -23,8 +23,15 @@ from evenfall.engine.state import LoopState
 from evenfall.engine.updates import advance, next_update
 
 
-def stock_losses(config: RunConfig, steps: int) -> list[float]:
-    """Mean loss of each of the first `steps` updates."""
+class StockTraining(NamedTuple):
+    losses: list[float]
+    """Mean loss of each update."""
+    adapter: dict[str, torch.Tensor]
+    """At the end, by PEFT's names."""
+
+
+def train_stock(config: RunConfig, steps: int) -> StockTraining:
+    """The first `steps` updates of a run, by the stock stack."""
     device = pick_device(config.train.device)
     tokenizer = load_tokenizer(config.model)
     data = prepare(config, tokenizer, _quiet)
@@ -73,10 +80,11 @@ def stock_losses(config: RunConfig, steps: int) -> list[float]:
         float_adapters(model)
         trainer.train()
     size = recipe.gradient_accumulation_steps
-    return [
+    losses = [
         torch.stack(collected[start : start + size]).sum().item()
         for start in range(0, len(collected), size)
     ]
+    return StockTraining(losses, get_peft_model_state_dict(model))
 
 
 def _quiet(message: str, fraction: float | None) -> None:

@@ -20,10 +20,10 @@ STEPS = 30
 def stock_losses() -> Callable[[RunConfig, int], list[float]]:
     sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
     try:
-        from stock import stock_losses
+        from stock import train_stock
     finally:
         sys.path.pop(0)
-    return stock_losses
+    return lambda config, steps: train_stock(config, steps).losses
 
 
 @pytest.mark.parametrize("packed", [True, False])
