@@ -47,10 +47,10 @@ _LEAST = 5e10
 _NEAR = 1.0
 """How far apart the rows of a product and of its choice may be, as a power of two."""
 
-_SETTLE = 0.12
+_SETTLE = 0.08
 """Seconds of a candidate before it is timed: the clock follows the power within some tens of milliseconds."""
 
-_FINALISTS = 3
+_FINALISTS = 5
 _ROUNDS = 2
 """Turns that the finalists take: a GPU's temperature drifts."""
 

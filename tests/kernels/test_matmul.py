@@ -2,6 +2,7 @@
 themselves need a GPU: tests/gpu/matmul_gpu.py."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -177,3 +178,11 @@ def test_a_place_that_cannot_be_written_is_no_error(tmp_path, monkeypatch, caplo
     monkeypatch.setattr(module, "_key", lambda device, lt: "this GPU")
     module._keep(table(), torch.device("cpu"), FakeLt())  # type: ignore[arg-type]
     assert "matmul_choices.json was not written" in caplog.text
+
+
+def test_the_table_that_comes_along_is_read_whole():
+    tree = module._parse(Path(module.__file__).with_name("matmul_choices.json"))
+    assert tree
+    for key, entries in tree.items():
+        assert ", cuBLASLt " in key
+        assert Choices(None, entries).to_json() == entries
