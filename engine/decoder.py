@@ -149,7 +149,9 @@ class _Saved:
     k: Tensor | None = None
     k_rstd: Tensor | None = None
     attended: Tensor | None = None
-    """Attention's output, with the adapters' columns."""
+    """Attention's output, with the adapters' columns, where attention itself does not keep it."""
+    t_o: Tensor | None = None
+    """The adapter's columns alone, ``[tokens, rank]``, where it does."""
     lse: Tensor | None = None
     """See `Attended`."""
     total: Tensor | None = None
@@ -183,10 +185,12 @@ def _forward(
     rope_(q, k, call.cos, call.sin)
     attended = parts.o.input_buffer(tokens)
     kept = call.attention.forward((q, k, v), _attention_out(parts, attended), grad=grad)
+    t_o = None
     if kept.elsewhere is None:
         mask2 = parts.o.carry(attended, masks[1], training=call.training)
     else:
         mask2 = parts.o.carry_from(kept.elsewhere, attended, masks[1], training=call.training)
+        (t_o,) = parts.o.carried(attended)
     delta = parts.o.forward(attended)
     x2, total = parts.gate_up.input_buffer(tokens), torch.empty_like(hidden)
     rstd2 = rms_norm_forward(delta, *parts.post_norm, x2[:, :width], residual=hidden, total=total)
@@ -214,7 +218,8 @@ def _forward(
         q_rstd=q_rstd,
         k=raw_k,
         k_rstd=k_rstd,
-        attended=attended,
+        attended=attended if t_o is None else None,
+        t_o=None if t_o is None else t_o.clone(),
         lse=kept.lse,
         total=total,
         x2=x2,
@@ -233,7 +238,7 @@ def _backward(
     tokens, width = saved.hidden.shape
     mask1, mask2, mask3, mask4 = saved.masks
     assert saved.total is not None and saved.rstd1 is not None and saved.rstd2 is not None
-    assert saved.gate_up is not None and saved.attended is not None and saved.qkv is not None
+    assert saved.gate_up is not None and saved.qkv is not None
 
     if dout.stride(1) != 1:  # of a sum, for one: a single number, expanded
         dout = dout.contiguous()
@@ -284,18 +289,27 @@ def _backward(
     )
     parts.o.carry_gradient(dtotal)
     dattended = parts.o.input_gradient(dtotal, mask2)
-    o_grads = parts.o.adapter_gradients(dtotal, saved.attended, mask2)
+    attended, t_o = saved.attended, saved.t_o
+    if attended is None:
+        assert kept.graph is not None
+        attended = kept.graph.out.detach().reshape(tokens, -1)
+    else:
+        (t_o,) = parts.o.carried(attended)
+    assert t_o is not None
+    o_grads = parts.o.gather(
+        parts.o.a_gradient(dtotal, attended, mask2), parts.o.b_gradients(dtotal, [t_o])
+    )
 
     # q, k, v
     dqkv = parts.qkv.gradient_buffer(tokens)
     dq, dk, dv = _heads(parts, dqkv)
-    out = _attention_out(parts, saved.attended)
+    out = _attention_out(parts, attended)
     heads = _heads(parts, saved.qkv)
     grads = call.attention.backward(kept, heads, out, dattended.view(out.shape), (dq, dk, dv))
     rope_(grads[0], grads[1], call.cos, call.sin, inverse=True, out=(dq, dk))
     if grads[2] is not dv:
         dv.copy_(grads[2])
-    del grads, heads, out, dattended
+    del grads, heads, out, attended, dattended
     _norm_heads_backward(dq, saved.q, saved.q_rstd, parts.q_norm)
     _norm_heads_backward(dk, saved.k, saved.k_rstd, parts.k_norm)
     parts.qkv.carry_gradient(dqkv)

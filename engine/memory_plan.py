@@ -61,8 +61,7 @@ def saved_bytes(parts: LayerParts, tokens: int, level: Level) -> int:
     per_token = width * size
     if level != "layer":
         per_token += (qkv.out_features + width) * size + o.input_bytes
-        # Attention's own copy of its output where it is not our kernel's, and its log-sum-exps.
-        per_token += o.in_features * size + 4 * parts.q_heads
+        per_token += o.rank * size + 4 * parts.q_heads  # attention's log-sum-exps
         per_token += (gate_up.out_features + down.rank) * size + 8
         if parts.q_norm is not None:
             per_token += (parts.q_heads + parts.kv_heads) * (parts.head_dim * size + 4)
