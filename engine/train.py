@@ -85,7 +85,6 @@ def train(run: Run) -> Literal["complete"] | Ending:
     def outside_the_clock(action: Callable[[], Ending | None]) -> Ending | None:
         nonlocal mark
         settle()
-        micro_step.make_room()
         ending = action()
         mark = time.perf_counter()
         return ending
@@ -267,6 +266,7 @@ def _evaluate(run: Run, micro_step: MicroStep) -> Ending | None:
     """
     bins = run.data.evaluation
     assert bins is not None
+    micro_step.make_room()
     while True:
         start = time.perf_counter()
         before_gb = read_memory(run.device).now_gb
