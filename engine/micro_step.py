@@ -9,9 +9,9 @@ graph the same kernels run back to back. A graph is captured for one shape, so:
   single tokens that are a document each, attend to themselves alone, and are not learnt. The labels are filled
   up too, to a few steps, with positions that no label has and an index that the loss ignores.
 
-Both change no number but by the order of sums. Each graph is proven before it counts: the batch is computed
-launch by launch first, then replayed on the same batch, and loss and gradients must agree; where they do not, or a
-capture fails, the loop goes on launch by launch. So it does with stock layers (whose
+Both change no number but by the order of sums. Each graph is proven before it counts: the batch is computed as
+any other, then as what it is filled up to, launch by launch, and then by the graph; loss and gradients must
+agree. Where they do not, or a capture fails, the loop goes on launch by launch. So it does with stock layers (whose
 kernels may wait for the device), dropout, and attention other than ours or a batch of equal rows.
 
 A graph keeps the memory of its activations. When another shape or an evaluation needs that room it is given up.
@@ -22,7 +22,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -46,18 +47,25 @@ MAX_GRAPHS = 6
 _MOST_GIVEN_UP = 3
 """Times that graphs are given up for memory before none is captured any more."""
 
-_HOST_BOUND = 0.6
-"""Share of a micro-step in which the host enqueues it, from which on it is the bottleneck."""
+_HOST_BOUND = 0.85
+"""Share of a forward in which the host enqueues it, from which on the host is the bottleneck."""
 
 _SETTLED, _TIMED = 2, 3
 """Micro-steps before any is timed, since kernels are compiled in them, and how many are."""
 
+_FULL = 0.8
+"""How full a batch must be for what it is filled up with to be worth its time."""
+
 _LABEL_STEPS = 8
 """Into so many steps the labels of a full micro-batch are divided, to which they are filled up."""
 
-_ROUNDING, _TIMES_ITSELF = 1e-6, 3.0
-"""How far a graph's loss and gradients may be from those of launches, relative: by fp32's rounding, or so many
-times as far as launches are from each other."""
+_ROUNDING, _TIMES_ITSELF, _FURTHEST = 1e-6, 3.0, 0.05
+"""How far loss and gradients may be apart, relative: a graph's from those of the same launches by fp32's
+rounding, or so many times as far as launches are from each other (attention may add atomically, or be another
+kernel for what is filled up), and these by no more than the last."""
+
+_PROOF_COPIES = 5
+"""Of the adapter's gradients, that are compared at a time."""
 
 _MARGIN = 0.04
 """Part of the device's memory that a capture leaves alone."""
@@ -134,11 +142,11 @@ class MicroStep:
         self._needs = 0
         """Bytes of a micro-step, launch by launch: the most so far, or more."""
         self._given_up = 0
+        self._refused: set[Shape] = set()
         self._last: Shape | None = None
         self._launched = 0
         self._shares: list[float] = []
         """Of the host, in micro-steps that were timed."""
-        self._timing: tuple[float, torch.cuda.Event, torch.cuda.Event] | None = None
 
     def __call__(self, batch: Batch) -> Tensor:
         """The summed loss, fp32 ``[]``; the gradients are added to the parameters'.
@@ -152,23 +160,35 @@ class MicroStep:
         again, self._last = shape == self._last, shape
         if graph := self._graphs.get(shape):
             return graph.replay(fill_up(batch, shape))
-        if not (again or self._host_bound) or len(self._graphs) >= MAX_GRAPHS or not self._room():
+        if (
+            not (again or self._host_bound)
+            or shape in self._refused
+            or len(self._graphs) >= MAX_GRAPHS
+            or not self._room()
+        ):
             return self._launch(batch)
         return self._capture(batch, shape)
 
     def make_room(self) -> None:
         """Give the graphs up if as much as a micro-step takes would not fit beside them."""
         if self._graphs and self._free()[0] < self._needs:
-            self.forget()
-            self._given_up += 1
-            if self._given_up >= _MOST_GIVEN_UP:
-                self._never = "the memory of graphs is needed"
+            self.give_up()
+
+    def give_up(self) -> bool:
+        """Let go of the graphs for their memory; whether there were any."""
+        if not self._graphs:
+            return False
+        self.forget()
+        self._given_up += 1
+        if self._given_up >= _MOST_GIVEN_UP:
+            self._never = "the memory of graphs is needed"
+        return True
 
     def forget(self) -> None:
         """Let go of all graphs and what they hold."""
         if self._graphs:
             torch.cuda.synchronize(self._run.device)
-        self._graphs, self._pool, self._held, self._needs, self._last = {}, None, 0, 0, None
+        self._graphs, self._pool, self._held, self._last = {}, None, 0, None
 
     @property
     def _host_bound(self) -> bool:
@@ -177,20 +197,22 @@ class MicroStep:
     def _shape(self, batch: Batch) -> Shape | None:
         """What a batch may be captured as; None where it cannot be."""
         run = self._run
-        documents = Documents(batch.lengths, batch.cu_seqlens, run.ways)
+        way = choose(Documents(batch.lengths, batch.cu_seqlens, run.ways))
         # As of now: a recovery may have changed them.
         capacity = run.config.train.per_device_train_batch_size * run.config.data.max_length
-        labels = batch.trained_tokens
-        if self._host_bound:
-            step = max(1, capacity // _LABEL_STEPS)
-            labels = min(-(-labels // step) * step, capacity)
-        if choose(documents) == "rows" and (not self._host_bound or batch.tokens == capacity):
-            return Shape(batch.tokens, labels, len(batch.lengths))
-        if run.ways.mixed != "kernel" or run.ways.windowed != "kernel":
-            return None
+        count = len(batch.lengths)
+        ours = run.ways.mixed == run.ways.windowed == "kernel"
         if not self._host_bound:
-            return Shape(batch.tokens, labels, 0)
-        return Shape(capacity, labels, 0) if batch.tokens <= capacity else None
+            if way == "rows" or (way == "kernel" and ours):
+                rows = count if way == "rows" else 0
+                return Shape(batch.tokens, batch.trained_tokens, rows)
+            return None
+        step = max(1, capacity // _LABEL_STEPS)
+        labels = min(-(-batch.trained_tokens // step) * step, capacity)
+        if way == "rows" and batch.tokens == capacity:
+            return Shape(capacity, labels, count)
+        full = _FULL * capacity <= batch.tokens <= capacity
+        return Shape(capacity, labels, 0) if ours and full else None
 
     def _free(self) -> tuple[int, int]:
         """What may still be taken for launches, and the device's whole."""
@@ -198,79 +220,99 @@ class MicroStep:
         return free - self._held, total
 
     def _room(self) -> bool:
-        """Whether a graph fits; what launching the same took is free then."""
+        """Whether a graph and its proof fit; what launching the same took is free by then."""
         free, total = self._free()
-        return free + self._held > self._needs + _MARGIN * total
+        proof = _PROOF_COPIES * self._run.optimizer.gradients.nbytes
+        return free + self._held > self._needs + proof + _MARGIN * total
 
     def _launch(self, batch: Batch) -> Tensor:
-        run, device = self._run, self._run.device
+        device = self._run.device
         if device.type != "cuda":
-            return _loss_and_gradients(run, batch)
+            return _loss_and_gradients(self._run, batch)
         self.make_room()
-        self._read_timing()
         self._launched += 1
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        before, mark = torch.cuda.memory_allocated(device), time.perf_counter()
-        begin.record()
-        loss = _loss_and_gradients(run, batch)
-        end.record()
-        if self._launched > _SETTLED and len(self._shares) < _TIMED and self._timing is None:
-            self._timing = time.perf_counter() - mark, begin, end
-        self._needs = max(self._needs, torch.cuda.max_memory_allocated(device) - before)
+        if not self._never and self._launched > _SETTLED and len(self._shares) < _TIMED:
+            loss = self._timed(batch)
+        else:
+            loss = _loss_and_gradients(self._run, batch)
+        self._note_needs()
         return loss
 
-    def _read_timing(self) -> None:
-        """Take in an earlier micro-step's time, once the device has done it."""
-        if self._timing is not None and self._timing[2].query():
-            seconds, begin, end = self._timing
-            self._shares.append(1e3 * seconds / begin.elapsed_time(end))
-            self._timing = None
+    def _timed(self, batch: Batch) -> Tensor:
+        """As `_loss_and_gradients`, and the host's share of the forward.
+
+        From an idle device and for the forward alone: behind a thousand launches that wait for the
+        device, the next one waits too.
+        """
+        device = self._run.device
+        torch.cuda.synchronize(device)
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        mark = time.perf_counter()
+        begin.record()
+        loss = loss_sum(self._run, batch.to(device))
+        end.record()
+        seconds = time.perf_counter() - mark
+        loss.backward()
+        end.synchronize()
+        self._shares.append(1e3 * seconds / begin.elapsed_time(end))
+        return loss.detach()
+
+    def _note_needs(self) -> None:
+        device = self._run.device
+        if device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(device)
+            self._needs = max(self._needs, peak - torch.cuda.memory_allocated(device))
 
     def _capture(self, batch: Batch, shape: Shape) -> Tensor:
         """The batch's loss and gradients, launched; and a graph of the same if it gives them too."""
         run = self._run
         gradients = run.optimizer.gradients
         before = gradients.clone()
-        inputs = fill_up(batch, shape)
-        static = Inputs(*(tensor.to(run.device) for tensor in inputs.tensors()))
 
         def again(compute: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
             gradients.copy_(before)
             return compute(), gradients - before
 
-        def launch() -> Tensor:
-            return _of_inputs(run, static, shape)
-
-        # Twice, and both before the capture: a graph beside launches would need their memory twice.
-        launched = again(launch)
+        # All launches before the capture: a graph beside them would need their memory twice.
+        launched = again(lambda: _loss_and_gradients(run, batch))
         after = gradients.clone()
         if not all(bool(tensor.isfinite().all()) for tensor in launched):
             return launched[0]  # a bad batch proves nothing
-        # Attention that adds atomically differs from itself.
-        allowed = max(_ROUNDING, _TIMES_ITSELF * _difference(again(launch), launched))
-        if run.device.type == "cuda":
-            torch.cuda.empty_cache()  # what is reserved on top of this is the graph's
-        reserved = torch.cuda.memory_reserved(run.device)
-        graph, difference = None, math.inf
+        graph, apart, difference = None, math.inf, math.inf
         try:
-            if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()
-            graph = _Graph(run, static, shape, self._pool)
-            self._held += max(0, torch.cuda.memory_reserved(run.device) - reserved)
-            difference = _difference(again(lambda: graph.replay(inputs)), launched)
+            inputs = fill_up(batch, shape)
+            static = Inputs(*(tensor.to(run.device) for tensor in inputs.tensors()))
+            filled = again(lambda: _of_inputs(run, static, shape))
+            apart = _difference(filled, launched)
+            self._note_needs()
+            if apart <= _FURTHEST:
+                graph = self._make(static, shape)
+                difference = _difference(again(lambda: graph.replay(inputs)), filled)
         except (RuntimeError, MemoryError) as error:
             log.warning("no CUDA graph: %s", str(error).partition("\n")[0], exc_info=True)
         gradients.copy_(after)
-        if graph is None or not difference <= allowed:
-            if graph is not None:
-                log.warning("a CUDA graph is %.1e off, launches %.1e", difference, allowed)
+        if graph is None or difference > max(_ROUNDING, _TIMES_ITSELF * apart):
+            log.warning("no CUDA graph: %.1e off, launches %.1e", difference, apart)
             self.forget()
-            self._never = "no graph could be captured, or it gave other numbers"
+            if self._refused or apart == math.inf:
+                self._never = "no graph could be captured, or it gave other numbers"
+            self._refused.add(shape)
             return launched[0]
         self._graphs[shape] = graph
-        filled = shape.tokens - batch.tokens
-        run.control.emit(ev.StepCaptured(shape.tokens, shape.labels, filled, difference))
+        more = shape.tokens - batch.tokens
+        run.control.emit(ev.StepCaptured(shape.tokens, shape.labels, more, difference))
         return launched[0]
+
+    def _make(self, static: Inputs, shape: Shape) -> _Graph:
+        device = self._run.device
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # what is reserved on top of this is the graph's
+        reserved = torch.cuda.memory_reserved(device)
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        graph = _Graph(self._run, static, shape, self._pool)
+        self._held += max(0, torch.cuda.memory_reserved(device) - reserved)
+        return graph
 
 
 class _Graph:
@@ -279,8 +321,7 @@ class _Graph:
     def __init__(self, run: Run, static: Inputs, shape: Shape, pool: Any) -> None:
         self._static = static
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads draw screens and read the device's memory meanwhile.
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+        with _capturing(self._graph, pool):
             self._loss = _of_inputs(run, static, shape)
 
     def replay(self, inputs: Inputs) -> Tensor:
@@ -288,6 +329,28 @@ class _Graph:
             target.copy_(source.pin_memory(), non_blocking=True)
         self._graph.replay()
         return self._loss.clone()
+
+
+@contextmanager
+def _capturing(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
+    """`torch.cuda.graph`, and back to where it was if the capture fails.
+
+    torch's own context then stays on the capture's stream, and its allocator believes to this day that a
+    capture is under way, in which it returns no memory.
+    """
+    with torch.cuda.stream(torch.cuda.current_stream()):
+        try:
+            # Other threads draw screens and read the device's memory meanwhile.
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                yield
+        except BaseException:
+            index = torch.cuda.current_device()
+            for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+                with suppress(
+                    RuntimeError, AttributeError
+                ):  # where the capture did come to its end
+                    getattr(torch._C, name)(index, pool)
+            raise
 
 
 def _loss_and_gradients(run: Run, batch: Batch) -> Tensor:
@@ -302,7 +365,10 @@ def _of_inputs(run: Run, inputs: Inputs, shape: Shape) -> Tensor:
     # Equal rows as they are; else lengths that choose our kernel, which goes by starts and ends.
     rows = shape.rows
     lengths = (shape.tokens // rows,) * rows if rows else (shape.tokens - 1, 1)
-    documents = Documents(lengths, inputs.starts[:0], run.ways, (inputs.starts, inputs.ends))
+    bounds = torch.arange(
+        0, shape.tokens + 1, lengths[0], dtype=torch.int32, device=inputs.starts.device
+    )
+    documents = Documents(lengths, bounds, run.ways, (inputs.starts, inputs.ends))
     loss = run.head.losses(
         run.model, inputs.labels, inputs.label_positions, input_ids=inputs.input_ids,
         position_ids=inputs.position_ids, documents=documents,
@@ -332,4 +398,7 @@ def _why_never(run: Run) -> str:
         return "some layers are stock"
     if any(group.dropout for state in states for group in state.parts.groups):
         return "there is dropout"
+    rope: Any = getattr(run.model.config.get_text_config(), "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("dynamic", "longrope"):
+        return f"{rope['rope_type']} rope asks the device how long a batch is"
     return ""

@@ -1,4 +1,5 @@
-"""The algorithms of a model's large matmuls, measured on this very device (`kernels/matmul.py`)."""
+"""The algorithms of a model's large matmuls, measured on this kind of GPU and tried on this one
+(`kernels/matmul.py`)."""
 
 from __future__ import annotations
 

@@ -151,9 +151,11 @@ def train(run: Run) -> Literal["complete"] | Ending:
             trouble = recovery.take_down(error, "step", device, state.step, before_gb)
         if trouble is not None:
             del batches, loss, norm  # the last holders of the failed update
-            micro_step.forget()
             settle()
-            if ending := recovery.answer(run, trouble):
+            if micro_step.give_up():  # what they held may be what is missing
+                recovery.free_memory(device)
+                optimizer.zero_grad()
+            elif ending := recovery.answer(run, trouble):
                 return ending
             set_rng_state(generators)
             mark = time.perf_counter()
@@ -276,11 +278,13 @@ def _evaluate(run: Run, micro_step: MicroStep) -> Ending | None:
             if not recovery.is_out_of_memory(error):
                 raise
             trouble = recovery.take_down(error, "evaluation", run.device, run.state.step, before_gb)
-            micro_step.forget()
         else:
             seconds = time.perf_counter() - start
             run.control.emit(ev.Evaluated(run.state.step, loss, len(bins.examples), seconds))
             return None
+        if micro_step.give_up():
+            recovery.free_memory(run.device)
+            continue
         try:
             if ending := recovery.answer(run, trouble):
                 return ending

@@ -70,6 +70,7 @@ class Operands(NamedTuple):
         if (
             a.dtype not in DTYPES
             or any(t.dtype != a.dtype or not t.is_cuda or t.data_ptr() % ALIGNMENT for t in tensors)
+            or (a.shape[1], a.shape[0], b.shape[1]) != (b.shape[0], *out.shape)
             or a.stride(1) != 1
             or out.stride(1) != 1
             or not (transposed or b.stride(1) == 1)
@@ -94,7 +95,7 @@ class CublasLt:
         self._handle = c_void_p()
         self._workspaces: dict[int, Tensor] = {}
         self._descriptions: dict[Operands, tuple[c_void_p, ...]] = {}
-        self._algorithms: dict[Operands, dict[Algorithm, _Found]] = {}
+        self._made: dict[tuple[Algorithm, Operands], ctypes.Array[c_uint64]] = {}
         with torch.cuda.device(device):
             self._call("cublasLtCreate", byref(self._handle))
 
@@ -103,57 +104,10 @@ class CublasLt:
         return int(self._library.cublasLtGetVersion())
 
     def algorithms(self, operands: Operands) -> list[Algorithm]:
-        """Those that the heuristic offers for a product, its favourite first, and those that were made."""
-        if operands not in self._algorithms:
-            if len(self._algorithms) >= _REMEMBERED:
-                self._forget()
-            self._algorithms[operands] = self._ask(operands)
-        return list(self._algorithms[operands])
-
-    def run(
-        self, algorithm: Algorithm, operands: Operands, a: Tensor, b: Tensor, out: Tensor
-    ) -> None:
-        """``out = a @ b`` by an algorithm from `algorithms`, of these operands or others, on torch's
-        current stream.
-
-        Raises:
-            CublasLtError: it cannot be used for these operands, or failed.
-        """
-        self.algorithms(operands)
-        known = self._algorithms[operands]
-        found = known.get(algorithm)
-        if found is None:
-            found = known[algorithm] = self._make(algorithm, operands)
-        product, left, right, result = self._descriptions[operands]
-        stream = torch.cuda.current_stream(self._device).cuda_stream
-        if stream not in self._workspaces:
-            self._workspaces[stream] = torch.empty(
-                _WORKSPACE, dtype=torch.uint8, device=self._device
-            )
-        one, zero = c_float(1.0), c_float(0.0)
-        target = c_void_p(out.data_ptr())
-        self._call(
-            "cublasLtMatmul", self._handle, product, byref(one), c_void_p(b.data_ptr()), left,
-            c_void_p(a.data_ptr()), right, byref(zero), target, result, target, result,
-            byref(found.algorithm), c_void_p(self._workspaces[stream].data_ptr()),
-            c_size_t(_WORKSPACE), c_void_p(stream),
-        )  # fmt: skip
-
-    def _ask(self, operands: Operands) -> dict[Algorithm, _Found]:
-        o = operands
-        product, preference = c_void_p(), c_void_p()
-        self._call("cublasLtMatmulDescCreate", byref(product), _COMPUTE_FP32, _FP32)
-        transpose = c_int32(o.b_transposed)
-        self._call(
-            "cublasLtMatmulDescSetAttribute", product, _TRANSPOSE_A, byref(transpose), c_size_t(4)
-        )
-        sizes = (o.inner, o.columns) if o.b_transposed else (o.columns, o.inner)
-        left = self._layout(o.dtype, *sizes, o.b_stride)
-        right = self._layout(o.dtype, o.inner, o.rows, o.a_stride)
-        result = self._layout(o.dtype, o.columns, o.rows, o.out_stride)
-        self._descriptions[operands] = product, left, right, result
+        """Those that the heuristic offers for a product, its favourite first."""
+        product, left, right, result = self._described(operands)
+        preference, limit = c_void_p(), c_size_t(_WORKSPACE)
         self._call("cublasLtMatmulPreferenceCreate", byref(preference))
-        limit = c_size_t(_WORKSPACE)
         self._call(
             "cublasLtMatmulPreferenceSetAttribute", preference, _WORKSPACE_BYTES, byref(limit),
             c_size_t(ctypes.sizeof(limit)),
@@ -165,10 +119,61 @@ class CublasLt:
                 preference, _ASKED, found, byref(count),
             )  # fmt: skip
         self._call("cublasLtMatmulPreferenceDestroy", preference)
-        return {self._describe(one): one for one in found[: count.value] if one.state == 0}
+        return [self._attributes(one) for one in found[: count.value] if one.state == 0]
 
-    def _make(self, algorithm: Algorithm, operands: Operands) -> _Found:
-        """One that the heuristic does not offer for these operands."""
+    def run(
+        self, algorithm: Algorithm, operands: Operands, a: Tensor, b: Tensor, out: Tensor
+    ) -> None:
+        """``out = a @ b`` by an algorithm of these operands or others, on torch's current stream.
+
+        Raises:
+            CublasLtError: it cannot be used for these operands, or failed.
+        """
+        with torch.cuda.device(self._device):
+            made = self._made.get((algorithm, operands)) or self._make(algorithm, operands)
+            product, left, right, result = self._described(operands)
+            stream = torch.cuda.current_stream(self._device).cuda_stream
+            one, zero = c_float(1.0), c_float(0.0)
+            target = c_void_p(out.data_ptr())
+            self._call(
+                "cublasLtMatmul", self._handle, product, byref(one), c_void_p(b.data_ptr()), left,
+                c_void_p(a.data_ptr()), right, byref(zero), target, result, target, result,
+                byref(made), c_void_p(self._workspace(stream).data_ptr()), c_size_t(_WORKSPACE),
+                c_void_p(stream),
+            )  # fmt: skip
+
+    def _workspace(self, stream: int) -> Tensor:
+        # A graph is replayed on the stream that launches ran on before. One of its own would lie in
+        # its pool and keep that from being freed.
+        if torch.cuda.is_current_stream_capturing() and self._workspaces:
+            return next(iter(self._workspaces.values()))
+        if stream not in self._workspaces:
+            self._workspaces[stream] = torch.empty(
+                _WORKSPACE, dtype=torch.uint8, device=self._device
+            )
+        return self._workspaces[stream]
+
+    def _described(self, operands: Operands) -> tuple[c_void_p, ...]:
+        """The product and its three matrices."""
+        if operands in self._descriptions:
+            return self._descriptions[operands]
+        if len(self._descriptions) >= _REMEMBERED:
+            self._forget()
+        o, product = operands, c_void_p()
+        self._call("cublasLtMatmulDescCreate", byref(product), _COMPUTE_FP32, _FP32)
+        transpose = c_int32(o.b_transposed)
+        self._call(
+            "cublasLtMatmulDescSetAttribute", product, _TRANSPOSE_A, byref(transpose), c_size_t(4)
+        )
+        sizes = (o.inner, o.columns) if o.b_transposed else (o.columns, o.inner)
+        left = self._layout(o.dtype, *sizes, o.b_stride)
+        right = self._layout(o.dtype, o.inner, o.rows, o.a_stride)
+        result = self._layout(o.dtype, o.columns, o.rows, o.out_stride)
+        self._descriptions[operands] = product, left, right, result
+        return self._descriptions[operands]
+
+    def _make(self, algorithm: Algorithm, operands: Operands) -> ctypes.Array[c_uint64]:
+        """An algorithm from its attributes, and seen to be one for these operands."""
         kind, made, found = DTYPES[operands.dtype], (c_uint64 * 8)(), _Found()
         self._call(
             "cublasLtMatmulAlgoInit", self._handle, _COMPUTE_FP32, _FP32, kind, kind, kind, kind,
@@ -179,22 +184,22 @@ class CublasLt:
                 "cublasLtMatmulAlgoConfigSetAttribute", byref(made), attribute,
                 byref(c_int32(number)), c_size_t(size),
             )  # fmt: skip
-        product, left, right, result = self._descriptions[operands]
+        product, left, right, result = self._described(operands)
         self._call(
             "cublasLtMatmulAlgoCheck", self._handle, product, left, right, result, result,
             byref(made), byref(found),
         )  # fmt: skip
         if found.workspace > _WORKSPACE:
             raise CublasLtError(f"algorithm {algorithm} needs {found.workspace} bytes")
-        found.algorithm = made
-        return found
+        self._made[algorithm, operands] = made
+        return made
 
     def _forget(self) -> None:
         for product, *layouts in self._descriptions.values():
             self._call("cublasLtMatmulDescDestroy", product)
             for layout in layouts:
                 self._call("cublasLtMatrixLayoutDestroy", layout)
-        self._descriptions, self._algorithms = {}, {}
+        self._descriptions, self._made = {}, {}
 
     def _layout(self, dtype: torch.dtype, rows: int, columns: int, stride: int) -> c_void_p:
         layout = c_void_p()
@@ -204,7 +209,7 @@ class CublasLt:
         )  # fmt: skip
         return layout
 
-    def _describe(self, found: _Found) -> Algorithm:
+    def _attributes(self, found: _Found) -> Algorithm:
         values = []
         for attribute, size in _DESCRIBED:
             value, written = c_int32(0), c_size_t()

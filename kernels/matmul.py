@@ -4,10 +4,10 @@ torch leaves the choice to cuBLAS' heuristic, which knows what is fastest in a s
 hours of load, and there the power that a GPU may draw decides: an H200 multiplies bf16 at 770 TFLOP/s for a
 tenth of a second and at 670 from then on, because it lowers its clock. What counts then is the energy of a
 product, and the algorithm with the least is another one, by up to 5 % of the time (same bits in all cases
-seen: only the tiles differ, each sums along the whole inner dimension in order).
+seen: only the tiles differed).
 
 So the candidates of the heuristic are measured, long enough for the clock to settle, when a model's sizes are
-first met on a kind of GPU (`tune`), a few seconds in all. What was found is kept on disk per GPU
+first met on a kind of GPU (`tune`), some 20 seconds in all for a large model. What was found is kept on disk per GPU
 and version of cuBLAS, and comes along for those in `matmul_choices.json`. `matmul` looks it up by the sizes of the
 weight and, since packed batches differ a little in length, the nearest number of rows. Whatever is not in
 the table, or not known to this cuBLAS, goes to torch.
@@ -53,6 +53,9 @@ _SETTLE = 0.08
 _FINALISTS = 5
 _ROUNDS = 2
 """Turns that the finalists take: a GPU's temperature drifts."""
+
+_FP32_REDUCTIONS = (0, 2)
+"""Of sums that are split: none, and in fp32. Others add what is rounded already."""
 
 _GAIN = 1.005
 """A candidate that is faster by less is within the scatter."""
@@ -132,11 +135,13 @@ class Choices:
         self._failed: set[tuple[Algorithm, Operands]] = set()
         for table in tables:
             for entry in table if isinstance(table, list) else []:
-                with suppress(TypeError, ValueError, KeyError, AttributeError):
+                with suppress(TypeError, ValueError, OverflowError, KeyError, AttributeError):
                     self._read(entry)
 
     def _read(self, entry: Any) -> None:
         rows, columns, inner = (int(entry[name]) for name in ("rows", "columns", "inner"))
+        if rows <= 0:
+            raise ValueError(f"{rows} rows")
         product = Product(rows, columns, inner, bool(entry["transposed"]))
         numbers = entry["algorithm"]
         algorithm = None if numbers is None else tuple(int(number) for number in numbers)
@@ -157,13 +162,18 @@ class Choices:
         weight = Weight(product.columns, product.inner, product.transposed, dtype)
         self._by_weight.setdefault(weight, {})[product.rows] = choice
 
-    def find(self, weight: Weight, rows: int) -> Choice | None:
-        """That of the nearest number of rows, if one is near."""
+    def near(self, weight: Weight, rows: int) -> int | None:
+        """The nearest number of rows that was measured, if one is near."""
         measured = self._by_weight.get(weight)
         if not measured or not rows:
             return None
         nearest = min(measured, key=lambda other: abs(math.log2(other / rows)))
-        return measured[nearest] if abs(math.log2(nearest / rows)) <= _NEAR else None
+        return nearest if abs(math.log2(nearest / rows)) <= _NEAR else None
+
+    def find(self, weight: Weight, rows: int) -> Choice | None:
+        """What was found for the nearest number of rows."""
+        nearest = self.near(weight, rows)
+        return None if nearest is None else self._by_weight[weight][nearest]
 
     def multiply(self, a: Tensor, b: Tensor, out: Tensor | None) -> Tensor | None:
         """``a @ b`` as it was chosen; None where it was not, or cannot be done so."""
@@ -192,7 +202,7 @@ def tune(
 ) -> list[Choice]:
     """See that each large product of a model has its choice, and that it is right on this device.
 
-    What is not in the table is measured, which takes a second or two, and kept on disk. What is in it
+    What is not in the table is measured, which takes about two seconds each, and kept on disk. What is in it
     is run once and compared with torch's result. Both take the memory of the operands.
 
     Args:
@@ -228,7 +238,9 @@ def tune(
             if product not in unknown and not _right(choices, product, dtype, device):
                 log.warning("%s: %s gives wrong results here", product, choice.algorithm)
                 choice = Choice(None, choice.torch_ms, choice.torch_ms)
-                choices.set(product, dtype, choice)
+                wrong = choices.near(weight, product.rows)
+                assert wrong is not None
+                choices.set(product._replace(rows=wrong), dtype, choice)
             found.append(choice)
     finally:
         if unknown:
@@ -247,6 +259,8 @@ def _measure(lt: CublasLt, product: Product, dtype: torch.dtype, device: torch.d
 
     right: list[Algorithm] = []
     for algorithm in lt.algorithms(operands):
+        if algorithm[2] > 1 and algorithm[3] not in _FP32_REDUCTIONS:
+            continue
         out.fill_(math.nan)
         with suppress(CublasLtError):
             by(algorithm)()
@@ -272,15 +286,16 @@ def _right(choices: Choices, product: Product, dtype: torch.dtype, device: torch
 
 
 def _agree(got: Tensor, want: Tensor) -> bool:
-    """Within a rounding: an algorithm that sums in another order may differ by that."""
+    """Value by value within the rounding of two results whose fp32 sums were taken in another order."""
     if torch.equal(got, want):
         return True
+    scale = want.float().square().mean().sqrt() / 4
     parts = zip(got.split(1024), want.split(1024), strict=True)  # their fp32 copies are large
-    wrong = square = 0.0
-    for one, other in parts:
-        wrong += (one.float() - other.float()).square_().sum(dtype=torch.float64).item()
-        square += other.float().square_().sum(dtype=torch.float64).item()
-    return math.isfinite(wrong) and wrong <= torch.finfo(want.dtype).eps ** 2 * square
+    eps = torch.finfo(want.dtype).eps
+    return all(
+        bool(((one.float() - other.float()).abs() <= 2 * eps * (other.float().abs() + scale)).all())
+        for one, other in parts
+    )
 
 
 def operands_for(
@@ -349,9 +364,10 @@ def _keep(choices: Choices, device: torch.device, lt: CublasLt) -> None:
     tree = _parse(file) | {_key(device, lt): choices.to_json()}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as scratch:
-            json.dump(tree, scratch, indent=1)
-        os.replace(scratch.name, file)
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            scratch = Path(folder) / file.name
+            scratch.write_text(json.dumps(tree, indent=1), encoding="utf-8")
+            scratch.replace(file)
     except OSError as error:
         log.warning("%s was not written: %s", file, error)
 

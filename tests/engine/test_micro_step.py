@@ -127,7 +127,9 @@ def gpu(monkeypatch):
             self.run, self.shape = run, shape
 
         def replay(self, inputs: Inputs):
-            return stand_in.graphs_off_by * of_inputs(self.run, inputs, self.shape)
+            loss = of_inputs(self.run, inputs, self.shape)
+            self.run.optimizer.gradients.mul_(stand_in.graphs_off_by)
+            return loss
 
     monkeypatch.setattr(micro_step, "_Graph", FakeGraph)
     monkeypatch.setattr(micro_step, "_of_inputs", of_inputs)
@@ -178,7 +180,7 @@ def test_where_the_host_is_the_bottleneck_batches_of_all_lengths_share_a_graph(g
     step = MicroStep(run)
     step._shares = [0.9] * 3
     learnt = 0
-    for seed, lengths in enumerate(([9, 1, 14], [20, 3], [30, 8], [5, 9])):
+    for seed, lengths in enumerate(([29, 1, 4], [30, 8], [36], [20, 12, 7])):
         batch = batch_of(lengths, seed=seed, learnt=0.4)
         assert step(batch) == batch.trained_tokens
         learnt += batch.trained_tokens
@@ -214,6 +216,54 @@ def test_a_graph_that_gives_other_numbers_is_not_used(gpu):
     assert len(gpu.made) == 1 and not run.told
 
 
+def test_a_second_refusal_is_the_last(gpu):
+    gpu.graphs_off_by = 1.1
+    step = MicroStep(counting_run())
+    for lengths in ([8, 8], [6, 6], [4, 4]):
+        step(batch_of(lengths))
+        step(batch_of(lengths))
+    assert gpu.made == [Shape(16, *gpu.made[0][1:]), Shape(12, *gpu.made[1][1:])]
+
+
+def test_what_is_filled_up_must_give_the_numbers_of_the_batch(gpu, monkeypatch):
+    monkeypatch.setattr(
+        micro_step, "_of_inputs", lambda run, inputs, shape: torch.tensor(float(shape.labels))
+    )
+    step, batch = MicroStep(counting_run()), batch_of([8, 8])
+    step(batch)
+    step(batch)
+    assert not gpu.made
+
+
+def test_batches_that_are_far_from_full_are_not_filled_up(gpu):
+    step = MicroStep(counting_run(OUR_KERNEL, capacity=100))
+    step._shares = [0.9] * 3
+    for _ in range(3):
+        step(batch_of([20, 30]))
+    assert not gpu.made
+
+
+def test_a_graph_does_not_take_attention_from_what_is_faster(gpu):
+    ways = Ways(equal="flash", mixed="kernel", windowed="kernel")
+    step = MicroStep(counting_run(ways))
+    for _ in range(3):
+        step(batch_of([8, 8]))
+    assert not gpu.made
+
+
+def test_memory_that_ran_out_in_the_proof_leaves_the_step_as_it_was(gpu, monkeypatch):
+    def fails(run, inputs, shape):
+        run.optimizer.gradients.add_(99)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(micro_step, "_of_inputs", fails)
+    run = counting_run()
+    step, batch = MicroStep(run), batch_of([8, 8], learnt=1.0)
+    for times in range(1, 4):
+        assert step(batch) == 14.0
+        assert run.optimizer.gradients.tolist() == [14.0 * times] * 3
+
+
 def test_launches_that_differ_from_themselves_do_not_blame_the_graph(gpu):
     gpu.drift = 1e-3
     run = counting_run()
@@ -221,7 +271,7 @@ def test_launches_that_differ_from_themselves_do_not_blame_the_graph(gpu):
     step(batch)
     step(batch)
     (event,) = run.told
-    assert event.difference == pytest.approx(2e-3, rel=0.01)
+    assert event.difference == pytest.approx(1e-3, rel=0.01)
 
 
 def test_a_batch_that_is_not_finite_proves_nothing_against_graphs(gpu):

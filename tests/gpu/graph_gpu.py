@@ -2,10 +2,11 @@
 
     python tests/gpu/graph_gpu.py [--steps 30] [--keep FOLDER]
 
-Trains a small Llama (8 layers of 512, where Python's launches take longer than what they launch) on documents of
-mixed lengths, and the 1B shape on rows of 2,048, each with and without graphs, from the same adapter. Prints
-losses, time of a step, memory, and what was captured. Exit code 1 when losses differ, no graph was captured, or
-the small model is not faster by it.
+A capture that must fail (it asks the device for a number) has to leave torch as it was. Then a small Llama (8
+layers of 512, where Python's launches take longer than what they launch) trains on documents of mixed lengths, and
+the 1B shape on rows of 2,048, each with and without graphs, from the same adapter. Prints losses, time of a step,
+memory, and what was captured. Exit code 1 when losses differ, no graph was captured, the small model is not
+faster by it, or the failed capture left traces.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path)
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
-    good = True
+    good = failed_capture_leaves_no_trace()
     for name, work in (
         ("small, mixed documents", mixed_work(folder, args.steps)),
         ("1B, 4 rows of 2,048", row_work(folder, args.keep)),
@@ -69,6 +70,32 @@ def main() -> int:
         good &= bool(notes) and worst < 1e-3
         good &= work.shape != "small" or times[1] < 0.8 * times[0]
     return 0 if good else 1
+
+
+def failed_capture_leaves_no_trace() -> bool:
+    x = torch.ones(2**20, device="cuda")
+    stream, pool = torch.cuda.current_stream(), torch.cuda.graph_pool_handle()
+    failed = False
+    try:
+        with micro_step._capturing(torch.cuda.CUDAGraph(), pool):
+            (x + x).sum().item()
+    except RuntimeError as error:
+        failed = True
+        print("a capture that asks the device fails:", str(error).partition("\n")[0])
+    big = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    before = torch.cuda.memory_reserved()
+    del big
+    torch.cuda.empty_cache()
+    returned = before - torch.cuda.memory_reserved()
+    graph, out = torch.cuda.CUDAGraph(), None
+    with micro_step._capturing(graph, torch.cuda.graph_pool_handle()):
+        out = x + 1
+    graph.replay()
+    fine = bool((out == 2).all()) and torch.cuda.current_stream() == stream
+    print(
+        f"after it {returned / 1e9:.2f} GB of 1.07 are returned, and another capture works: {fine}"
+    )
+    return failed and fine and returned >= 2**30
 
 
 def train(work: Work, folder: Path) -> StackResult:

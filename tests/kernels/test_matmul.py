@@ -147,16 +147,26 @@ def test_without_cublaslt_nothing_is_measured():
 
 
 def test_results_agree_up_to_a_rounding_and_not_with_a_wrong_tile():
-    want = torch.randn(3000, 64).bfloat16()
+    a, b = torch.randn(3000, 512), torch.randn(512, 64)
+    a, b = a.bfloat16(), b.bfloat16()
+    want = torch.mm(a, b)
     assert module._agree(want.clone(), want)
-    rounded = want.clone()
-    rounded[::7] = (rounded[::7].float() * (1 + 2**-8)).bfloat16()
-    assert not torch.equal(rounded, want) and module._agree(rounded, want)
+    halves = [a[:, part].float() @ b[part].float() for part in (slice(256), slice(256, None))]
+    assert module._agree((halves[0] + halves[1]).bfloat16(), want)
+    assert not module._agree(halves[0].bfloat16() + halves[1].bfloat16(), want)
     wrong = want.clone()
-    wrong[2000:2064] = 0
+    wrong[2000:2008, 8:16] = 0
     assert not module._agree(wrong, want)
+    wrong = want.clone()
     wrong[2000, 0] = float("nan")
     assert not module._agree(wrong, want)
+
+
+@pytest.mark.parametrize("rows", [float("inf"), 0, -5, None, "many"])
+def test_an_entry_with_impossible_rows_is_left_out(rows):
+    (entry,) = table().to_json()
+    choices = Choices(None, [entry | {"rows": rows}])
+    assert choices.find(WEIGHT, 1000) is None and choices.to_json() == []
 
 
 def test_measurements_are_kept_beside_those_of_other_gpus(tmp_path, monkeypatch):
