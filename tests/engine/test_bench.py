@@ -18,7 +18,7 @@ from torch._C._autograd import DeviceType
 from evenfall.engine.bench import children, run, stack_evenfall
 from evenfall.engine.bench.compare import check_alone, compare, judge
 from evenfall.engine.bench.model import is_there, write_adapter, write_model
-from evenfall.engine.bench.profile import phase_of, summarise
+from evenfall.engine.bench.profile import _gaps, phase_of, summarise
 from evenfall.engine.bench.rows import (
     bins_of_step,
     random_rows,
@@ -413,3 +413,9 @@ def test_a_profile_counts_what_the_step_did_and_no_more():
     assert (profile.launches, profile.kernels) == (2, 2)
     assert profile.syncs == {"cudaEventSynchronize": 1}
     assert profile.phases_ms == {"matmuls": 2.0, "norm, rope, glu": 0.5, "copies": 0.01}
+
+
+def test_the_time_between_kernels_is_told_by_the_kernel_that_was_waited_for():
+    ran = [(30.0, 31.0, "b"), (0.0, 10.0, "a"), (13.0, 20.0, "b"), (15.0, 18.0, "c")]
+    assert _gaps(ran) == {"b": pytest.approx(0.013)}
+    assert not _gaps([])

@@ -234,3 +234,18 @@ def test_what_does_not_fit_is_refused():
         project(torch.randn(3, IN).half(), group)
     with pytest.raises(ValueError, match="one or more projections of one input"):
         ProjectionGroup([], torch.float32, Workspace())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_an_input_from_elsewhere_is_carried_like_one_that_was_written(bias, dropout):
+    (layer,) = stock([48], bias=bias)
+    group = group_of([layer], dropout=dropout)
+    group.refresh()
+    source = torch.randn(7, IN)
+    written, copied = group.input_buffer(7), group.input_buffer(7).zero_()
+    written.zero_()[:, :IN] = source
+    mask = group.carry(written)
+    group.carry_from(source, copied, mask)
+    torch.testing.assert_close(copied, written)
+    assert written[:, IN:].abs().sum() > 0
