@@ -135,6 +135,8 @@ class MicroStep:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._never = _why_never(run)
+        if self._never:
+            log.info("micro-steps are launched: %s", self._never)
         self._graphs: dict[Shape, _Graph] = {}
         self._pool: Any = None
         self._held = 0
@@ -171,7 +173,8 @@ class MicroStep:
 
     def make_room(self) -> None:
         """Give the graphs up if as much as a micro-step takes would not fit beside them."""
-        if self._graphs and self._free()[0] < self._needs:
+        # What the graphs hold counts as free there, but launches cannot take it.
+        if self._graphs and free_bytes(self._run.device)[0] - self._held < self._needs:
             self.give_up()
 
     def give_up(self) -> bool:
@@ -214,16 +217,12 @@ class MicroStep:
         full = _FULL * capacity <= batch.tokens <= capacity
         return Shape(capacity, labels, 0) if ours and full else None
 
-    def _free(self) -> tuple[int, int]:
-        """What may still be taken for launches, and the device's whole."""
-        free, total = free_bytes(self._run.device)
-        return free - self._held, total
-
     def _room(self) -> bool:
-        """Whether a graph and its proof fit; what launching the same took is free by then."""
-        free, total = self._free()
+        """Whether a graph and its proof fit: what launching the same took is free by then, and what
+        other graphs hold is used again."""
+        free, total = free_bytes(self._run.device)
         proof = _PROOF_COPIES * self._run.optimizer.gradients.nbytes
-        return free + self._held > self._needs + proof + _MARGIN * total
+        return free > self._needs + proof + _MARGIN * total
 
     def _launch(self, batch: Batch) -> Tensor:
         device = self._run.device
@@ -335,8 +334,8 @@ class _Graph:
 def _capturing(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
     """`torch.cuda.graph`, and back to where it was if the capture fails.
 
-    torch's own context then stays on the capture's stream, and its allocator believes to this day that a
-    capture is under way, in which it returns no memory.
+    torch's own context then stays on the capture's stream, and its allocator goes on as if a capture were
+    under way, during which it returns no memory.
     """
     with torch.cuda.stream(torch.cuda.current_stream()):
         try:
@@ -346,9 +345,8 @@ def _capturing(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
         except BaseException:
             index = torch.cuda.current_device()
             for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
-                with suppress(
-                    RuntimeError, AttributeError
-                ):  # where the capture did come to its end
+                # Where the capture did come to its end they have nothing to do, and say so.
+                with suppress(RuntimeError, AttributeError):
                     getattr(torch._C, name)(index, pool)
             raise
 
@@ -365,8 +363,8 @@ def _of_inputs(run: Run, inputs: Inputs, shape: Shape) -> Tensor:
     # Equal rows as they are; else lengths that choose our kernel, which goes by starts and ends.
     rows = shape.rows
     lengths = (shape.tokens // rows,) * rows if rows else (shape.tokens - 1, 1)
-    bounds = torch.arange(
-        0, shape.tokens + 1, lengths[0], dtype=torch.int32, device=inputs.starts.device
+    bounds = torch.arange(  # for equal rows; the kernel does not read them
+        0, shape.tokens + 1, max(1, lengths[0]), dtype=torch.int32, device=inputs.starts.device
     )
     documents = Documents(lengths, bounds, run.ways, (inputs.starts, inputs.ends))
     loss = run.head.losses(

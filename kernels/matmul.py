@@ -1,10 +1,10 @@
 """The large products of a step, each by the algorithm of cuBLAS that is fastest under load.
 
 torch leaves the choice to cuBLAS' heuristic, which knows what is fastest in a short burst. A training step is
-hours of load, and there the power that a GPU may draw decides: an H200 multiplies bf16 at 770 TFLOP/s for a
-tenth of a second and at 670 from then on, because it lowers its clock. What counts then is the energy of a
-product, and the algorithm with the least is another one, by up to 5 % of the time (same bits in all cases
-seen: only the tiles differed).
+hours of load, and there the power that a GPU may draw decides: an H200 multiplies bf16 at 760 TFLOP/s for a
+twentieth of a second and at 675 after a second, because it lowers its clock. What counts then is the energy of
+a product, and the algorithm with the least is another one, by some per cent of the time (same bits in all
+cases seen: only the tiles differed).
 
 So the candidates of the heuristic are measured, long enough for the clock to settle, when a model's sizes are
 first met on a kind of GPU (`tune`), some 20 seconds in all for a large model. What was found is kept on disk per GPU
