@@ -11,8 +11,10 @@ graph the same kernels run back to back. A graph is captured for one shape, so:
 
 Both change no number but by the order of sums. Each graph is proven before it counts: the batch is computed as
 any other, then as what it is filled up to, launch by launch, and then by the graph; loss and gradients must
-agree. Where they do not, or a capture fails, the loop goes on launch by launch. So it does with stock layers (whose
-kernels may wait for the device), dropout, and attention other than ours or a batch of equal rows.
+agree, and where batches are filled up the graph must be faster. Where it is not, or a capture fails, the loop goes
+on launch by launch. So it does with stock layers (whose kernels may wait for the device), dropout, and attention
+other than ours or a batch of equal rows. Which attention is faster counts where the device is the bottleneck; where
+the host is, a graph takes ours, which goes by tensors on the device.
 
 A graph keeps the memory of its activations. When another shape or an evaluation needs that room it is given up.
 """
@@ -24,7 +26,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,8 +49,9 @@ MAX_GRAPHS = 6
 _MOST_GIVEN_UP = 3
 """Times that graphs are given up for memory before none is captured any more."""
 
-_HOST_BOUND = 0.85
-"""Share of a forward in which the host enqueues it, from which on the host is the bottleneck."""
+_LAG = 0.15
+"""Share of a micro-step for which the device is still at work when all is launched, below which the host is the
+bottleneck. Where the device is, a thousand launches wait in its queue."""
 
 _SETTLED, _TIMED = 2, 3
 """Micro-steps before any is timed, since kernels are compiled in them, and how many are."""
@@ -69,6 +72,14 @@ _PROOF_COPIES = 5
 
 _MARGIN = 0.04
 """Part of the device's memory that a capture leaves alone."""
+
+
+class Timing(NamedTuple):
+    """Of a micro-step from an idle device."""
+
+    seconds: float
+    lag: float
+    """How long the device went on after the last launch."""
 
 
 class Shape(NamedTuple):
@@ -147,8 +158,7 @@ class MicroStep:
         self._refused: set[Shape] = set()
         self._last: Shape | None = None
         self._launched = 0
-        self._shares: list[float] = []
-        """Of the host, in micro-steps that were timed."""
+        self._timings: list[Timing] = []
 
     def __call__(self, batch: Batch) -> Tensor:
         """The summed loss, fp32 ``[]``; the gradients are added to the parameters'.
@@ -195,7 +205,8 @@ class MicroStep:
 
     @property
     def _host_bound(self) -> bool:
-        return len(self._shares) == _TIMED and min(self._shares) > _HOST_BOUND
+        full = len(self._timings) == _TIMED
+        return full and all(timing.lag < _LAG * timing.seconds for timing in self._timings)
 
     def _shape(self, batch: Batch) -> Shape | None:
         """What a batch may be captured as; None where it cannot be."""
@@ -204,9 +215,9 @@ class MicroStep:
         # As of now: a recovery may have changed them.
         capacity = run.config.train.per_device_train_batch_size * run.config.data.max_length
         count = len(batch.lengths)
-        ours = run.ways.mixed == run.ways.windowed == "kernel"
+        proven = run.ways.windowed == "kernel"
         if not self._host_bound:
-            if way == "rows" or (way == "kernel" and ours):
+            if way == "rows" or (way == "kernel" and proven):
                 rows = count if way == "rows" else 0
                 return Shape(batch.tokens, batch.trained_tokens, rows)
             return None
@@ -215,7 +226,7 @@ class MicroStep:
         if way == "rows" and batch.tokens == capacity:
             return Shape(capacity, labels, count)
         full = _FULL * capacity <= batch.tokens <= capacity
-        return Shape(capacity, labels, 0) if ours and full else None
+        return Shape(capacity, labels, 0) if proven and full else None
 
     def _room(self) -> bool:
         """Whether a graph and its proof fit: what launching the same took is free by then, and what
@@ -230,31 +241,24 @@ class MicroStep:
             return _loss_and_gradients(self._run, batch)
         self.make_room()
         self._launched += 1
-        if not self._never and self._launched > _SETTLED and len(self._shares) < _TIMED:
-            loss = self._timed(batch)
+        if not self._never and self._launched > _SETTLED and len(self._timings) < _TIMED:
+            loss, timing = self._timed(lambda: _loss_and_gradients(self._run, batch))
+            self._timings.append(timing)
+            if len(self._timings) == _TIMED:
+                log.info("micro-steps from an idle device: %s", self._timings)
         else:
             loss = _loss_and_gradients(self._run, batch)
         self._note_needs()
         return loss
 
-    def _timed(self, batch: Batch) -> Tensor:
-        """As `_loss_and_gradients`, and the host's share of the forward.
-
-        From an idle device and for the forward alone: behind a thousand launches that wait for the
-        device, the next one waits too.
-        """
-        device = self._run.device
-        torch.cuda.synchronize(device)
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        mark = time.perf_counter()
-        begin.record()
-        loss = loss_sum(self._run, batch.to(device))
-        end.record()
-        seconds = time.perf_counter() - mark
-        loss.backward()
-        end.synchronize()
-        self._shares.append(1e3 * seconds / begin.elapsed_time(end))
-        return loss.detach()
+    def _timed(self, compute: Callable[[], Tensor]) -> tuple[Tensor, Timing]:
+        torch.cuda.synchronize(self._run.device)
+        start = time.perf_counter()
+        loss = compute()
+        launched = time.perf_counter()
+        torch.cuda.synchronize(self._run.device)
+        done = time.perf_counter()
+        return loss, Timing(done - start, done - launched)
 
     def _note_needs(self) -> None:
         device = self._run.device
@@ -278,6 +282,7 @@ class MicroStep:
         if not all(bool(tensor.isfinite().all()) for tensor in launched):
             return launched[0]  # a bad batch proves nothing
         graph, apart, difference = None, math.inf, math.inf
+        faster = True
         try:
             inputs = fill_up(batch, shape)
             static = Inputs(*(tensor.to(run.device) for tensor in inputs.tensors()))
@@ -287,14 +292,18 @@ class MicroStep:
             if apart <= _FURTHEST:
                 graph = self._make(static, shape)
                 difference = _difference(again(lambda: graph.replay(inputs)), filled)
+                if self._host_bound:
+                    _, timing = self._timed(lambda: graph.replay(inputs))
+                    faster = timing.seconds < min(one.seconds for one in self._timings)
         except (RuntimeError, MemoryError) as error:
             log.warning("no CUDA graph: %s", str(error).partition("\n")[0], exc_info=True)
         gradients.copy_(after)
-        if graph is None or difference > max(_ROUNDING, _TIMES_ITSELF * apart):
-            log.warning("no CUDA graph: %.1e off, launches %.1e", difference, apart)
+        if graph is None or not faster or difference > max(_ROUNDING, _TIMES_ITSELF * apart):
+            told = "" if faster else ", not faster"
+            log.warning("no CUDA graph: %.1e off, launches %.1e%s", difference, apart, told)
             self.forget()
             if self._refused or apart == math.inf:
-                self._never = "no graph could be captured, or it gave other numbers"
+                self._never = "no graph could be captured, or none was right and faster"
             self._refused.add(shape)
             return launched[0]
         self._graphs[shape] = graph
@@ -360,13 +369,14 @@ def _loss_and_gradients(run: Run, batch: Batch) -> Tensor:
 def _of_inputs(run: Run, inputs: Inputs, shape: Shape) -> Tensor:
     """The same of inputs on the device."""
     assert run.head is not None
-    # Equal rows as they are; else lengths that choose our kernel, which goes by starts and ends.
+    # Equal rows as they are; else in our kernel, which goes by starts and ends.
     rows = shape.rows
+    ways = replace(run.ways, mixed="kernel")
     lengths = (shape.tokens // rows,) * rows if rows else (shape.tokens - 1, 1)
     bounds = torch.arange(  # for equal rows; the kernel does not read them
         0, shape.tokens + 1, max(1, lengths[0]), dtype=torch.int32, device=inputs.starts.device
     )
-    documents = Documents(lengths, bounds, run.ways, (inputs.starts, inputs.ends))
+    documents = Documents(lengths, bounds, ways, (inputs.starts, inputs.ends))
     loss = run.head.losses(
         run.model, inputs.labels, inputs.label_positions, input_ids=inputs.input_ids,
         position_ids=inputs.position_ids, documents=documents,

@@ -107,6 +107,9 @@ def test_a_filled_up_batch_has_the_loss_and_the_gradients_of_the_batch():
     assert torch.allclose(run.optimizer.gradients, gradients, rtol=1e-4, atol=1e-6)
 
 
+HOST_BOUND = [micro_step.Timing(seconds=10.0, lag=0.1)] * 3
+
+
 @pytest.fixture
 def gpu(monkeypatch):
     """Stands in for a GPU and for a model whose loss and gradients count the tokens that are learnt."""
@@ -178,7 +181,7 @@ def test_shapes_that_come_by_turns_are_launched(gpu):
 def test_where_the_host_is_the_bottleneck_batches_of_all_lengths_share_a_graph(gpu):
     run = counting_run(OUR_KERNEL)
     step = MicroStep(run)
-    step._shares = [0.9] * 3
+    step._timings = HOST_BOUND
     learnt = 0
     for seed, lengths in enumerate(([29, 1, 4], [30, 8], [36], [20, 12, 7])):
         batch = batch_of(lengths, seed=seed, learnt=0.4)
@@ -192,7 +195,7 @@ def test_where_the_host_is_the_bottleneck_batches_of_all_lengths_share_a_graph(g
 
 def test_labels_that_fill_up_to_more_than_there_are_tokens_are_no_error(gpu):
     step = MicroStep(counting_run(capacity=16))
-    step._shares = [0.9] * 3
+    step._timings = HOST_BOUND
     for _ in range(3):
         assert step(batch_of([8, 8], learnt=1.0)) == 14.0
 
@@ -216,6 +219,34 @@ def test_a_graph_that_gives_other_numbers_is_not_used(gpu):
     assert len(gpu.made) == 1 and not run.told
 
 
+def test_where_the_host_is_the_bottleneck_attention_need_not_be_the_fastest(gpu):
+    step = MicroStep(counting_run(Ways(equal="flash", mixed="flash", windowed="kernel")))
+    step._timings = HOST_BOUND
+    for lengths in ([29, 1, 4], [30, 8], [36]):
+        step(batch_of(lengths))
+    assert {shape.tokens for shape in gpu.made} == {40}
+
+
+def test_a_filled_up_graph_that_is_not_faster_is_not_used(gpu):
+    run = counting_run(OUR_KERNEL)
+    step, batch = MicroStep(run), batch_of([20, 18], learnt=1.0)
+    step._timings = [micro_step.Timing(seconds=0.0, lag=-1.0)] * 3
+    for times in range(1, 5):
+        assert step(batch) == 36.0
+        assert run.optimizer.gradients.tolist() == [36.0 * times] * 3
+    assert len(gpu.made) == 1 and not run.told
+
+
+@pytest.mark.parametrize(("lag", "captured"), [(0.5, False), (0.02, True)])
+def test_the_bottleneck_is_the_device_where_it_goes_on_when_all_is_launched(gpu, lag, captured):
+    step = MicroStep(counting_run(OUR_KERNEL))
+    step._timings = [micro_step.Timing(10.0, 0.2), micro_step.Timing(10.0, 10 * lag)]
+    step._timings.append(micro_step.Timing(10.0, 0.1))
+    for lengths in ([29, 1, 4], [30, 8]):
+        step(batch_of(lengths))
+    assert bool(gpu.made) == captured
+
+
 def test_a_second_refusal_is_the_last(gpu):
     gpu.graphs_off_by = 1.1
     step = MicroStep(counting_run())
@@ -237,7 +268,7 @@ def test_what_is_filled_up_must_give_the_numbers_of_the_batch(gpu, monkeypatch):
 
 def test_batches_that_are_far_from_full_are_not_filled_up(gpu):
     step = MicroStep(counting_run(OUR_KERNEL, capacity=100))
-    step._shares = [0.9] * 3
+    step._timings = HOST_BOUND
     for _ in range(3):
         step(batch_of([20, 30]))
     assert not gpu.made
