@@ -142,15 +142,7 @@ def load_base(
         )
     model.requires_grad_(False)
     model.config.use_cache = False
-    module: Any
-    for module in model.modules():
-        if type(module).__name__ == "Linear4bit":
-            # A pre-quantised checkpoint names the dtype of the machine that made it.
-            module.compute_dtype = dtype
-            module.compute_type_is_set = True
-            # On CPUs with AVX512-BF16 the first forward in eval mode repacks the weight for a kernel
-            # that has no backward: after an evaluation, gradients would silently be lost.
-            module.support_avx512bf16_for_cpu = False
+    compute_in(model, dtype)
     tensors = [*model.parameters(), *model.buffers()]
     return LoadedModel(
         model=model,
@@ -163,6 +155,28 @@ def load_base(
         weights_gb=sum(t.numel() * t.element_size() for t in tensors) / 1e9,
         seconds=time.perf_counter() - start,
     )
+
+
+def compute_in(model: Any, dtype: torch.dtype) -> None:
+    """Bring a model to the dtype that was asked for where it came in another.
+
+    A 4-bit checkpoint names the dtype of the machine that made it, and transformers loads all of it so,
+    whatever `dtype` says. What it keeps in another dtype on purpose stays.
+    """
+    came = model.dtype
+    for parameter in model.parameters():
+        if parameter.dtype == came and came != dtype:
+            parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
+    module: Any
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.compute_dtype = dtype
+            module.compute_type_is_set = True
+            module.weight.quant_state.dtype = dtype
+            # On CPUs with AVX512-BF16 the first forward in eval mode repacks the weight for a kernel
+            # that has no backward: after an evaluation, gradients would silently be lost.
+            module.support_avx512bf16_for_cpu = False
 
 
 def _check_stored_quantization(config: ModelConfig, stored: Any) -> None:

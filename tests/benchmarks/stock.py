@@ -18,7 +18,7 @@ from evenfall.engine.bench.stack_trainer import float_adapters, in_this_order, l
 from evenfall.engine.config import RunConfig
 from evenfall.engine.data.prepare import PreparedData, prepare
 from evenfall.engine.device import compute_dtype, pick_device
-from evenfall.engine.load import add_adapter, load_base, load_tokenizer, model_source
+from evenfall.engine.load import add_adapter, compute_in, load_base, load_tokenizer, model_source
 from evenfall.engine.state import LoopState
 from evenfall.engine.updates import advance, next_update
 
@@ -128,6 +128,7 @@ def _model_with_same_adapter(config: RunConfig, device: torch.device) -> Any:
     base = AutoModelForCausalLM.from_pretrained(
         model_source(config.model), dtype=dtype, device_map={"": device}, **options
     )
+    compute_in(base, dtype)
     base.requires_grad_(False)
     lora = LoraConfig(
         r=config.adapter.r,

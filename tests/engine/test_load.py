@@ -109,6 +109,13 @@ def test_a_prequantised_checkpoint_trains(
     torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-5, atol=0)
     with pytest.raises(LoadError, match=r"is a 4-bit checkpoint: set model.quantization=nf4"):
         load(folder, quantization="none")
+    other = load(folder, dtype="bfloat16").model
+    kinds = {p.dtype for p in other.parameters() if p.is_floating_point()}
+    states = {m.weight.quant_state.dtype for m in other.modules() if hasattr(m, "compute_dtype")}
+    assert kinds == states == {torch.bfloat16} and other.config.dtype == torch.bfloat16
+    ids = torch.arange(4, 20)[None]
+    want = load(folder, dtype="float32").model(ids).logits
+    assert 1e-4 < (other(ids).logits.float() - want).norm() / want.norm() < 0.05
 
 
 @pytest.mark.parametrize(
