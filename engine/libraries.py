@@ -8,6 +8,8 @@ Spends nothing on what a run does not need; what is left is the libraries' own, 
   collections which free a failed step's memory look only at what came since.
 * bitsandbytes hands four functions, written for devices that it has no kernels for, to torch.compile
   while it is imported, and torch then imports its whole compiler.
+* transformers imports scikit-learn where it is installed, and with it scipy and pandas, for one kind of assisted
+  generation. Meanwhile it looks as if it was not.
 """
 
 import atexit
@@ -33,7 +35,7 @@ def import_libraries() -> None:
     """Import the engine and all that it stands on. Later calls return at once."""
     import_torch()
     package = __name__.rpartition(".")[0]
-    _import(f"{package}.worker", contextlib.nullcontext)
+    _import(f"{package}.worker", lambda: _without("sklearn"))
 
 
 def import_for_run(device: str) -> None:
@@ -62,6 +64,19 @@ def _collecting_nothing() -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
+
+
+@contextlib.contextmanager
+def _without(name: str) -> Iterator[None]:
+    """The package looks as if it was not installed."""
+    hide = name not in sys.modules
+    if hide:
+        sys.modules[name] = None  # type: ignore[assignment] - Python's own way to say so
+    try:
+        yield
+    finally:
+        if hide:
+            del sys.modules[name]
 
 
 @contextlib.contextmanager

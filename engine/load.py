@@ -213,7 +213,8 @@ def add_adapter(model: Any, config: AdapterConfig, seed: int) -> PeftModel:
     )
     torch.manual_seed(seed)
     try:
-        adapted = get_peft_model(model, lora)
+        with _no_initial_values():
+            adapted = get_peft_model(model, lora)
     except ValueError as error:
         linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if _is_linear(m)})
         raise LoadError(
@@ -225,6 +226,18 @@ def add_adapter(model: Any, config: AdapterConfig, seed: int) -> PeftModel:
             parameter.data = parameter.data.float()
     assert isinstance(adapted, PeftModel)
     return adapted
+
+
+@contextlib.contextmanager
+def _no_initial_values():
+    """New linear layers are left as they are: PEFT fills A and B right after torch has, and for a model of 8B torch
+    takes half a second for it."""
+    reset = torch.nn.Linear.reset_parameters
+    torch.nn.Linear.reset_parameters = lambda self: None
+    try:
+        yield
+    finally:
+        torch.nn.Linear.reset_parameters = reset
 
 
 def load_adapter(model: Any, folder: Path) -> PeftModel:

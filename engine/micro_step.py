@@ -166,7 +166,8 @@ class MicroStep:
         Args:
             batch: on the host.
         """
-        shape = None if self._never else self._shape(batch)
+        # The first update is what somebody waits for.
+        shape = self._shape(batch) if self._run.state.step and not self._never else None
         if shape is None:
             return self._launch(batch)
         again, self._last = shape == self._last, shape

@@ -1,8 +1,8 @@
 """A GPU's first moments, spent while Python is busy elsewhere.
 
-The first tensor on a GPU waits for the driver's context, the first matmul for cuBLAS, and the first
-of our kernels for Triton, which reads its own compiler (some 500 MB) to name its cache. None of that
-holds the GIL for long. So each is done once, tiny, in a thread: beside the imports, beside the loading
+The first tensor on a GPU waits for the driver's context, the first matmul for cuBLAS, the first attention for
+cuDNN, and the first of our kernels for Triton, which reads its own compiler (some 500 MB) to name its cache. None
+of that holds the GIL for long. So each is done once, tiny, in a thread: beside the imports, beside the loading
 of the model. Nothing depends on it; what fails here fails again where it is needed, and says so there.
 Before memory is measured and CUDA graphs are captured, `wait` until it is over: both take other threads'
 calls for the run's own.
@@ -25,8 +25,8 @@ _threads: list[threading.Thread] = []
 
 
 def wake_gpu(choice: str) -> None:
-    """Begin a first matmul on the device for `train.device`, if that is a GPU."""
-    _begin(_first_matmul, choice)
+    """Begin a first matmul and attention on the device for `train.device`, if that is a GPU."""
+    _begin(_first_operators, choice)
 
 
 def wake_kernels(choice: str) -> None:
@@ -58,13 +58,19 @@ def _begin(task: "Callable[[torch.device], None]", choice: str) -> None:
         thread.start()
 
 
-def _first_matmul(device: "torch.device") -> None:
+def _first_operators(device: "torch.device") -> None:
     import torch
+    import torch.nn.functional as F
 
     from .device import compute_dtype
 
-    matrix = torch.zeros(64, 64, dtype=compute_dtype("auto", device), device=device)
-    torch.mm(matrix, matrix)
+    for dtype in (
+        compute_dtype("auto", device),
+        torch.float64,
+    ):  # the proofs compare with the second
+        heads = torch.zeros(1, 2, 64, 64, dtype=dtype, device=device, requires_grad=True)
+        out = F.scaled_dot_product_attention(heads @ heads, heads, heads, is_causal=True)
+        torch.autograd.grad(out, heads, out)
 
 
 def _first_kernel(device: "torch.device") -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 from contextlib import nullcontext
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from evenfall.engine import libraries
 
 NEEDLESS = (
     "torch._inductor.compile_fx", "networkx", "datasets", "pandas", "pyarrow", "trl", "textual",
+    "sklearn",
 )  # fmt: skip
 
 
@@ -86,6 +89,21 @@ def test_an_import_that_fails_freezes_nothing(nothing_frozen: list[str]):
         libraries._import("no_such_module_anywhere", nullcontext)
     assert gc.isenabled()
     assert nothing_frozen == []
+
+
+def test_a_package_that_no_run_needs_looks_as_if_it_was_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "needless_here.py").write_text("there = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with libraries._without("needless_here"):
+        assert find_spec("needless_here") is None
+        with pytest.raises(ModuleNotFoundError):
+            import_module("needless_here")
+    imported = import_module("needless_here")
+    with libraries._without("needless_here"):  # somebody has it already
+        assert sys.modules["needless_here"] is imported
+    assert import_module("needless_here") is imported
 
 
 @pytest.mark.parametrize("before", [None, "0", "1"])

@@ -71,6 +71,20 @@ def test_the_initial_adapter_comes_from_the_seed(tiny_model: Path) -> None:
     assert torch.equal(first(1), first(1)) and not torch.equal(first(1), first(2))
 
 
+def test_a_new_adapter_is_as_peft_begins_one(tiny_model: Path) -> None:
+    reset = torch.nn.Linear.reset_parameters
+    for name, values in trainable_parameters(
+        add_adapter(load(tiny_model).model, AdapterConfig(r=16), seed=1)
+    ).items():
+        if "lora_B" in name:
+            assert not values.any()
+        else:  # uniform up to 1 / sqrt(in)
+            bound = values.shape[1] ** -0.5
+            assert 0.95 * bound < values.abs().max() <= bound
+            assert values.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
+    assert torch.nn.Linear.reset_parameters is reset
+
+
 def test_rslora_scales_by_the_root_of_the_rank(tiny_model: Path) -> None:
     config = AdapterConfig(r=16, lora_alpha=32, use_rslora=True, target_modules=["q_proj"])
     adapted = add_adapter(load(tiny_model).model, config, seed=1)

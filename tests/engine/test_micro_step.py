@@ -155,7 +155,7 @@ def counting_run(ways=ROWS, capacity=40) -> Any:
     )
     return SimpleNamespace(
         ways=ways, device=torch.device("cpu"), config=config, told=told,
-        optimizer=SimpleNamespace(gradients=torch.zeros(3)),
+        optimizer=SimpleNamespace(gradients=torch.zeros(3)), state=SimpleNamespace(step=1),
         control=SimpleNamespace(emit=told.append),
     )  # fmt: skip
 
@@ -169,6 +169,19 @@ def test_a_shape_that_comes_twice_in_a_row_is_captured_and_gives_the_same(gpu):
     assert gpu.made == [Shape(16, 14, 2)]
     (event,) = run.told
     assert isinstance(event, ev.StepCaptured) and event.difference == 0.0 and event.filled == 0
+
+
+def test_the_first_update_does_not_wait_for_a_capture(gpu):
+    run = counting_run()
+    step, batch = MicroStep(run), batch_of([8, 8], learnt=1.0)
+    run.state.step = 0
+    for _ in range(3):
+        step(batch)
+    assert not gpu.made
+    run.state.step = 1
+    step(batch)
+    step(batch)
+    assert len(gpu.made) == 1
 
 
 def test_shapes_that_come_by_turns_are_launched(gpu):

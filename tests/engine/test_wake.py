@@ -19,7 +19,7 @@ def test_a_run_on_the_cpu_wakes_nothing():
 @pytest.mark.parametrize("device", [torch.device("cuda", 0), torch.device("cpu")])
 def test_only_a_gpu_is_used_and_once(begin, device, monkeypatch: pytest.MonkeyPatch):
     used = []
-    for task in ("_first_matmul", "_first_kernel"):
+    for task in ("_first_operators", "_first_kernel"):
         monkeypatch.setattr(wake, task, used.append)
     monkeypatch.setattr("evenfall.engine.device.pick_device", lambda choice: device)
     begin("auto")
@@ -43,5 +43,5 @@ def test_what_fails_is_logged_and_left_to_the_run(
 
 
 def test_what_is_done_runs_anywhere():
-    wake._first_matmul(torch.device("cpu"))
+    wake._first_operators(torch.device("cpu"))
     wake._first_kernel(torch.device("cpu"))
