@@ -1,5 +1,5 @@
 """The algorithms of a model's large matmuls, measured on this kind of GPU and tried on this one
-(`kernels/matmul.py`)."""
+(`kernels/matmul_tuning.py`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..kernels.linear_cross_entropy import products as head_products
-from ..kernels.matmul import tune
+from ..kernels.matmul_tuning import tune
 from .fast_layer import fast_states
 from .loss_head import LossHead
 from .patch import PatchedPart

@@ -35,7 +35,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .backend import COMPILE_OPTIONS, jit, launch_on, takes_triton, tl, triton
-from .matmul import Product, matmul
+from .matmul import matmul
+from .matmul_choices import Product
 
 CHUNK_BYTES = 512 << 20
 """Logits that are alive at a time: 2,048 rows of a 128k vocabulary in bf16, far more than

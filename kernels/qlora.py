@@ -42,7 +42,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .carry import copy_carry
-from .matmul import Product, aligned, matmul, matmul_fp32, row_bytes
+from .matmul import aligned, matmul, matmul_fp32, row_bytes
+from .matmul_choices import Product
 from .nf4 import NF4Weight, dequantize_nf4
 from .scatter import Copy, Scatter
 

@@ -188,7 +188,8 @@ class Story:
 
 def graph_line(event: ev.StepCaptured) -> str:
     """What became one CUDA graph, in words."""
-    return f"micro-steps of {event.tokens:,} tokens run as one CUDA graph, proven here"
+    learnt = f", up to {event.labels:,} of them learnt," if event.labels < event.tokens else ""
+    return f"micro-steps of {event.tokens:,} tokens{learnt} run as one CUDA graph, proven here"
 
 
 def memory_line(event: ev.MemoryPlanned) -> str:

@@ -31,7 +31,11 @@ class StockTraining(NamedTuple):
 
 
 def train_stock(config: RunConfig, steps: int) -> StockTraining:
-    """The first `steps` updates of a run, by the stock stack."""
+    """The first `steps` updates of a run, by the stock stack.
+
+    Raises:
+        ValueError: one of them is a short one.
+    """
     device = pick_device(config.train.device)
     tokenizer = load_tokenizer(config.model)
     data = prepare(config, tokenizer, _quiet)
@@ -99,8 +103,11 @@ def _micro_batches(config: RunConfig, data: PreparedData, steps: int) -> list[li
     batches = []
     for _ in range(steps):
         chosen = next_update(data.train, state, recipe.seed, config.data.shuffle)
-        # An epoch's last update may be short; the Trainer would fill it up with micro-batches.
-        assert recipe.gradient_accumulation_steps == 1 or len(chosen) == state.bins_per_update
+        if recipe.gradient_accumulation_steps > 1 and len(chosen) < state.bins_per_update:
+            raise ValueError(
+                f"{steps} updates go past the end of an epoch, whose last one is short; the Trainer would "
+                "fill it up with micro-batches: take more rows, or fewer updates"
+            )
         for start in range(0, len(chosen), size):
             bins = chosen[start : start + size]
             batches.append([row for index in bins for row in data.train.bins[index]])

@@ -2,7 +2,7 @@
 
     python tests/gpu/matmul_gpu.py [8b] [1b] [--tokens 16384] [--json FILE]
 
-Measures each anew (`kernels/matmul.py`), then runs torch's and the chosen one by turns for half a second
+Measures each anew (`kernels/matmul_tuning.py`), then runs torch's and the chosen one by turns for half a second
 each, with the clock and power that nvidia-smi shows, and compares the results bit by bit. Exit code 1 when
 a chosen one is wrong or, by turns, slower than torch's by more than 1 %. --json writes the table in the
 format of `kernels/matmul_choices.json`.
@@ -22,9 +22,11 @@ from functools import partial
 import torch
 
 from evenfall.engine.bench.shapes import SHAPES
-from evenfall.kernels import matmul
+from evenfall.kernels import matmul_tuning as tuning
 from evenfall.kernels.cublaslt import cublaslt
 from evenfall.kernels.linear_cross_entropy import products as head_products
+from evenfall.kernels.matmul import matmul
+from evenfall.kernels.matmul_choices import Product, Weight, choices_of, key_of
 
 RANK = 16
 
@@ -68,34 +70,34 @@ def main() -> int:
     if lt is None:
         print("there is no cublasLt here")
         return 1
-    choices = matmul._choices(device)
+    choices = choices_of(device)
     choices._by_weight.clear()
     gauge, good = Gauge(), True
     for name in args.shapes:
         names, products = products_of(name, args.tokens, device, dtype)
         start = time.perf_counter()
-        matmul.tune(products, dtype, device)
+        tuning.tune(products, dtype, device)
         print(f"{name}, {args.tokens} tokens: measured in {time.perf_counter() - start:.1f} s")
         total = [0.0, 0.0]
         for what, product in zip(names, products, strict=True):
-            weight = matmul.Weight(product.columns, product.inner, product.transposed, dtype)
+            weight = Weight(product.columns, product.inner, product.transposed, dtype)
             choice = choices.find(weight, product.rows)
             if choice is None:
                 print(f"  {what:16} too small to be tuned")
                 continue
-            a, b, out = matmul.operands_for(product, dtype, device)
+            a, b, out = tuning.operands_for(product, dtype, device)
             want, flops = torch.mm(a, b), 2 * product.rows * product.columns * product.inner
             times, gauges = ([], []), ["", ""]
-            ways = partial(torch.mm, a, b, out=out), partial(matmul.matmul, a, b, out)
+            ways = partial(torch.mm, a, b, out=out), partial(matmul, a, b, out)
             for _ in range(2):
                 for index, run in enumerate(ways):
                     mark = time.time() + 0.1
                     times[index].append(rate(run, 0.25))
                     gauges[index] = gauge.since(mark)
-            right = torch.equal(matmul.matmul(a, b, out.fill_(torch.nan)), want)
+            right = torch.equal(matmul(a, b, out.fill_(torch.nan)), want)
             stock, chosen = map(statistics.mean, times)
             total[0], total[1] = total[0] + stock, total[1] + chosen
-            fine = chosen <= 1.01 * stock and matmul._agree(out, want)
+            fine = chosen <= 1.01 * stock and tuning.agree(out, want)
             good &= fine
             print(
                 f"  {what:16} torch {stock:6.3f} ms {flops / stock / 1e9:4.0f} TFLOP/s {gauges[0]}"
@@ -108,7 +110,7 @@ def main() -> int:
     gauge.process.kill()
     if args.json:
         with open(args.json, "w") as file:
-            json.dump({matmul._key(device, lt): choices.to_json()}, file, indent=1)
+            json.dump({key_of(device, lt): choices.to_json()}, file, indent=1)
     return 0 if good else 1
 
 
@@ -126,8 +128,8 @@ def products_of(name: str, tokens: int, device: torch.device, dtype: torch.dtype
         extra = RANK * count
         names += [f"{group} forward", f"{group} backward"]
         products += [
-            matmul.Product(tokens, columns, inner + extra, True),
-            matmul.Product(tokens, inner, columns + extra, False),
+            Product(tokens, columns, inner + extra, True),
+            Product(tokens, inner, columns + extra, False),
         ]
     weight = torch.empty(shape.vocabulary, shape.hidden, dtype=dtype, device="meta")
     return [*names, "logits", "head backward"], products + head_products(tokens, weight)

@@ -23,7 +23,11 @@ from evenfall.tui.story import Story
         ),
         (
             ev.StepCaptured(16_384, 16_376, 0, 0.0),
-            "micro-steps of 16,384 tokens run as one CUDA graph, proven here",
+            "micro-steps of 16,384 tokens, up to 16,376 of them learnt, run as one CUDA graph, proven here",
+        ),
+        (
+            ev.StepCaptured(4096, 4096, 0, 0.0),
+            "micro-steps of 4,096 tokens run as one CUDA graph, proven here",
         ),
     ],
 )
