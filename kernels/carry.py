@@ -3,7 +3,7 @@
 Attention writes its output to memory of its own where it is not ours (`engine/layer_attention.py`). The output
 projection wants it in a buffer that carries the adapter's columns (`qlora.py`): a copy, and then a matmul that reads
 the copy once more for a few columns. Here a program copies a block of rows and multiplies what it holds anyway,
-as the GLUs do in `glu_adapters.py`, by the same functions. Sums are fp32.
+as the GLUs do in `glu_adapters.py`, by the same functions (`blocks.py`). Sums are fp32.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .backend import COMPILE_OPTIONS, INTERPRETED, jit, launch_on, takes_triton, tl, triton
-from .glu_adapters import _PIN, _lanes, _load, _multiply, _pin
+from .blocks import PINS, lanes_of, load_block, multiply_block, pin
 
 MAX_EXTRA = 64
 """The most columns that are multiplied on the way; more get a copy and a matmul."""
@@ -49,10 +49,10 @@ def _copy_carry_kernel(
         cols = start + tl.arange(0, BLOCK_COLS)
         there = (cols < n_cols)[None, :]
         mask = inside & there
-        value = _pin(_load(source_ptr, rows, source_stride, cols, mask), PIN)
-        adapter = _load(adapter_ptr, lanes, adapter_stride, cols, wanted & there)
+        value = pin(load_block(source_ptr, rows, source_stride, cols, mask), PIN)
+        adapter = load_block(adapter_ptr, lanes, adapter_stride, cols, wanted & there)
         tl.store(target_ptr + rows[:, None] * target_stride + cols[None, :], value, mask=mask)
-        carried = _multiply(value, tl.trans(adapter), carried, WIDE)
+        carried = multiply_block(value, tl.trans(adapter), carried, WIDE)
 
     carried_ptrs = carried_ptr + rows[:, None] * carried_stride + lanes[None, :]
     mask = inside & (lanes < extra)[None, :]
@@ -93,11 +93,11 @@ def copy_carry(source: Tensor, target: Tensor, rows: Tensor, carried: Tensor) ->
             n_rows,
             n_cols,
             extra,
-            PIN=_PIN,
+            PIN=PINS,
             WIDE=INTERPRETED,
             BLOCK_ROWS=_ROWS,
             BLOCK_COLS=_COLS if source.element_size() == 2 else _COLS // 4,
-            BLOCK_EXTRA=_lanes(extra),
+            BLOCK_EXTRA=lanes_of(extra),
             num_warps=_WARPS,
             num_stages=_STAGES,
             **COMPILE_OPTIONS,

@@ -23,7 +23,7 @@ The blocks of a walk are staged through shared memory by the compiler's pipelini
 is in hand. (Loaded ahead into registers, as one could write it, they would not be: the assembler sees no use for
 such a load before the next turn of the loop, and puts it off until the arithmetic is done.) Left to itself the
 compiler would also read each staged block twice, and take its activations twice, in the layout that stores want
-and in the one that tensor cores want: `_pin` is what it cannot copy. So only rounded results go to the tensor
+and in the one that tensor cores want: `blocks.pin` is what it cannot copy. So only rounded results go to the tensor
 cores' layout. The long side of each product is M, since Hopper's instruction takes 64 rows and as few as 8 columns.
 """
 
@@ -45,6 +45,7 @@ from .backend import (
     tl,
     triton,
 )
+from .blocks import PINS, lanes_of, load_block, multiply_block, pin
 from .glu import (
     Activation,
     _activate,
@@ -58,9 +59,6 @@ from .matmul import matmul_fp32
 MAX_RANK = 32
 """The widest adapter that the backward takes; wider ones get a GLU and matmuls. The accumulators of three
 gradients fill a processor's registers: at rank 64 an H200 takes 1,238 us where GLU and matmuls take 894."""
-
-_PIN = not INTERPRETED and torch.version.hip is None
-"""The pin is an instruction of NVIDIA's."""
 
 
 def glu_forward_carry_reference(
@@ -100,37 +98,6 @@ def _gradients(
     return matmul_fp32(u.t(), product), matmul_fp32(dgate.t(), t_gate), matmul_fp32(dup.t(), t_up)
 
 
-@jit()
-def _load(base_ptr, rows, stride, cols, mask):
-    """A block of a matrix whose rows lie `stride` apart; zeros where it is masked."""
-    return tl.load(base_ptr + rows[:, None] * stride + cols[None, :], mask=mask, other=0.0)
-
-
-@jit()
-def _pin(x, PIN: tl.constexpr):
-    """`x`, from an instruction that the compiler takes for more than it is: it is made once, and in
-    the layout of what it is made of."""
-    if not PIN:
-        return x
-    pack: tl.constexpr = 32 // x.dtype.primitive_bitwidth
-    return tl.inline_asm_elementwise(
-        "mov.b32 $0, $1;",
-        "=r,r",
-        [x],
-        dtype=x.dtype,
-        is_pure=False,
-        pack=pack,  # pyright: ignore[reportArgumentType]
-    )
-
-
-@jit()
-def _multiply(a, b, total, WIDE: tl.constexpr):
-    """``total + a @ b``; WIDE for Triton's interpreter, which would multiply the bits of bf16."""
-    if WIDE:
-        a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b, total, input_precision="ieee")
-
-
 @jit(do_not_specialize=["n_rows"])
 def _glu_forward_carry_kernel(
     gate_ptr,  # [n_rows, n_cols], rows gate_stride apart
@@ -163,15 +130,15 @@ def _glu_forward_carry_kernel(
         cols = start + tl.arange(0, BLOCK_COLS)
         there = (cols < n_cols)[None, :]
         mask = inside & there
-        gate = _load(gate_ptr, rows, gate_stride, cols, mask)
-        up = _load(up_ptr, rows, up_stride, cols, mask)
-        adapter = _load(adapter_ptr, lanes, adapter_stride, cols, wanted & there)
+        gate = load_block(gate_ptr, rows, gate_stride, cols, mask)
+        up = load_block(up_ptr, rows, up_stride, cols, mask)
+        adapter = load_block(adapter_ptr, lanes, adapter_stride, cols, wanted & there)
         value, _ = _activate(gate.to(tl.float32), ACTIVATION)
         out = value.to(gate.dtype).to(tl.float32) * up.to(tl.float32)
-        out = _pin(out.to(out_ptr.dtype.element_ty), PIN)
+        out = pin(out.to(out_ptr.dtype.element_ty), PIN)
         out_ptrs = out_ptr + rows[:, None] * out_stride + cols[None, :]
         tl.store(out_ptrs, out, mask=mask)
-        carried = _multiply(out, tl.trans(adapter), carried, WIDE)
+        carried = multiply_block(out, tl.trans(adapter), carried, WIDE)
 
     carried_ptrs = carried_ptr + rows[:, None] * carried_stride + lanes[None, :]
     mask = inside & (lanes < extra)[None, :]
@@ -227,27 +194,27 @@ def _glu_backward_gradients_kernel(
         rows = tl.cast(start, tl.int64) + tl.arange(0, BLOCK_ROWS)
         there = (rows < last)[:, None]
         mask = there & inside
-        dout = _load(dout_ptr, rows, dout_stride, cols, mask)
-        gate = _load(gate_ptr, rows, gate_stride, cols, mask)
-        up = _load(up_ptr, rows, up_stride, cols, mask)
-        u = _load(u_ptr, rows, u_stride, u_lanes, there & (u_lanes < u_rank)[None, :])
+        dout = load_block(dout_ptr, rows, dout_stride, cols, mask)
+        gate = load_block(gate_ptr, rows, gate_stride, cols, mask)
+        up = load_block(up_ptr, rows, up_stride, cols, mask)
+        u = load_block(u_ptr, rows, u_stride, u_lanes, there & (u_lanes < u_rank)[None, :])
         wanted = there & (t_lanes < gate_rank)[None, :]
-        t_gate = _load(t_gate_ptr, rows, t_gate_stride, t_lanes, wanted)
+        t_gate = load_block(t_gate_ptr, rows, t_gate_stride, t_lanes, wanted)
         wanted = there & (t_lanes < up_rank)[None, :]
-        t_up = _load(t_up_ptr, rows, t_up_stride, t_lanes, wanted)
+        t_up = load_block(t_up_ptr, rows, t_up_stride, t_lanes, wanted)
 
         wide_dout, wide_up = dout.to(tl.float32), up.to(tl.float32)
         value, slope = _activate(gate.to(tl.float32), ACTIVATION)
-        out = _pin((value.to(gate.dtype).to(tl.float32) * wide_up).to(gate.dtype), PIN)
-        dgate = _pin((wide_dout * wide_up * slope).to(dgate_ptr.dtype.element_ty), PIN)
-        dup = _pin((wide_dout * value).to(dup_ptr.dtype.element_ty), PIN)
+        out = pin((value.to(gate.dtype).to(tl.float32) * wide_up).to(gate.dtype), PIN)
+        dgate = pin((wide_dout * wide_up * slope).to(dgate_ptr.dtype.element_ty), PIN)
+        dup = pin((wide_dout * value).to(dup_ptr.dtype.element_ty), PIN)
         dgate_ptrs = dgate_ptr + rows[:, None] * dgate_stride + cols[None, :]
         dup_ptrs = dup_ptr + rows[:, None] * dup_stride + cols[None, :]
         tl.store(dgate_ptrs, dgate, mask=mask)
         tl.store(dup_ptrs, dup, mask=mask)
-        da = _multiply(tl.trans(out), u, da, WIDE)
-        db_gate = _multiply(tl.trans(dgate), t_gate, db_gate, WIDE)
-        db_up = _multiply(tl.trans(dup), t_up, db_up, WIDE)
+        da = multiply_block(tl.trans(out), u, da, WIDE)
+        db_gate = multiply_block(tl.trans(dgate), t_gate, db_gate, WIDE)
+        db_up = multiply_block(tl.trans(dup), t_up, db_up, WIDE)
 
     inside = (cols < n_cols)[:, None]
     cols = cols.to(tl.int64)[:, None]
@@ -317,11 +284,6 @@ def _shares(n_rows: int, n_cols: int, ranks: int, tile: _Tile, device: torch.dev
     return min(range(1, min(32, triton.cdiv(n_rows, tile.rows)) + 1), key=cost)
 
 
-def _lanes(rank: int) -> int:
-    """A rank as the tensor cores take it."""
-    return max(16, triton.next_power_of_2(rank))
-
-
 def glu_forward_carry(
     gate: Tensor,
     up: Tensor,
@@ -372,11 +334,11 @@ def glu_forward_carry(
             n_cols,
             extra,
             ACTIVATION=activation,
-            PIN=_PIN,
+            PIN=PINS,
             WIDE=INTERPRETED,
             BLOCK_ROWS=tile.rows,
             BLOCK_COLS=tile.cols,
-            BLOCK_EXTRA=_lanes(extra),
+            BLOCK_EXTRA=lanes_of(extra),
             num_warps=tile.warps,
             num_stages=tile.stages,
             **COMPILE_OPTIONS,
@@ -428,7 +390,7 @@ def glu_backward_gradients(
         product = torch.empty((n_rows, n_cols), dtype=gate.dtype, device=gate.device)
         glu_backward(dproduct, gate, up, dgate, dup, activation, out=product)
         return _gradients(product, dgate, dup, u, t)
-    tile = _backward_tile(_lanes(max(ranks)), gate.dtype)
+    tile = _backward_tile(lanes_of(max(ranks)), gate.dtype)
     shares = _shares(n_rows, n_cols, sum(ranks), tile, gate.device)
     share = triton.cdiv(triton.cdiv(n_rows, tile.rows), shares) * tile.rows
     shares = triton.cdiv(n_rows, share)
@@ -457,12 +419,12 @@ def glu_backward_gradients(
             *ranks,
             share,
             ACTIVATION=activation,
-            PIN=_PIN,
+            PIN=PINS,
             WIDE=INTERPRETED,
             BLOCK_ROWS=tile.rows,
             BLOCK_COLS=tile.cols,
-            BLOCK_U=_lanes(ranks[0]),
-            BLOCK_T=_lanes(max(ranks[1:])),
+            BLOCK_U=lanes_of(ranks[0]),
+            BLOCK_T=lanes_of(max(ranks[1:])),
             num_warps=tile.warps,
             num_stages=tile.stages,
             **COMPILE_OPTIONS,
