@@ -3,7 +3,8 @@
 The proof runs a copy of one layer, its adapters' B drawn at random (a fresh one is zero and would hide A's
 gradient), three ways on the same packed documents: fast, stock in the model's dtype with its adapters in that
 dtype too, and stock in float32 as the truth. Output, the input's gradient and every adapter's gradient must be
-no further from the truth than stock is. Layers alike in class, sizes and adapters share one proof; a layer that
+no further from the truth than stock is. Documents of one length may take another way through the layer: there the
+fast layer is compared with itself on the way that was just proven. Layers alike in class, sizes and adapters share one proof; a layer that
 holds something unknown, or whose kind fails, stays stock, with its norms and MLP on the kernels that
 `patch.py` gave them.
 """
@@ -14,6 +15,7 @@ import copy
 import logging
 import math
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -41,6 +43,13 @@ LAYER_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 _LENGTHS = (67, 1, 63)
 """Documents of the proof: odd, so that blocks of rows have ragged ends."""
+
+_EQUAL = (65, 65)
+"""Of one length."""
+
+_ROUNDED_TWICE = 2.0
+"""How many times as far as stock is from the truth two ways through the fast layer may be from each other: each
+rounds for itself. What a way leaves out, or takes from elsewhere, is a hundred times that."""
 
 _TRUTH = 5e-5
 """How far from exact the truth itself may be: it is float32, and gradients cancel."""
@@ -147,28 +156,34 @@ def _compare(
             parameter.data = normal(*parameter.shape).mul_(0.02).to(parameter.dtype)
     probe.evenfall = read_layer(probe, Workspace(), Stream(), dtype)
     probe.evenfall.leads = True
-    tokens, width = sum(_LENGTHS), layer.input_layernorm.weight.shape[0]
+    tokens, width = max(sum(_LENGTHS), sum(_EQUAL)), layer.input_layernorm.weight.shape[0]
     hidden, dout = normal(1, tokens, width).to(dtype), normal(1, tokens, width).to(dtype)
-    positions = torch.cat([torch.arange(n, device=device) for n in _LENGTHS])[None]
-    bounds = torch.tensor([0, *torch.tensor(_LENGTHS).cumsum(0)], dtype=torch.int32, device=device)
 
-    def run(one: Any, x: Tensor, ways: Ways) -> dict[str, Tensor]:
-        leaf = x.detach().requires_grad_()
+    def run(
+        one: Any, x: Tensor, ways: Ways, lengths: tuple[int, ...] = _LENGTHS
+    ) -> dict[str, Tensor]:
+        positions = torch.cat([torch.arange(n, device=device) for n in lengths])[None]
+        ends = torch.tensor(lengths).cumsum(0)
+        bounds = torch.tensor([0, *ends], dtype=torch.int32, device=device)
+        leaf = x[:, : sum(lengths)].detach().requires_grad_()
         adapters = {n: p for n, p in one.named_parameters() if "lora_" in n}
         for parameter in adapters.values():
             parameter.requires_grad_(True)
         embeddings = rotary(leaf.detach(), positions)
         out = one(
             leaf, attention_mask=None, position_ids=positions, position_embeddings=embeddings,
-            documents=Documents(_LENGTHS, bounds, ways),
+            documents=Documents(lengths, bounds, ways),
         )  # fmt: skip
-        grads = torch.autograd.grad(out, [leaf, *adapters.values()], dout.to(out.dtype))
+        above = dout[:, : sum(lengths)].to(out.dtype)
+        grads = torch.autograd.grad(out, [leaf, *adapters.values()], above)
         names = ["grad hidden", *(f"grad {name}" for name in adapters)]
         return {"out": out.detach(), **dict(zip(names, grads, strict=True))}
 
     with torch.enable_grad(), torch.autocast(device.type, enabled=False):
         probe.__class__ = fast_class(stock_class(layer), FastDecoderLayer)
         got = run(probe, hidden, ways)
+        equal = run(probe, hidden, ways, _EQUAL)
+        proven = run(probe, hidden, replace(ways, equal=ways.mixed), _EQUAL)
         probe.__class__ = stock_class(layer)
         del probe.evenfall  # or its copies of the weights would be copied with it
         exact = run(_in_float32(copy.deepcopy(probe)), hidden.float(), STOCK_WAYS)
@@ -176,15 +191,18 @@ def _compare(
             if "lora_" in name:
                 parameter.data = parameter.data.to(dtype)
         eager = run(probe, hidden, STOCK_WAYS)
-    return [
-        Comparison(
-            name,
-            relative_rms_error(got[name], truth),
-            relative_rms_error(eager[name], truth),
-            max(torch.finfo(dtype).eps / 2, _TRUTH),
-        )
-        for name, truth in exact.items()
-    ]
+    results = []
+    for name, truth in exact.items():
+        eager_error = relative_rms_error(eager[name], truth)
+        between = relative_rms_error(equal[name], proven[name]) / _ROUNDED_TWICE
+        for what, error in (
+            (name, relative_rms_error(got[name], truth)),
+            (f"{name}, equal", between),
+        ):
+            results.append(
+                Comparison(what, error, eager_error, max(torch.finfo(dtype).eps / 2, _TRUTH))
+            )
+    return results
 
 
 def _in_float32(layer: nn.Module) -> nn.Module:

@@ -1,5 +1,6 @@
 """Layers are put on the fast path only after their proof, and everything else stays stock."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,16 +10,21 @@ from peft import LoraConfig
 from tiny_layers import DEVICE, FAMILIES, packed, step, tiny
 
 from evenfall.engine import patch_layers as module
+from evenfall.engine.attention import STOCK_WAYS, Ways
 from evenfall.engine.fast_layer import FastDecoderLayer
 from evenfall.engine.load import set_recompute
 from evenfall.engine.patch import patch_model
 from evenfall.engine.patch_layers import patch_layers
+from evenfall.kernels import qlora
 from evenfall.kernels.accuracy import relative_rms_error
 from evenfall.kernels.backend import INTERPRETED, triton_runs_on
 
 pytestmark = pytest.mark.skipif(
     not triton_runs_on(DEVICE), reason="no GPU: needs Triton's interpreter, TRITON_INTERPRET=1"
 )
+
+
+BOTH_WAYS = Ways(equal="rows", mixed="kernel", windowed="kernel")
 
 
 def layers_of(model) -> Any:
@@ -41,15 +47,16 @@ def test_known_layers_pass_their_proof_and_the_model_trains_as_before(family, qu
     assert all(relative_rms_error(got[1][name], want[1][name]) < 3e-5 for name in want[1])
 
 
+@pytest.mark.parametrize("ways", [STOCK_WAYS, BOTH_WAYS], ids=["stock", "both"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_the_proof_holds_in_16_bit(dtype):
+def test_the_proof_holds_in_16_bit(dtype, ways):
     if INTERPRETED and dtype == torch.bfloat16:
         pytest.skip("the interpreter cuts bits off where a GPU rounds to bf16")
     model = tiny("llama")
     for name, parameter in model.named_parameters():
         if "lora_" not in name:
             parameter.data = parameter.data.to(dtype)
-    (part,) = patch_layers(model, DEVICE, force=True)
+    (part,) = patch_layers(model, DEVICE, ways, force=True)
     assert part.fast, part
     assert part.error is not None and part.eager_error is not None
 
@@ -71,6 +78,18 @@ def test_a_layer_that_computes_something_else_stays_stock(monkeypatch):
     assert not part.fast and part.reason.startswith("stock: the kernel's ")
     assert all(type(layer) is stock for layer in layers_of(model))
     assert torch.equal(step(model)[0], want[0])
+
+
+def test_a_way_that_only_equal_documents_take_is_proven_too(monkeypatch):
+    def forgets_the_adapter(source, target, rows, carried):
+        target.copy_(source)
+        carried.zero_()
+
+    monkeypatch.setattr(qlora, "copy_carry", forgets_the_adapter)
+    (part,) = patch_layers(tiny("llama"), DEVICE, replace(BOTH_WAYS, equal="kernel"), force=True)
+    assert part.fast, part
+    (part,) = patch_layers(tiny("llama"), DEVICE, BOTH_WAYS, force=True)
+    assert not part.fast and ", equal is off by " in part.reason
 
 
 def test_a_proof_that_breaks_leaves_the_layer_stock(monkeypatch):
