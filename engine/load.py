@@ -161,16 +161,31 @@ def compute_in(model: Any, dtype: torch.dtype) -> None:
     """Bring a model to the dtype that was asked for where it came in another.
 
     A 4-bit checkpoint names the dtype of the machine that made it, and transformers loads all of it so,
-    whatever `dtype` says. What it keeps in another dtype on purpose stays.
+    whatever `dtype` says. What a model keeps in float32 on purpose is float32.
+
+    Raises:
+        LoadError: a 4-bit layer came without its scales.
     """
     came = model.dtype
-    for parameter in model.parameters():
-        if parameter.dtype == came and came != dtype:
-            parameter.data = parameter.data.to(dtype)
+    kept: set[str] = set()
+    if dtype in (torch.float16, torch.bfloat16):
+        kept |= set(model._keep_in_fp32_modules_strict or ())
+    if dtype == torch.float16:
+        kept |= set(model._keep_in_fp32_modules or ())
+    for name, parameter in model.named_parameters():
+        if came == dtype or parameter.dtype != came or hasattr(parameter, "quant_state"):
+            continue  # packed 4-bit values may be stored as any dtype
+        wide = any(f".{part}." in f".{name}." for part in kept)
+        parameter.data = parameter.data.to(torch.float32 if wide else dtype)
     model.config.dtype = dtype
     module: Any
-    for module in model.modules():
+    for name, module in model.named_modules():
         if type(module).__name__ == "Linear4bit":
+            if getattr(module.weight, "quant_state", None) is None:
+                raise LoadError(
+                    f"{name}: is to be 4-bit, but its weight in the checkpoint is not: name it in the "
+                    "checkpoint's llm_int8_skip_modules (config.json, quantization_config)"
+                )
             module.compute_dtype = dtype
             module.compute_type_is_set = True
             module.weight.quant_state.dtype = dtype

@@ -63,9 +63,9 @@ _LABEL_STEPS = 8
 """Into so many steps the labels of a full micro-batch are divided, to which they are filled up."""
 
 _ROUNDING, _TIMES_ITSELF, _FURTHEST = 1e-6, 3.0, 0.05
-"""How far loss and gradients may be apart, relative: a graph's from those of the same launches by fp32's
-rounding, or so many times as far as launches are from each other (attention may add atomically, or be another
-kernel for what is filled up), and these by no more than the last."""
+"""How far loss and gradients may be apart, relative: a graph's from those of the same launches by fp32's rounding, or
+so many times as far as these are from themselves (attention may add atomically); and what is filled up from the
+batch as it is (where attention may be another kernel) by no more than the last."""
 
 _PROOF_COPIES = 5
 """Of the adapter's gradients, that are compared at a time."""
@@ -156,6 +156,10 @@ class MicroStep:
         """Bytes of a micro-step, launch by launch: the most so far, or more."""
         self._given_up = 0
         self._refused: set[Shape] = set()
+        """That could not be captured, or gave other numbers."""
+        self._slower: set[Shape] = set()
+        """That were not faster as a graph."""
+        self._begin = run.state.step
         self._last: Shape | None = None
         self._launched = 0
         self._timings: list[Timing] = []
@@ -167,7 +171,8 @@ class MicroStep:
             batch: on the host.
         """
         # The first update is what somebody waits for.
-        shape = self._shape(batch) if self._run.state.step and not self._never else None
+        waited_for = self._run.state.step == self._begin
+        shape = None if self._never or waited_for else self._shape(batch)
         if shape is None:
             return self._launch(batch)
         again, self._last = shape == self._last, shape
@@ -175,7 +180,7 @@ class MicroStep:
             return graph.replay(fill_up(batch, shape))
         if (
             not (again or self._host_bound)
-            or shape in self._refused
+            or shape in self._refused | self._slower
             or len(self._graphs) >= MAX_GRAPHS
             or not self._room()
         ):
@@ -283,34 +288,42 @@ class MicroStep:
         if not all(bool(tensor.isfinite().all()) for tensor in launched):
             return launched[0]  # a bad batch proves nothing
         graph, apart, difference = None, math.inf, math.inf
-        faster = True
+        noise, faster = math.inf, False
         try:
             inputs = fill_up(batch, shape)
             static = Inputs(*(tensor.to(run.device) for tensor in inputs.tensors()))
             filled = again(lambda: _of_inputs(run, static, shape))
-            apart = _difference(filled, launched)
+            apart = noise = _difference(filled, launched)
+            if self._host_bound:  # the attention may be another than the launches'
+                noise = _difference(again(lambda: _of_inputs(run, static, shape)), filled)
             self._note_needs()
             if apart <= _FURTHEST:
                 graph = self._make(static, shape)
                 difference = _difference(again(lambda: graph.replay(inputs)), filled)
-                if self._host_bound:
-                    _, timing = self._timed(lambda: graph.replay(inputs))
-                    faster = timing.seconds < min(one.seconds for one in self._timings)
+                faster = not self._host_bound or self._is_faster(graph, inputs)
         except (RuntimeError, MemoryError) as error:
             log.warning("no CUDA graph: %s", str(error).partition("\n")[0], exc_info=True)
         gradients.copy_(after)
-        if graph is None or not faster or difference > max(_ROUNDING, _TIMES_ITSELF * apart):
-            told = "" if faster else ", not faster"
-            log.warning("no CUDA graph: %.1e off, launches %.1e%s", difference, apart, told)
+        if graph is None or difference > max(_ROUNDING, _TIMES_ITSELF * noise):
+            log.warning("no CUDA graph: %.1e off, launches %.1e", difference, apart)
             self.forget()
             if self._refused or apart == math.inf:
-                self._never = "no graph could be captured, or none was right and faster"
+                self._never = "no graph could be captured, or it gave other numbers"
             self._refused.add(shape)
+            return launched[0]
+        if not faster:
+            log.info("no CUDA graph for %s: it is not faster", shape)
+            self._slower.add(shape)
             return launched[0]
         self._graphs[shape] = graph
         more = shape.tokens - batch.tokens
         run.control.emit(ev.StepCaptured(shape.tokens, shape.labels, more, difference))
         return launched[0]
+
+    def _is_faster(self, graph: _Graph, inputs: Inputs) -> bool:
+        """Whether its best time is better than that of launches: a screen that is drawn meanwhile delays one."""
+        replays = [self._timed(lambda: graph.replay(inputs))[1] for _ in range(_TIMED)]
+        return min(one.seconds for one in replays) < min(one.seconds for one in self._timings)
 
     def _make(self, static: Inputs, shape: Shape) -> _Graph:
         device = self._run.device

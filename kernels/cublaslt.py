@@ -1,6 +1,6 @@
 """cuBLAS by the algorithm that one names, where torch takes the first that its heuristic offers.
 
-Only what `matmul_choices.py` needs of cublasLt (NVIDIA, "cuBLAS library", chapter 3), through ctypes: plain matrix
+Only what the matmul modules beside it need of cublasLt (NVIDIA, "cuBLAS library", chapter 3), through ctypes: plain matrix
 products of 16-bit operands with fp32 sums. The library is the one that torch has loaded already. A row-major
 product ``a @ b`` is handed over as ``b^T @ a^T`` in columns, which is the same memory.
 """

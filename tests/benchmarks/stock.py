@@ -34,7 +34,7 @@ def train_stock(config: RunConfig, steps: int) -> StockTraining:
     """The first `steps` updates of a run, by the stock stack.
 
     Raises:
-        ValueError: one of them is a short one.
+        ValueError: one of several micro-batches would be a short one, at the end of an epoch.
     """
     device = pick_device(config.train.device)
     tokenizer = load_tokenizer(config.model)

@@ -17,7 +17,6 @@ from evenfall.engine import libraries
 
 NEEDLESS = (
     "torch._inductor.compile_fx", "networkx", "datasets", "pandas", "pyarrow", "trl", "textual",
-    "sklearn",
 )  # fmt: skip
 
 
@@ -89,6 +88,18 @@ def test_an_import_that_fails_freezes_nothing(nothing_frozen: list[str]):
         libraries._import("no_such_module_anywhere", nullcontext)
     assert gc.isenabled()
     assert nothing_frozen == []
+
+
+def test_scikit_learn_is_not_seen_by_what_is_imported(monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    monkeypatch.delitem(sys.modules, "evenfall.engine.worker", raising=False)
+    monkeypatch.setattr(
+        libraries, "import_module", lambda name: seen.append((name, "sklearn" in sys.modules))
+    )
+    monkeypatch.setattr(libraries, "import_torch", lambda: None)
+    monkeypatch.delitem(sys.modules, "sklearn", raising=False)
+    libraries.import_libraries()
+    assert seen == [("evenfall.engine.worker", True)] and "sklearn" not in sys.modules
 
 
 def test_a_package_that_no_run_needs_looks_as_if_it_was_not_there(

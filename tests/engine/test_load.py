@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausalLM
 
 from evenfall.engine import events as ev
 from evenfall.engine.config import AdapterConfig, ModelConfig, RunConfig
@@ -97,16 +97,7 @@ def test_rslora_scales_by_the_root_of_the_rank(tiny_model: Path) -> None:
 def test_a_prequantised_checkpoint_trains(
     tiny_model: Path, tmp_path: Path, tiny_config: Callable[..., RunConfig]
 ) -> None:
-    folder = tmp_path / "tiny-bnb-4bit"
-    # As published ones are: made elsewhere, with another compute dtype than this machine's.
-    options = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )  # fmt: skip
-    made = AutoModelForCausalLM.from_pretrained(
-        tiny_model, quantization_config=options, dtype=torch.float32
-    )
-    made.save_pretrained(folder)
+    folder = quantized(tiny_model, tmp_path / "tiny-bnb-4bit")
     load_tokenizer(ModelConfig(name_or_path=str(tiny_model))).save_pretrained(folder)
     losses = []
     for source in (folder, tiny_model):
@@ -123,13 +114,66 @@ def test_a_prequantised_checkpoint_trains(
     torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-5, atol=0)
     with pytest.raises(LoadError, match=r"is a 4-bit checkpoint: set model.quantization=nf4"):
         load(folder, quantization="none")
-    other = load(folder, dtype="bfloat16").model
-    kinds = {p.dtype for p in other.parameters() if p.is_floating_point()}
-    states = {m.weight.quant_state.dtype for m in other.modules() if hasattr(m, "compute_dtype")}
-    assert kinds == states == {torch.bfloat16} and other.config.dtype == torch.bfloat16
+
+
+def quantized(tiny_model: Path, folder: Path, **options) -> Path:
+    """A 4-bit checkpoint, made in float32 unless told otherwise."""
+    dtype = options.pop("dtype", torch.float32)
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype, **options,
+    )  # fmt: skip
+    made = AutoModelForCausalLM.from_pretrained(
+        tiny_model, quantization_config=settings, dtype=dtype
+    )
+    made.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize(
+    "options", [{}, {"dtype": torch.bfloat16, "bnb_4bit_quant_storage": torch.bfloat16}]
+)
+def test_a_prequantised_checkpoint_comes_in_the_dtype_that_was_asked_for(
+    tiny_model: Path, tmp_path: Path, options: dict[str, Any], dtype: str
+) -> None:
+    folder = quantized(tiny_model, tmp_path / "four", **options)
+    loaded = load(folder, dtype=dtype)
+    packed = [p for p in loaded.model.parameters() if hasattr(p, "quant_state")]
+    others = {p.dtype for p in loaded.model.parameters() if not hasattr(p, "quant_state")}
+    states = {p.quant_state.dtype for p in packed}
+    assert len(packed) == 14 and others == states == {loaded.dtype}
+    assert loaded.model.config.dtype == loaded.dtype == getattr(torch, dtype)
     ids = torch.arange(4, 20)[None]
-    want = load(folder, dtype="float32").model(ids).logits
-    assert 1e-4 < (other(ids).logits.float() - want).norm() / want.norm() < 0.05
+    logits = loaded.model(ids).logits
+    assert logits.dtype == loaded.dtype
+    reference = quantized(
+        tiny_model, tmp_path / "reference", dtype=options.get("dtype", torch.float32)
+    )
+    want = load(reference, dtype="float32").model(ids).logits
+    assert (logits.float() - want).norm() / want.norm() < 0.05
+
+
+def test_what_a_model_keeps_in_float32_stays_so(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = quantized(tiny_model, tmp_path / "four")
+    monkeypatch.setattr(LlamaForCausalLM, "_keep_in_fp32_modules_strict", {"input_layernorm"})
+    monkeypatch.setattr(LlamaForCausalLM, "_keep_in_fp32_modules", {"norm"})
+    for dtype, last in ((torch.bfloat16, torch.bfloat16), (torch.float16, torch.float32)):
+        model = load(folder, dtype=str(dtype).removeprefix("torch.")).model
+        assert model.model.layers[1].input_layernorm.weight.dtype == torch.float32
+        assert model.model.layers[1].post_attention_layernorm.weight.dtype == dtype
+        assert model.model.norm.weight.dtype == last
+
+
+def test_a_four_bit_layer_without_scales_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    folder = quantized(tiny_model, tmp_path / "four")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"]["llm_int8_skip_modules"] = []
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(LoadError, match=r"lm_head: is to be 4-bit.*llm_int8_skip_modules"):
+        load(folder)
 
 
 @pytest.mark.parametrize(

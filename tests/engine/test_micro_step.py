@@ -22,6 +22,7 @@ from evenfall.engine.patch_layers import patch_layers
 from evenfall.kernels.backend import triton
 
 ROWS = Ways(equal="rows", mixed="kernel", windowed="kernel", softcapped="kernel")
+ANOTHER_IS_FASTER = Ways(equal="rows", mixed="each", windowed="kernel")
 
 
 def batch_of(lengths, *, learnt=0.5, seed=0):
@@ -94,8 +95,10 @@ def fast_run(**changes) -> Any:
 
 
 @pytest.mark.skipif(triton is None, reason="our attention needs Triton or its interpreter")
-def test_a_filled_up_batch_has_the_loss_and_the_gradients_of_the_batch():
+@pytest.mark.parametrize("ways", [OUR_KERNEL, ANOTHER_IS_FASTER], ids=["kernel", "another"])
+def test_a_filled_up_batch_has_the_loss_and_the_gradients_of_the_batch(ways):
     run = fast_run()
+    run.ways = ways
     batch = batch_of(LENGTHS)
     want = micro_step._loss_and_gradients(run, batch)
     gradients = run.optimizer.gradients.clone()
@@ -147,6 +150,13 @@ def gpu(monkeypatch):
     return stand_in
 
 
+def started(run) -> MicroStep:
+    """Behind its first update."""
+    step = MicroStep(run)
+    run.state.step += 1
+    return step
+
+
 def counting_run(ways=ROWS, capacity=40) -> Any:
     told = []
     config = SimpleNamespace(
@@ -162,7 +172,7 @@ def counting_run(ways=ROWS, capacity=40) -> Any:
 
 def test_a_shape_that_comes_twice_in_a_row_is_captured_and_gives_the_same(gpu):
     run = counting_run()
-    step, batch = MicroStep(run), batch_of([8, 8], learnt=1.0)
+    step, batch = started(run), batch_of([8, 8], learnt=1.0)
     for times in range(1, 5):
         assert step(batch) == 14.0
         assert run.optimizer.gradients.tolist() == [14.0 * times] * 3
@@ -173,19 +183,19 @@ def test_a_shape_that_comes_twice_in_a_row_is_captured_and_gives_the_same(gpu):
 
 def test_the_first_update_does_not_wait_for_a_capture(gpu):
     run = counting_run()
+    run.state.step = 20  # as after a resume
     step, batch = MicroStep(run), batch_of([8, 8], learnt=1.0)
-    run.state.step = 0
     for _ in range(3):
         step(batch)
     assert not gpu.made
-    run.state.step = 1
+    run.state.step = 21
     step(batch)
     step(batch)
     assert len(gpu.made) == 1
 
 
 def test_shapes_that_come_by_turns_are_launched(gpu):
-    step = MicroStep(counting_run())
+    step = started(counting_run())
     for lengths in ([8, 8], [6, 6], [8, 8], [6, 6]):
         step(batch_of(lengths))
     assert not gpu.made
@@ -193,7 +203,7 @@ def test_shapes_that_come_by_turns_are_launched(gpu):
 
 def test_where_the_host_is_the_bottleneck_batches_of_all_lengths_share_a_graph(gpu):
     run = counting_run(OUR_KERNEL)
-    step = MicroStep(run)
+    step = started(run)
     step._timings = HOST_BOUND
     learnt = 0
     for seed, lengths in enumerate(([29, 1, 4], [30, 8], [36], [20, 12, 7])):
@@ -207,14 +217,14 @@ def test_where_the_host_is_the_bottleneck_batches_of_all_lengths_share_a_graph(g
 
 
 def test_labels_that_fill_up_to_more_than_there_are_tokens_are_no_error(gpu):
-    step = MicroStep(counting_run(capacity=16))
+    step = started(counting_run(capacity=16))
     step._timings = HOST_BOUND
     for _ in range(3):
         assert step(batch_of([8, 8], learnt=1.0)) == 14.0
 
 
 def test_attention_that_cannot_be_captured_is_launched(gpu):
-    step = MicroStep(counting_run(Ways(equal="flash", mixed="flash", windowed="flash")))
+    step = started(counting_run(Ways(equal="flash", mixed="flash", windowed="flash")))
     for _ in range(3):
         step(batch_of([8, 8]))
         step(batch_of([8, 3]))
@@ -225,7 +235,7 @@ def test_attention_that_cannot_be_captured_is_launched(gpu):
 def test_a_graph_that_gives_other_numbers_is_not_used(gpu):
     gpu.graphs_off_by = 1.1
     run = counting_run()
-    step, batch = MicroStep(run), batch_of([8, 8], learnt=1.0)
+    step, batch = started(run), batch_of([8, 8], learnt=1.0)
     for times in range(1, 5):
         assert step(batch) == 14.0
         assert run.optimizer.gradients.tolist() == [14.0 * times] * 3
@@ -233,7 +243,7 @@ def test_a_graph_that_gives_other_numbers_is_not_used(gpu):
 
 
 def test_where_the_host_is_the_bottleneck_attention_need_not_be_the_fastest(gpu):
-    step = MicroStep(counting_run(Ways(equal="flash", mixed="flash", windowed="kernel")))
+    step = started(counting_run(Ways(equal="flash", mixed="flash", windowed="kernel")))
     step._timings = HOST_BOUND
     for lengths in ([29, 1, 4], [30, 8], [36]):
         step(batch_of(lengths))
@@ -242,17 +252,70 @@ def test_where_the_host_is_the_bottleneck_attention_need_not_be_the_fastest(gpu)
 
 def test_a_filled_up_graph_that_is_not_faster_is_not_used(gpu):
     run = counting_run(OUR_KERNEL)
-    step, batch = MicroStep(run), batch_of([20, 18], learnt=1.0)
+    step, batch = started(run), batch_of([20, 18], learnt=1.0)
     step._timings = [micro_step.Timing(seconds=0.0, lag=-1.0)] * 3
     for times in range(1, 5):
         assert step(batch) == 36.0
         assert run.optimizer.gradients.tolist() == [36.0 * times] * 3
     assert len(gpu.made) == 1 and not run.told
+    step._timings = HOST_BOUND
+    for learnt in (0.5, 0.1):  # other shapes are not to blame for it
+        step(batch_of([20, 18], learnt=learnt))
+    assert len(gpu.made) == len(run.told) + 1 == 3
+
+
+def test_a_replay_that_a_screen_delays_is_not_held_against_a_graph(gpu, monkeypatch):
+    step = started(counting_run(OUR_KERNEL))
+    step._timings = HOST_BOUND
+    real, delays = step._timed, iter([99.0, 0.0, 99.0])
+
+    def delayed(compute):
+        loss, timing = real(compute)
+        return loss, timing._replace(seconds=timing.seconds + next(delays))
+
+    monkeypatch.setattr(step, "_timed", delayed)
+    step(batch_of([29, 1, 4]))
+    assert len(step._graphs) == 1
+
+
+def test_a_graph_whose_time_cannot_be_taken_is_not_used(gpu, monkeypatch):
+    run = counting_run(OUR_KERNEL)
+    step, batch = started(run), batch_of([20, 18], learnt=1.0)
+    step._timings = HOST_BOUND
+
+    def fails(compute):
+        compute()
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(step, "_timed", fails)
+    for times in range(1, 4):
+        assert step(batch) == 36.0
+        assert run.optimizer.gradients.tolist() == [36.0 * times] * 3
+    assert not step._graphs and not run.told
+
+
+def test_a_graph_may_be_as_far_off_as_its_own_launches_and_not_as_another_attention(
+    gpu, monkeypatch
+):
+    gpu.graphs_off_by = 1.01
+    run = counting_run(ANOTHER_IS_FASTER)
+    step, batch = started(run), batch_of([20, 18], learnt=1.0)
+    step._timings = HOST_BOUND
+    launched = micro_step._loss_and_gradients
+
+    def other_attention(run, batch):
+        loss = launched(run, batch)
+        run.optimizer.gradients.mul_(1.02)
+        return loss
+
+    monkeypatch.setattr(micro_step, "_loss_and_gradients", other_attention)
+    step(batch)
+    assert len(gpu.made) == 1 and not step._graphs
 
 
 @pytest.mark.parametrize(("lag", "captured"), [(0.5, False), (0.02, True)])
 def test_the_bottleneck_is_the_device_where_it_goes_on_when_all_is_launched(gpu, lag, captured):
-    step = MicroStep(counting_run(OUR_KERNEL))
+    step = started(counting_run(OUR_KERNEL))
     step._timings = [micro_step.Timing(10.0, 0.2), micro_step.Timing(10.0, 10 * lag)]
     step._timings.append(micro_step.Timing(10.0, 0.1))
     for lengths in ([29, 1, 4], [30, 8]):
@@ -262,7 +325,7 @@ def test_the_bottleneck_is_the_device_where_it_goes_on_when_all_is_launched(gpu,
 
 def test_a_second_refusal_is_the_last(gpu):
     gpu.graphs_off_by = 1.1
-    step = MicroStep(counting_run())
+    step = started(counting_run())
     for lengths in ([8, 8], [6, 6], [4, 4]):
         step(batch_of(lengths))
         step(batch_of(lengths))
@@ -273,14 +336,14 @@ def test_what_is_filled_up_must_give_the_numbers_of_the_batch(gpu, monkeypatch):
     monkeypatch.setattr(
         micro_step, "_of_inputs", lambda run, inputs, shape: torch.tensor(float(shape.labels))
     )
-    step, batch = MicroStep(counting_run()), batch_of([8, 8])
+    step, batch = started(counting_run()), batch_of([8, 8])
     step(batch)
     step(batch)
     assert not gpu.made
 
 
 def test_batches_that_are_far_from_full_are_not_filled_up(gpu):
-    step = MicroStep(counting_run(OUR_KERNEL, capacity=100))
+    step = started(counting_run(OUR_KERNEL, capacity=100))
     step._timings = HOST_BOUND
     for _ in range(3):
         step(batch_of([20, 30]))
@@ -289,7 +352,7 @@ def test_batches_that_are_far_from_full_are_not_filled_up(gpu):
 
 def test_a_graph_does_not_take_attention_from_what_is_faster(gpu):
     ways = Ways(equal="flash", mixed="kernel", windowed="kernel")
-    step = MicroStep(counting_run(ways))
+    step = started(counting_run(ways))
     for _ in range(3):
         step(batch_of([8, 8]))
     assert not gpu.made
@@ -302,7 +365,7 @@ def test_memory_that_ran_out_in_the_proof_leaves_the_step_as_it_was(gpu, monkeyp
 
     monkeypatch.setattr(micro_step, "_of_inputs", fails)
     run = counting_run()
-    step, batch = MicroStep(run), batch_of([8, 8], learnt=1.0)
+    step, batch = started(run), batch_of([8, 8], learnt=1.0)
     for times in range(1, 4):
         assert step(batch) == 14.0
         assert run.optimizer.gradients.tolist() == [14.0 * times] * 3
@@ -311,7 +374,7 @@ def test_memory_that_ran_out_in_the_proof_leaves_the_step_as_it_was(gpu, monkeyp
 def test_launches_that_differ_from_themselves_do_not_blame_the_graph(gpu):
     gpu.drift = 1e-3
     run = counting_run()
-    step, batch = MicroStep(run), batch_of([8, 8], learnt=1.0)
+    step, batch = started(run), batch_of([8, 8], learnt=1.0)
     step(batch)
     step(batch)
     (event,) = run.told
@@ -320,7 +383,7 @@ def test_launches_that_differ_from_themselves_do_not_blame_the_graph(gpu):
 
 def test_a_batch_that_is_not_finite_proves_nothing_against_graphs(gpu):
     run = counting_run()
-    step, batch = MicroStep(run), batch_of([8, 8], learnt=1.0)
+    step, batch = started(run), batch_of([8, 8], learnt=1.0)
     step(batch)
     gpu.loss = float("nan")
     assert not step(batch).isfinite()
@@ -332,7 +395,7 @@ def test_a_batch_that_is_not_finite_proves_nothing_against_graphs(gpu):
 
 
 def test_graphs_are_given_up_for_memory_and_in_the_end_not_made_any_more(gpu):
-    step, batch = MicroStep(counting_run()), batch_of([8, 8])
+    step, batch = started(counting_run()), batch_of([8, 8])
     for _ in range(5):
         step(batch)
         step(batch)
@@ -344,7 +407,7 @@ def test_graphs_are_given_up_for_memory_and_in_the_end_not_made_any_more(gpu):
 
 
 def test_nothing_is_captured_without_room_for_it(gpu):
-    step, batch = MicroStep(counting_run()), batch_of([8, 8])
+    step, batch = started(counting_run()), batch_of([8, 8])
     step._needs = 10**12
     step(batch)
     step(batch)

@@ -12,6 +12,7 @@ from tiny_layers import DEVICE, FAMILIES, packed, step, tiny
 from evenfall.engine import patch_layers as module
 from evenfall.engine.attention import STOCK_WAYS, Ways
 from evenfall.engine.fast_layer import FastDecoderLayer
+from evenfall.engine.layer_attention import KernelAttention
 from evenfall.engine.load import set_recompute
 from evenfall.engine.patch import patch_model
 from evenfall.engine.patch_layers import patch_layers
@@ -89,7 +90,22 @@ def test_a_way_that_only_equal_documents_take_is_proven_too(monkeypatch):
     (part,) = patch_layers(tiny("llama"), DEVICE, replace(BOTH_WAYS, equal="kernel"), force=True)
     assert part.fast, part
     (part,) = patch_layers(tiny("llama"), DEVICE, BOTH_WAYS, force=True)
-    assert not part.fast and ", equal is off by " in part.reason
+    assert not part.fast and " on another way is off by " in part.reason
+
+
+def test_the_kernel_that_graphs_take_is_proven_in_the_layer_too(monkeypatch):
+    ways = replace(BOTH_WAYS, mixed="each")
+    (part,) = patch_layers(tiny("llama"), DEVICE, ways, force=True)
+    assert part.fast, part
+    real = KernelAttention.backward
+
+    def key_gradient_too_large(*args):
+        query, key, value = real(*args)
+        return query, key.mul_(1.1), value
+
+    monkeypatch.setattr(KernelAttention, "backward", key_gradient_too_large)
+    (part,) = patch_layers(tiny("llama"), DEVICE, ways, force=True)
+    assert not part.fast and " on another way is off by " in part.reason
 
 
 def test_a_proof_that_breaks_leaves_the_layer_stock(monkeypatch):
