@@ -314,6 +314,8 @@ class MicroStep:
         if not faster:
             log.info("no CUDA graph for %s: it is not faster", shape)
             self._slower.add(shape)
+            if not self._graphs:  # nothing else lies in the pool
+                self.forget()
             return launched[0]
         self._graphs[shape] = graph
         more = shape.tokens - batch.tokens

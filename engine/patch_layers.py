@@ -49,7 +49,7 @@ _EQUAL = (65, 65)
 
 _ROUNDED_TWICE = 2.0
 """How many times as far as stock is from the truth two ways through the fast layer may be from each other: each
-rounds for itself. What a way leaves out, or takes from elsewhere, is a hundred times that."""
+rounds for itself."""
 
 _TRUTH = 5e-5
 """How far from exact the truth itself may be: it is float32, and gradients cancel."""

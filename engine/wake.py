@@ -64,10 +64,8 @@ def _first_operators(device: "torch.device") -> None:
 
     from .device import compute_dtype
 
-    for dtype in (
-        compute_dtype("auto", device),
-        torch.float64,
-    ):  # the proofs compare with the second
+    # Proofs compare with float64.
+    for dtype in (compute_dtype("auto", device), torch.float64):
         heads = torch.zeros(1, 2, 64, 64, dtype=dtype, device=device, requires_grad=True)
         out = F.scaled_dot_product_attention(heads @ heads, heads, heads, is_causal=True)
         torch.autograd.grad(out, heads, out)

@@ -258,6 +258,7 @@ def test_a_filled_up_graph_that_is_not_faster_is_not_used(gpu):
         assert step(batch) == 36.0
         assert run.optimizer.gradients.tolist() == [36.0 * times] * 3
     assert len(gpu.made) == 1 and not run.told
+    assert step._pool is None and step._held == 0
     step._timings = HOST_BOUND
     for learnt in (0.5, 0.1):  # other shapes are not to blame for it
         step(batch_of([20, 18], learnt=learnt))

@@ -1,9 +1,11 @@
 """A GPU is woken beside the imports; without one, or when that fails, nothing is lost."""
 
 import logging
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from evenfall.engine import wake
 from evenfall.engine.device import DeviceError
@@ -42,6 +44,14 @@ def test_what_fails_is_logged_and_left_to_the_run(
     assert "torch sees no GPU" in caplog.text
 
 
-def test_what_is_done_runs_anywhere():
+def test_what_is_done_runs_anywhere_and_wakes_what_proofs_use(monkeypatch: pytest.MonkeyPatch):
+    real, used = F.scaled_dot_product_attention, []
+
+    def attention(query: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        used.append(query.dtype)
+        return real(query, *args, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attention)
     wake._first_operators(torch.device("cpu"))
     wake._first_kernel(torch.device("cpu"))
+    assert used == [torch.float32, torch.float64]
