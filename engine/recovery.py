@@ -70,7 +70,8 @@ class Shape:
 
     layers: int
     hidden: int
-    vocab: int
+    logits: int
+    """Of a token, held at once: the vocabulary, or 0 where the loss head never holds them all."""
 
 
 def rungs_for_step(
@@ -205,7 +206,8 @@ def answer(run: Run, trouble: OutOfMemory) -> Ending | None:
     free_memory(run.device)
     needed_gb = trouble.at_gb - trouble.before_gb + (trouble.requested_gb or 0.0)
     arch = run.model.config.get_text_config()
-    shape = Shape(arch.num_hidden_layers, arch.hidden_size, arch.vocab_size)
+    logits = arch.vocab_size if run.head is None else 0
+    shape = Shape(arch.num_hidden_layers, arch.hidden_size, logits)
     lengths = [len(example.ids) for example in run.data.train.examples]
     rungs = rungs_for_step(run.config, lengths, shape, trouble.before_gb, needed_gb)
     margin = run.state.memory_margin
@@ -297,7 +299,7 @@ def _deeper_plan(predicted_gb: float) -> Rung:
 def _recomputed_gb(tokens: int, shape: Shape, needed_gb: float) -> float:
     """Activations with recompute: every layer's input (bf16), one layer whole, and the logits."""
     inputs = tokens * shape.hidden * shape.layers * 2 / 1e9
-    logits = tokens * shape.vocab * (2 + 4 + 4) / 1e9
+    logits = tokens * shape.logits * (2 + 4 + 4) / 1e9
     layers = max(0.0, needed_gb - logits)
     return min(needed_gb, inputs + layers / max(1, shape.layers) + logits)
 

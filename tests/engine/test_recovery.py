@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -297,11 +298,13 @@ def test_what_the_allocation_asked_for() -> None:
 
 def test_rungs_come_in_order_and_only_where_they_help() -> None:
     config = RunConfig()
-    shape = Shape(layers=32, hidden=4096, vocab=128256)
+    shape = Shape(layers=32, hidden=4096, logits=128256)
     rungs = rungs_for_step(config, [100, 2000, 900], shape, 6.0, 30.0)
     assert [rung.id for rung in rungs] == ["recompute", "shorter", "rank"]  # batch is 1 already
     recompute, shorter, rank = rungs
     assert recompute.peak_gb is not None and 6.0 < recompute.peak_gb < 36.0
+    without_logits = rungs_for_step(config, [2000], replace(shape, logits=0), 6.0, 30.0)[0]
+    assert without_logits.peak_gb is not None and without_logits.peak_gb < recompute.peak_gb
     assert "1 rows, 33.3 %" in shorter.effect and not shorter.keeps_result
     assert "restarts the adapter" in rank.effect
     odd = config.with_overrides(["train.per_device_train_batch_size=9"])
