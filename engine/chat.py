@@ -63,7 +63,7 @@ class Chat:
         folder = adapter_folder(run)
         config = run.config()
         device = pick_device(config.train.device)
-        tokenizer = load_tokenizer(config.model)
+        tokenizer = load_tokenizer(config)
         base = load_base(config.model, device, report, packed=False)
         report("adding the adapter", None)
         model = load_adapter(base.model, folder)

@@ -9,18 +9,15 @@ is ignored costs somebody a night of GPU time.
 This module is light (no torch): the screens import it before their first paint.
 """
 
-import difflib
-import re
-import types
-import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .config_fields import ConfigField, explain, shown, unknown_key, walk
+from .yaml12 import dump_yaml, load_yaml
 
 
 class ConfigError(ValueError):
@@ -50,6 +47,10 @@ class ModelConfig(_Section):
         default="auto",
         description="compute dtype; auto: bfloat16 on a GPU that has it, float32 on a CPU",
     )
+    use_double_quant: bool = Field(
+        default=True,
+        description="nf4: quantise the scales too, 0.4 bits less a weight (bitsandbytes' name)",
+    )
     trust_remote_code: bool = Field(
         default=False,
         description="run Python code that comes with the model: only if you trust its author",
@@ -77,20 +78,58 @@ class AdapterConfig(_Section):
 DataFormat = Literal["auto", "alpaca", "messages", "sharegpt", "prompt_completion", "text"]
 
 
+class DatasetConfig(_Section):
+    """One data set of a mix."""
+
+    path: str = Field(min_length=1, description="file, folder, hub id, or `demo`")
+    name: str | None = Field(default=None, description="configuration of a hub data set")
+    split: str = Field(default="train", min_length=1, description="split of a hub data set")
+    format: DataFormat = Field(
+        default="auto", description="row format; auto detects it and says which"
+    )
+    columns: dict[str, str] = Field(
+        default={}, description="the format's key -> the column that holds it"
+    )
+    max_rows: int | None = Field(default=None, ge=1, description="take only the first rows")
+    weight: float = Field(
+        default=1.0,
+        gt=0,
+        le=1000,
+        description="passes over it in an epoch: 0.5 takes half of its rows, 2 each row twice",
+    )
+
+
 class DataConfig(_Section):
     """What is learnt from, and how a row becomes tokens."""
 
-    path: str = Field(
+    path: str | None = Field(
         default="demo",
         min_length=1,
-        description="json, jsonl, csv, parquet or txt file, hub id, or `demo`",
+        description="file (json, jsonl, csv, parquet, txt, ...), folder, hub id, or `demo`; null: "
+        "see datasets",
     )
     name: str | None = Field(default=None, description="configuration of a hub data set")
     split: str = Field(default="train", min_length=1, description="split of a hub data set")
     format: DataFormat = Field(
         default="auto", description="row format; auto detects it and says which"
     )
+    columns: dict[str, str] = Field(
+        default={}, description="the format's key -> the column that holds it"
+    )
     max_rows: int | None = Field(default=None, ge=1, description="take only the first rows")
+    datasets: list[DatasetConfig] = Field(
+        default=[], description="several data sets, mixed, instead of path"
+    )
+    chat_template: str | None = Field(
+        default=None,
+        min_length=1,
+        description="a template's name (chatml, llama-3, ...), a jinja file, or jinja text; null: the "
+        "tokenizer's own",
+    )
+    drop_system: bool = Field(default=False, description="leave out system messages")
+    assistant_turns: Literal["all", "last"] = Field(
+        default="all", description="which answers of a conversation are learnt"
+    )
     max_length: int = Field(default=2048, ge=8, description="tokens in a bin; no row may be longer")
     over_long: Literal["cut", "drop"] = Field(
         default="cut",
@@ -106,6 +145,34 @@ class DataConfig(_Section):
         default=0.0, ge=0, le=0.5, description="share of the rows held out for evaluation"
     )
     shuffle: bool = Field(default=True, description="new order of bins each epoch, from train.seed")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _datasets_alone(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("datasets") and "path" not in given:
+            return {**given, "path": None}
+        return given
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "DataConfig":
+        if (self.path is None) != bool(self.datasets):
+            raise ValueError(
+                "data.path names one data set and data.datasets several: give one of the two, and "
+                "null for data.path where there are several"
+            )
+        return self
+
+    @property
+    def sources(self) -> list[DatasetConfig]:
+        """The data sets, however they were named."""
+        if self.path is None:
+            return self.datasets
+        return [
+            DatasetConfig(
+                path=self.path, name=self.name, split=self.split, format=self.format,
+                columns=self.columns, max_rows=self.max_rows,
+            )
+        ]  # fmt: skip
 
 
 Optim = Literal["adamw_torch", "adamw_8bit"]
@@ -133,7 +200,11 @@ class TrainConfig(_Section):
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = Field(
         default="cosine", description="how the rate falls after the warm-up"
     )
-    warmup_steps: int = Field(default=5, ge=0, description="optimiser steps of linear warm-up")
+    warmup_steps: int | float = Field(
+        default=5,
+        ge=0,
+        description="optimiser steps of linear warm-up; below 1: share of all steps",
+    )
     weight_decay: float = Field(
         default=0.0, ge=0, le=1, description="AdamW's decay of the adapter's weights"
     )
@@ -146,8 +217,12 @@ class TrainConfig(_Section):
         description="recompute every layer in the backward: least memory, about 30 % slower; false: "
         "only as many as the GPU's memory forces",
     )
-    eval_steps: int | None = Field(default=None, ge=1, description="evaluate every so many steps")
-    save_steps: int = Field(default=100, ge=1, description="checkpoint every so many steps")
+    eval_steps: int | float | None = Field(
+        default=None, gt=0, description="evaluate every so many steps; below 1: share of all steps"
+    )
+    save_steps: int | float = Field(
+        default=100, gt=0, description="checkpoint every so many steps; below 1: share of all steps"
+    )
     save_total_limit: int = Field(default=2, ge=1, description="checkpoints to keep")
     seed: int = Field(
         default=42,
@@ -167,6 +242,13 @@ class TrainConfig(_Section):
         description="out of memory: wait for a key, take the first rung that keeps the result, or "
         "end (a run without a terminal treats ask as fail, saving first)",
     )
+
+    @field_validator("warmup_steps", "eval_steps", "save_steps")
+    @classmethod
+    def _whole_or_share(cls, value: float | None) -> float | None:
+        if value is not None and value >= 1 and value != int(value):
+            raise ValueError("steps are whole")
+        return value if value is None or value < 1 else int(value)
 
 
 class ExportConfig(_Section):
@@ -211,10 +293,7 @@ class RunConfig(_Section):
 
     def to_yaml(self) -> str:
         """The whole tree, defaults included, so that a later default cannot change this run."""
-        return yaml.dump(
-            self.model_dump(mode="json"), Dumper=_QuotingDumper, sort_keys=False,
-            allow_unicode=True, width=100,
-        )  # fmt: skip
+        return dump_yaml(self.model_dump(mode="json"))
 
     def with_overrides(self, overrides: Sequence[str]) -> "RunConfig":
         """A copy with `section.key=value` strings applied; values are read as YAML.
@@ -232,14 +311,18 @@ class RunConfig(_Section):
             for section in sections:
                 inner = node.get(section)
                 if not isinstance(inner, dict):
-                    raise ConfigError(_unknown_key(path.strip().split(".")))
+                    raise ConfigError(unknown_key(path.strip().split("."), RunConfig))
                 node = inner
             try:
-                node[key] = yaml.load(text, _Yaml12Loader)
+                node[key] = load_yaml(text)
             except (yaml.YAMLError, ValueError) as error:
                 raise ConfigError(
-                    f"{path}: cannot read {_shown(text)} as a value: {error}"
+                    f"{path}: cannot read {shown(text)} as a value: {error}"
                 ) from error
+            if path.strip() == "data.path" and node[key] is not None:
+                node["datasets"] = []  # what is given last stands: one data set, or several
+            elif path.strip() == "data.datasets" and node[key]:
+                node["path"] = None
         return parse_config(tree)
 
 
@@ -254,14 +337,14 @@ def parse_config(tree: Any, source: str = "") -> RunConfig:
         tree = {}
     if not isinstance(tree, dict):
         raise ConfigError(
-            f"{where}expected sections such as `model:` and `data:`, got {_shown(tree)}"
+            f"{where}expected sections such as `model:` and `data:`, got {shown(tree)}"
         )
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
         seen: dict[str, None] = {}
         for detail in error.errors(include_url=False, include_context=True):
-            seen[where + _explain(detail)] = None
+            seen[where + explain(detail, RunConfig)] = None
         raise ConfigError("\n".join(seen)) from None
 
 
@@ -279,187 +362,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     try:
-        tree = yaml.load(text, _Yaml12Loader)
+        tree = load_yaml(text)
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: is not YAML: {error}") from error
     return parse_config(tree, str(path)).with_overrides(overrides)
 
 
-class _Yaml12Loader(yaml.SafeLoader):
-    """SafeLoader that reads `1e-4` as a number, `no` and `on` as words, and refuses a key twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str | int | float | bool | None):
-                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: a key must be a word")
-            if key in seen:
-                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: {key!r} is set twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Yaml12Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in rules if tag == "tag:yaml.org,2002:null"]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for _tag, _pattern, _first in (
-    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
-    ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
-    (
-        "float",
-        r"^(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan)$",
-        "-+.0123456789",
-    ),
-):
-    _Yaml12Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first)
-    )
-
-
-def _construct_int(loader: _Yaml12Loader, node: Any) -> int:
-    return int(loader.construct_scalar(node))  # PyYAML's own would read 010 as the octal 8
-
-
-_Yaml12Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
-
-
-class _QuotingDumper(yaml.SafeDumper):
-    """SafeDumper that quotes every text which YAML 1.1 or the loader above would read as another."""
-
-
-_QuotingDumper.yaml_implicit_resolvers = {
-    first: yaml.SafeDumper.yaml_implicit_resolvers.get(first, [])
-    + _Yaml12Loader.yaml_implicit_resolvers.get(first, [])
-    for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Yaml12Loader.yaml_implicit_resolvers}
-}
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    # Only double quotes have escapes; in the other styles U+0085 would come back as a blank.
-    style = None if text.isprintable() else '"'
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_QuotingDumper.add_representer(str, _represent_text)
-
-
-@dataclass(frozen=True)
-class ConfigField:
-    """One key of the tree, for forms, help and error messages."""
-
-    key: str
-    """Dotted path, such as `train.learning_rate`."""
-    takes: str
-    """What it takes, in words: `number from 0 to 10`, `nf4 | none`."""
-    default: Any
-    description: str
-    choices: tuple[str, ...]
-    """The words it takes, where it takes no others."""
-
-
 def config_fields() -> Iterator[ConfigField]:
     """Every key that can be set, in the order of the file."""
-    yield from _walk(RunConfig, "")
-
-
-def _walk(section: type[BaseModel], prefix: str) -> Iterator[ConfigField]:
-    for name, field in section.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from _walk(annotation, f"{prefix}{name}.")
-            continue
-        yield ConfigField(
-            f"{prefix}{name}",
-            _takes(annotation, field.metadata),
-            field.default,
-            field.description or "",
-            _choices(annotation),
-        )
-
-
-def _choices(annotation: Any) -> tuple[str, ...]:
-    if typing.get_origin(annotation) is Literal:
-        return tuple(str(word) for word in typing.get_args(annotation))
-    return ()
-
-
-def _takes(annotation: Any, metadata: Sequence[Any] = ()) -> str:
-    origin = typing.get_origin(annotation)
-    if origin is Annotated:
-        return _takes(typing.get_args(annotation)[0])
-    if origin is Literal:
-        return " | ".join(str(word) for word in typing.get_args(annotation))
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_takes(part, metadata) for part in typing.get_args(annotation))
-    if origin is list:
-        return f"list of {_takes(typing.get_args(annotation)[0])}"
-    words = {bool: "true | false", int: "whole number", float: "number", str: "text"}
-    if annotation is type(None):
-        return "null"
-    text = words.get(annotation, str(annotation))
-    bounds = []
-    for rule in metadata:
-        for attribute, word in (("ge", "from"), ("gt", "above"), ("le", "to"), ("lt", "below")):
-            if (bound := getattr(rule, attribute, None)) is not None:
-                bounds.append(f"{word} {bound}")
-    return " ".join([text, *bounds])
-
-
-def _explain(detail: ErrorDetails) -> str:
-    # Locations inside a union or a list end with pydantic's own labels; the key is what precedes.
-    known = {field.key: field for field in config_fields()}
-    location = [str(part) for part in detail["loc"]]
-    if detail["type"] in ("extra_forbidden", "invalid_key"):
-        return _unknown_key(location)
-    for end in range(len(location), 0, -1):
-        field = known.get(".".join(location[:end]))
-        if field:
-            return f"{field.key}: got {_shown(detail['input'])}, takes {field.takes}" + (
-                f" ({field.description})" if field.description else ""
-            )
-    message = detail["msg"].removeprefix("Value error, ")
-    if location:
-        return f"{'.'.join(location)}: got {_shown(detail['input'])}, takes a section of keys"
-    return message
-
-
-def _unknown_key(location: Sequence[str]) -> str:
-    key = ".".join(location)
-    known = [field.key for field in config_fields()]
-    sections = sorted({name.split(".")[0] for name in known})
-    leaf = location[-1]
-    named = difflib.get_close_matches(location[0], sections, 1, 0.6)
-    inside = [name for name in known if named and name.startswith(f"{named[0]}.")]
-    if len(location) == 1 and inside:
-        return f"{key}: no such section; did you mean {named[0]}?"
-    near = _near(leaf, inside, 0.6)
-    if not any(name.endswith(f".{leaf}") for name in near):
-        near += [name for name in known if name.rpartition(".")[2] == leaf]  # in another section
-    near = near or _near(leaf, known, 0.72)
-    if near:
-        return f"{key}: no such key; did you mean {' or '.join(near)}?"
-    return f"{key}: no such key; there are: {', '.join(inside or sections)}"
-
-
-def _near(leaf: str, keys: Sequence[str], likeness: float) -> list[str]:
-    """Keys whose last part is `leaf`; else those that it shortens; else the one most like it."""
-    ends: dict[str, str] = {}
-    for key in keys:
-        ends.setdefault(key.rpartition(".")[2], key)
-    if leaf in ends:
-        return [ends[leaf]]
-    found = [
-        end
-        for end in ends
-        if end.startswith(f"{leaf}_")
-        or end.endswith(f"_{leaf}")
-        or leaf == "".join(word[0] for word in end.split("_"))
-    ]
-    return [ends[end] for end in found or difflib.get_close_matches(leaf, ends, 1, likeness)]
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    yield from walk(RunConfig)

@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 import orjson
 
+from .data.report import DataReport
+
 State = Literal[
     "idle", "loading", "ready", "training", "paused", "out-of-memory", "failed", "finished"
 ]
@@ -115,30 +117,8 @@ class StepCaptured(Event):
 
 @dataclass(frozen=True)
 class DataPrepared(Event):
-    format: str
-    reason: str
-    """What the format was told from."""
-    rows: int
-    """Rows read."""
-    kept: int
-    """Rows that are trained on."""
-    dropped: dict[str, int]
-    """Reason -> rows."""
-    cut: int
-    """Rows whose end was cut at max_length."""
-    eval_rows: int
-    tokens: int
-    """Tokens in an epoch."""
-    trained_tokens: int
-    """Of these, tokens that are learnt."""
-    bins: int
-    """Packed bins in an epoch."""
-    max_length: int
+    data: DataReport
     total_steps: int
-    lengths: list[int]
-    """Tokens of each kept row, at most 2,000 of them, evenly spaced in sorted order."""
-    notes: dict[str, int]
-    """What was done to rows that the chat template could not take as they are -> rows."""
 
 
 @dataclass(frozen=True)
@@ -360,8 +340,10 @@ def _build(kind: type, tree: dict[str, Any]) -> Any:
         value: Any = tree[name]
         if float in accepted:  # also the words for NaN and infinity, and whole numbers
             value = None if value is None else float(value)
-        elif kind is OutOfMemory and name == "rungs":
-            value = [_build(Rung, rung) for rung in value]
+        elif dataclasses.is_dataclass(accepted[0]):
+            value = _build(accepted[0], value)
+        elif element := _element(kind, name):
+            value = [_build(element, one) for one in value]
         if not isinstance(value, accepted):
             raise TypeError(f"{kind.__name__}.{name}: got {type(value).__name__}")
         values[name] = value
@@ -372,6 +354,14 @@ def _build(kind: type, tree: dict[str, Any]) -> Any:
 def _kinds_of_fields(kind: type) -> dict[str, tuple[type, ...]]:
     hints = typing.get_type_hints(kind)
     return {item.name: _kinds(hints[item.name]) for item in dataclasses.fields(kind)}
+
+
+@functools.cache
+def _element(kind: type, name: str) -> type | None:
+    """The dataclass that a field is a list of, if it is one."""
+    inner = typing.get_args(typing.get_type_hints(kind)[name])
+    first: Any = inner[0] if inner else None
+    return first if isinstance(first, type) and dataclasses.is_dataclass(first) else None
 
 
 def _kinds(hint: Any) -> tuple[type, ...]:

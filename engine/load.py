@@ -23,7 +23,8 @@ from transformers.utils import logging as transformers_logging
 
 from ..presets.load import demo_folder
 from . import attention
-from .config import AdapterConfig, ModelConfig
+from .config import AdapterConfig, ModelConfig, RunConfig
+from .data.chat_template import read_chat_template
 from .device import compute_dtype
 
 Report = Callable[[str, float | None], None]
@@ -74,12 +75,14 @@ def model_source(config: ModelConfig) -> str:
     return str(folder)
 
 
-def load_tokenizer(config: ModelConfig) -> Any:
-    """The model's fast tokenizer.
+def load_tokenizer(run: RunConfig) -> Any:
+    """The model's fast tokenizer, with the chat template that the run uses.
 
     Raises:
         LoadError: not found, no network, gated, or only a slow tokenizer exists.
+        DataError: `data.chat_template` cannot be read.
     """
+    config = run.model
     with _readable_errors(config.name_or_path):
         tokenizer = AutoTokenizer.from_pretrained(
             model_source(config),
@@ -90,6 +93,8 @@ def load_tokenizer(config: ModelConfig) -> Any:
         raise LoadError(
             f"{config.name_or_path}: has no fast tokenizer (tokenizer.json), which exact masks need"
         )
+    if run.data.chat_template is not None:
+        tokenizer.chat_template = read_chat_template(run.data.chat_template)
     return tokenizer
 
 
@@ -123,7 +128,7 @@ def load_base(
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
+            bnb_4bit_use_double_quant=config.use_double_quant,
             bnb_4bit_compute_dtype=dtype,
         )
     packed = packed and arch.model_type in attention.FAMILIES

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from . import events as ev
+from .data.report import DataReport
 
 
 @dataclass
@@ -23,7 +24,8 @@ class RunProgress:
     stage: ev.Progress | None = None
     model: ev.ModelLoaded | None = None
     parts: ev.PartsPatched | None = None
-    data: ev.DataPrepared | None = None
+    data: DataReport | None = None
+    total_steps: int | None = None
     steps: list[ev.Step] = field(default_factory=list)
     evaluations: list[ev.Evaluated] = field(default_factory=list)
     checkpoints: list[ev.CheckpointSaved] = field(default_factory=list)
@@ -41,10 +43,6 @@ class RunProgress:
     def step(self) -> int:
         """Optimiser steps done."""
         return self.steps[-1].step if self.steps else self._resumed_from
-
-    @property
-    def total_steps(self) -> int | None:
-        return self.data.total_steps if self.data else None
 
     @property
     def _resumed_from(self) -> int:
@@ -100,7 +98,7 @@ class RunProgress:
             case ev.PartsPatched():
                 self.parts = event
             case ev.DataPrepared():
-                self.data = event
+                self.data, self.total_steps = event.data, event.total_steps
             case ev.Step():
                 if self.steps and event.step <= self.steps[-1].step:
                     self._forget_after(event.step - 1)

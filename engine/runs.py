@@ -316,7 +316,7 @@ def create_run(config: RunConfig) -> RunDirectory:
         candidates = [config.name]
     else:
         model = Path(config.model.name_or_path).name
-        data = Path(config.data.path).name.split(".")[0]
+        data = Path(config.data.sources[0].path).name.split(".")[0]
         base = f"{time.strftime('%m%d-%H%M')}-{model}" + (f"-{data}" if data != model else "")
         base = re.sub(r"[^\w.\-]+", "-", base)[:56]
         candidates = [base, *(f"{base}-{n}" for n in range(2, 1000))]

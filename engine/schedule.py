@@ -9,6 +9,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 
+def in_steps(value: float, total: int) -> int:
+    """A number of steps; below 1 it is a share of `total`, rounded up."""
+    return math.ceil(value * total) if value < 1 else int(value)
+
+
 @dataclass(frozen=True)
 class RateChange:
     """From `step` on: multiply the schedule by `value` (`scale`) or keep `value` (`hold`)."""

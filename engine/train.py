@@ -23,7 +23,7 @@ from .checkpoint import rng_state, save_now, set_rng_state
 from .device import read_memory
 from .evaluate import evaluate
 from .micro_step import MicroStep
-from .schedule import Schedule
+from .schedule import Schedule, in_steps
 from .session import Control
 from .state import Ending, OutOfMemoryEnd, Run, TrainingError
 from .updates import advance, micro_batches, next_update, total_steps
@@ -58,9 +58,11 @@ def train(run: Run) -> Literal["complete"] | Ending:
     recipe = run.config.train
     last_step = total_steps(run.config, len(data.train), state.bins_per_update)
     schedule = Schedule(
-        recipe.lr_scheduler_type, recipe.learning_rate, recipe.warmup_steps, last_step,
-        state.rate_changes,
+        recipe.lr_scheduler_type, recipe.learning_rate, in_steps(recipe.warmup_steps, last_step),
+        last_step, state.rate_changes,
     )  # fmt: skip
+    evaluate_every = in_steps(recipe.eval_steps or 0, last_step)
+    save_every = in_steps(recipe.save_steps, last_step)
     micro_step = MicroStep(run)
     replay = _changes_to_replay(control, len(state.rate_changes))
     pending: _Pending | None = None
@@ -182,14 +184,14 @@ def train(run: Run) -> Literal["complete"] | Ending:
                 "the adapter is as it was before them; lower train.learning_rate and resume, or "
                 "look for damaged rows",
             )
-        due = recipe.eval_steps and state.step % recipe.eval_steps == 0
+        due = evaluate_every and state.step % evaluate_every == 0
         if (
             due
             and state.step < last_step
             and (ending := outside_the_clock(lambda: _evaluate(run, micro_step)))
         ):
             return ending
-        if state.step % recipe.save_steps == 0 and state.step < last_step:
+        if state.step % save_every == 0 and state.step < last_step:
             outside_the_clock(lambda: save_now(run))
 
     settle()

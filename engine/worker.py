@@ -80,7 +80,7 @@ def _work(directory: RunDirectory, control: Control, *, resume: bool) -> None:
         )
     )
     report = _reporter(control)
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config)
     packed_length = _packed_length(directory, steps) or config.data.max_length
     data = prepare(_with_length(config, packed_length), tokenizer, report)
     loaded, config = _load(directory, config, device, control)
@@ -209,7 +209,7 @@ def _announce(run: Run, loaded: LoadedModel, data: PreparedData) -> None:
         )
     )
     steps = total_steps(run.config, len(data.train), run.state.bins_per_update)
-    control.emit(ev.DataPrepared(**dataclasses.asdict(data.report), total_steps=steps))
+    control.emit(ev.DataPrepared(data.report, steps))
     if not loaded.packed:
         control.emit(
             ev.Alert(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..engine.chat import Chat
     from ..engine.config import RunConfig
-    from ..engine.data.preview import DataPreview
+    from ..engine.data.report import DataReport, SourceReport
     from ..engine.export.run import Exported
     from ..engine.runs import RunDirectory
     from .run_facts import Kept, RunFacts
@@ -36,6 +36,7 @@ def plan(draft: "RunConfig", recipe: str | None) -> Content:
     weights = "4-bit NF4" if draft.model.quantization == "nf4" else "16-bit"
     base = f"{safe_str(draft.model.name_or_path, 48)} in {weights}"
     lora = f" · LoRA r {adapter.r}, α {short_number(adapter.lora_alpha)}, {safe_str(targets, 24)}"
+    names = ", ".join(source.path for source in data.sources)
     rows = f" · first {data.max_rows:,} rows" if data.max_rows else ""
     held = f" · {100 * data.eval_fraction:g} % held out" if data.eval_fraction else ""
     length = (
@@ -47,7 +48,7 @@ def plan(draft: "RunConfig", recipe: str | None) -> Content:
     return _pairs(
         [
             ("will train", Content.styled(base, "bold") + Content(lora)),
-            ("on", Content.styled(safe_str(data.path, 48), "bold") + Content(rows + held)),
+            ("on", Content.styled(safe_str(names, 48), "bold") + Content(rows + held)),
             ("how", how if recipe else how + Content.styled(" · own settings", MUTED)),
             (
                 "next",
@@ -174,8 +175,8 @@ def failure(message: str, hint: str = "") -> Content:
     return text + Content.styled(f"\n{hint}", MUTED) if hint else text
 
 
-def preview(found: "DataPreview", max_length: int) -> Content:
-    """The account of a data set: format, rows and tokens, and what was left out and why."""
+def preview(found: "DataReport") -> Content:
+    """The account of the data: format, rows and tokens, and what was left out and why."""
     rows = [f"{found.rows:,} read", f"{found.kept:,} to learn from"]
     if found.eval_rows:
         rows.append(f"{found.eval_rows:,} held out")
@@ -184,12 +185,12 @@ def preview(found: "DataPreview", max_length: int) -> Content:
     share = 100 * found.trained_tokens / found.tokens if found.tokens else 0
     tokens = (
         f"{found.tokens:,}, of which {found.trained_tokens:,} are learnt ({share:.0f} %)"
-        f" · {found.bins:,} bins of {max_length:,}"
+        f" · {found.bins:,} bins of {found.max_length:,}"
     )
-    what = Content.styled(safe_str(found.format, 40), "bold")
-    if found.reason:
-        what += Content(" · ") + safe_text(found.reason, 200)
-    pairs = [("found", what), ("rows", Content(" · ".join(rows)))]
+    pairs = [("found", _source(source, len(found.sources) > 1)) for source in found.sources[:_FEW]]
+    if len(found.sources) > _FEW:
+        pairs.append(("", Content(f"and {len(found.sources) - _FEW} data sets more")))
+    pairs.append(("rows", Content(" · ".join(rows))))
     if found.dropped:
         total = sum(found.dropped.values())
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in found.dropped.items())
@@ -199,6 +200,19 @@ def preview(found: "DataPreview", max_length: int) -> Content:
         pairs.append(("! note", safe_text(notes, 300, style="$warning")))
     pairs.append(("tokens", Content(tokens)))
     return _pairs(pairs)
+
+
+_FEW = 4
+
+
+def _source(source: "SourceReport", several: bool) -> Content:
+    what = Content.styled(safe_str(source.format, 40), "bold")
+    if several:
+        weight = f" × {source.weight:g}" if source.weight != 1 else ""
+        return what + safe_text(
+            f" · {source.path}, {source.kept:,} of {source.rows:,} rows{weight}", 200
+        )
+    return what + Content(" · ") + safe_text(source.reason, 200) if source.reason else what
 
 
 def no_run(purpose: str) -> Content:

@@ -113,20 +113,26 @@ def describe(event: ev.Event) -> str:
 
 
 def _data_line(event: ev.DataPrepared) -> str:
-    share = 100 * event.trained_tokens / max(1, event.tokens)
-    filled = 100 * event.tokens / max(1, event.bins * event.max_length)
-    line = (
-        f"data: {event.format} ({event.reason}); {event.kept:,} of {event.rows:,} rows, "
-        f"{event.tokens:,} tokens, {share:.0f} % trained, {event.bins} bins {filled:.0f} % full, "
+    data = event.data
+    share = 100 * data.trained_tokens / max(1, data.tokens)
+    filled = 100 * data.tokens / max(1, data.bins * data.max_length)
+    lines = [
+        f"data: {source.format} ({source.reason}); {source.path}: {source.kept:,} of "
+        f"{source.rows:,} rows" + (f", {source.weight:g} times" if source.weight != 1 else "")
+        for source in data.sources
+    ]
+    sizes = (
+        f"{data.tokens:,} tokens, {share:.0f} % trained, {data.bins} bins {filled:.0f} % full, "
         f"{event.total_steps} steps"
     )
-    more = [f"{count} rows dropped: {reason}" for reason, count in event.dropped.items()]
-    more += [f"{count} rows: {note}" for note, count in event.notes.items()]
-    if event.cut:
-        more.append(f"{event.cut} rows cut at {event.max_length} tokens")
-    if event.eval_rows:
-        more.append(f"{event.eval_rows} rows held out for evaluation")
-    return "\n".join([line, *(f"      {text}" for text in more)])
+    more = [sizes]
+    more += [f"{count} rows dropped: {reason}" for reason, count in data.dropped.items()]
+    more += [f"{count} rows: {note}" for note, count in data.notes.items()]
+    if data.cut:
+        more.append(f"{data.cut} rows cut at {data.max_length} tokens")
+    if data.eval_rows:
+        more.append(f"{data.eval_rows} rows held out for evaluation")
+    return "\n".join([*lines, *(f"      {text}" for text in more)])
 
 
 def _out_of_memory_lines(event: ev.OutOfMemory) -> str:

@@ -81,7 +81,7 @@ def recipe_line(config: RunConfig | None, progress: RunProgress) -> Content:
     rows = f" {count_text(progress.data.kept)} rows" if progress.data else ""
     parts = [
         safe_str(short_name(config.model.name_or_path), 32),
-        safe_str(short_name(data.path), 24) + rows,
+        safe_str("+".join(short_name(each.path) for each in data.sources), 24) + rows,
         f"r{config.adapter.r} α{config.adapter.lora_alpha:g}",
         config.model.quantization if config.model.quantization != "none" else "16-bit",
         f"{train.per_device_train_batch_size}×{train.gradient_accumulation_steps}×{data.max_length} tok",
@@ -172,7 +172,7 @@ def _evaluate(config: RunConfig, progress: RunProgress) -> Content:
     if progress.data and not progress.data.eval_rows:
         return Content.styled("no rows held out", "$text-muted")
     every = config.train.eval_steps
-    text = f"every {every}" if every else "on e"
+    text = _every(every) if every else "on e"
     best = min(
         (done for done in progress.evaluations if math.isfinite(done.loss)),
         key=lambda done: done.loss,
@@ -181,10 +181,14 @@ def _evaluate(config: RunConfig, progress: RunProgress) -> Content:
     return Content(text + (f", best {loss_text(best.loss)}" if best else ""))
 
 
+def _every(steps: float) -> str:
+    return f"every {steps}" if steps >= 1 else f"every {100 * steps:g} %"
+
+
 def _save(config: RunConfig, progress: RunProgress) -> Content:
     saved = progress.checkpoints
     last = f", last {saved[-1].step}" if saved else ""
-    return Content(f"every {config.train.save_steps}{last}")
+    return Content(f"{_every(config.train.save_steps)}{last}")
 
 
 def parts_summary(progress: RunProgress) -> Content:

@@ -135,10 +135,11 @@ class Story:
                 return Line(None, text)
             case ev.DataPrepared():
                 self._steps_in_all = event.total_steps
-                left_out = sum(event.dropped.values())
+                data = event.data
+                left_out = sum(data.dropped.values())
                 extra = f", {left_out} left out" if left_out else ""
-                extra += f", {event.cut} cut" if event.cut else ""
-                return Line(None, f"{event.kept} rows in {event.bins} bins{extra}")
+                extra += f", {data.cut} cut" if data.cut else ""
+                return Line(None, f"{data.kept} rows in {data.bins} bins{extra}")
             case ev.MemoryPlanned():
                 return Line(self._step, memory_line(event))
             case ev.StepCaptured():

@@ -75,10 +75,14 @@ def _tokenizer_of(data: Any, path: str, size: int) -> Any:
     from transformers import AutoTokenizer
 
     from ...presets.load import demo_folder
+    from ..config import DatasetConfig
     from ..data.read import read_rows
 
     demo = AutoTokenizer.from_pretrained(str(demo_folder() / "model"))
-    rows = (row.value for row, _ in zip(read_rows(data, path), range(_TEXTS), strict=False))
+    rows = (
+        row.value
+        for row, _ in zip(read_rows(DatasetConfig(path=path)), range(_TEXTS), strict=False)
+    )
     texts = (text for row in rows for text in _texts(row))
     made = demo.train_new_from_iterator(texts, size, show_progress=False)
     made.chat_template = demo.chat_template

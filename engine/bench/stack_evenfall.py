@@ -44,7 +44,7 @@ def run(work: Work, clock: Clock, folder: Path) -> StackResult:
     config = run_config(work, folder, work.total_steps + (_BEYOND if on_gpu else 0))
     directory = create_run(config)
     clock.tell("loading the model")
-    load_tokenizer(config.model)  # a part of every start, though these rows are tokens already
+    load_tokenizer(config)  # a part of every start, though these rows are tokens already
     loaded = load_base(config.model, device, lambda text, fraction: None)
     clock.done("load")
     clock.tell("adapter, kernels and their proofs")
@@ -112,10 +112,11 @@ def run_config(work: Work, folder: Path, steps: int) -> RunConfig:
 
 def _prepared(rows: Path) -> Any:
     """The rows as the loop takes them; the account of a file that they are not from is empty."""
-    from ..data.prepare import DataReport, PreparedData
+    from ..data.prepare import PreparedData
+    from ..data.report import DataReport
 
     bins = read_bins(rows)
-    report = DataReport("bench", "", 0, 0, {}, 0, 0, 0, 0, len(bins), 0, [], {})
+    report = DataReport([], 0, 0, 0, len(bins), 0, [], {})
     return PreparedData(bins, None, report, ())
 
 

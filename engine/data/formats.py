@@ -18,13 +18,14 @@ A row that has nothing to learn (an empty answer, no answer at all) is no error:
 few. It is dropped and counted under its reason. Everything else that does not fit is an error.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
 from ..config import DataFormat
+from .columns import renamed
 from .errors import listed, shown
 from .read import SourceRow
 
@@ -96,14 +97,19 @@ class Detection:
     reason: str
 
 
-def detect(rows: Sequence[SourceRow], sample: int = 200) -> Detection:
-    """Tell the format from up to `sample` rows, spread evenly over all.
+def detect(
+    rows: Sequence[SourceRow], columns: Mapping[str, str] | None = None, sample: int = 200
+) -> Detection:
+    """Tell the format from up to `sample` rows, spread evenly over all, renamed by `columns`.
 
     Raises:
         DataError: a row has no known shape, or two rows have different ones.
     """
     count = min(sample, len(rows))
-    picked = [rows[place * (len(rows) - 1) // max(count - 1, 1)] for place in range(count)]
+    picked = [
+        renamed(rows[place * (len(rows) - 1) // max(count - 1, 1)], columns or {})
+        for place in range(count)
+    ]
     seen: dict[str, None] = {}
     found: DataFormat | None = None
     first = picked[0]
@@ -170,13 +176,25 @@ def _shape(row: SourceRow) -> tuple[DataFormat, str] | None:
     )
 
 
-def normalise(row: SourceRow, format: DataFormat) -> Normal:
+def normalise(row: SourceRow, format: DataFormat, *, drop_system: bool = False) -> Normal:
     """Read one row as `format` (not `auto`).
+
+    Args:
+        drop_system: leave out system messages.
 
     Raises:
         DataError: the row does not fit the format.
     """
-    return _READERS[format](row)
+    normal = _READERS[format](row)
+    if drop_system and isinstance(normal, Conversation):
+        return _without_system(normal)
+    return normal
+
+
+def _without_system(row: Conversation) -> Conversation:
+    kept = [place for place, turn in enumerate(row.messages) if turn["role"] != "system"]
+    masked = frozenset(new for new, old in enumerate(kept) if old in row.masked)
+    return replace(row, messages=tuple(row.messages[place] for place in kept), masked=masked)
 
 
 def _columns(row: SourceRow, format: str) -> dict[str, Any]:
@@ -231,7 +249,9 @@ def _alpaca(row: SourceRow) -> Normal:
             text = _text(row, f"history[{place}]", part)
             messages.append({"role": role, "content": text})
     question = f"{instruction}\n{more}" if instruction.strip() and more.strip() else ""
-    messages.append({"role": "user", "content": question or instruction or more})
+    user: Message = {"role": "user", "content": question or instruction or more}
+    # For templates that keep the two apart, as Alpaca's own does.
+    messages.append({**user, "instruction": instruction, "input": more} if question else user)
     messages.append({"role": "assistant", "content": answer})
     if history:
         return _conversation(row, messages)

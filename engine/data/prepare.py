@@ -1,30 +1,32 @@
 """From a configuration to packed bins, with the account of every row.
 
-    rows read = rows kept + rows held out + rows dropped (each under its reason)
-
-Rows are read, brought into one form, rendered, encoded, held out, packed. What the loop trains on
+Rows are read, brought into one form, rendered, encoded, held out, weighted, packed. What the loop trains on
 and what the Data screen shows are the same `Example`s, made here and nowhere else.
 
 A row longer than `max_length` is cut at its end or dropped. A document is neither: continued
 pre-training wants all of it, so it becomes pieces of `max_length` tokens. Each piece begins with
 the last token of the one before, which predicts its second token: so all tokens but the document's
 first are learnt, each once.
+
+Rows are held out before a data set is weighted, so a row that is taken twice is never in both parts.
 """
 
 import collections
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..config import DataConfig, RunConfig
+from ..config import DataConfig, DatasetConfig, RunConfig
 from .batch import Batch, Example, collate
+from .columns import renamed
 from .errors import DataError
 from .formats import Conversation, Detection, Document, Dropped, detect, normalise
 from .packing import pack
 from .read import SourceRow, read_rows
+from .report import DataReport, SourceReport
 from .template import Encoded, Renderer
 
 if TYPE_CHECKING:
@@ -70,28 +72,6 @@ class Bins:
 
 
 @dataclass(frozen=True)
-class DataReport:
-    """The account of the data; `events.DataPrepared` less `total_steps`, which the loop knows."""
-
-    format: str
-    reason: str
-    """What the format was told from."""
-    rows: int
-    kept: int
-    dropped: dict[str, int]
-    cut: int
-    eval_rows: int
-    tokens: int
-    trained_tokens: int
-    bins: int
-    max_length: int
-    lengths: list[int]
-    """Tokens of each example that is trained on, at most 2,000, evenly spaced in sorted order."""
-    notes: dict[str, int]
-    """What was done to rows that the chat template could not take as they are -> rows."""
-
-
-@dataclass(frozen=True)
 class PreparedData:
     train: Bins
     evaluation: Bins | None
@@ -106,10 +86,14 @@ class _Usable:
 
     source: SourceRow
     examples: list[Example]
+    data_set: int = 0
+    """Its place in `data.sources`."""
 
 
 @dataclass
 class _Account:
+    source: DatasetConfig
+    detection: Detection
     rows: int = 0
     cut: int = 0
     dropped: collections.Counter[str] = field(default_factory=collections.Counter)
@@ -128,31 +112,54 @@ def prepare(
         DataError: something cannot be read or rendered, or there is nothing left to learn.
     """
     data = config.data
-    renderer = Renderer(tokenizer, data.assistant_only_loss)
-    usable, account, detection = _usable_rows(data, data.path, renderer, report)
-    if not usable:
-        raise DataError(_nothing_left(data.path, account, data))
+    renderer = Renderer(
+        tokenizer, data.assistant_only_loss, last_only=data.assistant_turns == "last"
+    )
+    usable: list[_Usable] = []
+    accounts: list[_Account] = []
+    for place, source in enumerate(data.sources):
+        rows, account = _usable_rows(data, source, renderer, report)
+        if not rows:
+            raise DataError(_nothing_left(source.path, account, data))
+        usable += [replace(row, data_set=place) for row in rows]
+        accounts.append(account)
     held_out: list[_Usable] = []
+    eval_rows: list[_Usable] = []
     if data.eval_path is not None:
-        held_out, evaluation_account, _ = _usable_rows(data, data.eval_path, renderer, report)
-        if not held_out:
-            raise DataError(_nothing_left(data.eval_path, evaluation_account, data))
+        eval_rows, account = _usable_rows(
+            data, DatasetConfig(path=data.eval_path, format=data.format, columns=data.columns),
+            renderer, report,
+        )  # fmt: skip
+        if not eval_rows:
+            raise DataError(_nothing_left(data.eval_path, account, data))
     elif data.eval_fraction:
-        usable, held_out = hold_out(usable, data.eval_fraction, config.train.seed, data.path)
+        names = ", ".join(source.path for source in data.sources)
+        usable, held_out = hold_out(usable, data.eval_fraction, config.train.seed, names)
+        eval_rows = held_out
     report("packing", None)
-    train = _pack(usable, data.max_length)
+    train = _pack(weighted(usable, data.sources, config.train.seed), data.max_length)
     lengths = sorted(len(example) for example in train.examples)
+    kept = collections.Counter(row.data_set for row in usable)
+    held = collections.Counter(row.data_set for row in held_out)
     return PreparedData(
         train,
-        _pack(held_out, data.max_length) if held_out else None,
+        _pack(eval_rows, data.max_length) if eval_rows else None,
         DataReport(
-            format=detection.format,
-            reason=detection.reason,
-            rows=account.rows,
-            kept=len(usable),
-            dropped=dict(account.dropped.most_common()),
-            cut=account.cut,
-            eval_rows=len(held_out),
+            sources=[
+                SourceReport(
+                    path=source.path,
+                    format=account.detection.format,
+                    reason=account.detection.reason,
+                    rows=account.rows,
+                    kept=kept[place],
+                    held_out=held[place],
+                    dropped=dict(account.dropped.most_common()),
+                    cut=account.cut,
+                    weight=source.weight,
+                )
+                for place, (source, account) in enumerate(zip(data.sources, accounts, strict=True))
+            ],
+            eval_rows=len(eval_rows),
             tokens=train.tokens,
             trained_tokens=train.trained_tokens,
             bins=len(train),
@@ -162,6 +169,22 @@ def prepare(
         ),
         tuple(row.source for row in usable[:shown]),
     )
+
+
+def weighted(rows: list[_Usable], sources: Sequence[DatasetConfig], seed: int) -> list[_Usable]:
+    """The rows of an epoch: each data set `weight` times, a random part of it for the fraction that
+    is left, at least one row of each."""
+    if all(source.weight == 1 for source in sources):
+        return rows
+    result = []
+    for place, source in enumerate(sources):
+        own = [row for row in rows if row.data_set == place]
+        whole = int(source.weight)
+        more = round((source.weight - whole) * len(own))
+        keys = _random_keys(len(own), seed, _WEIGHT_STREAM - place)
+        part = set(np.argsort(keys, kind="stable")[: max(more, 0 if whole else 1)].tolist())
+        result += own * whole + [row for index, row in enumerate(own) if index in part]
+    return result
 
 
 def hold_out(
@@ -186,7 +209,8 @@ def hold_out(
     )
 
 
-_EVALUATION_STREAM = 2**32 - 1  # no epoch has this number
+_EVALUATION_STREAM = 2**32 - 1  # no epoch has these numbers
+_WEIGHT_STREAM = 2**32 - 2
 
 
 def _random_keys(count: int, seed: int, stream: int) -> np.ndarray:
@@ -196,23 +220,24 @@ def _random_keys(count: int, seed: int, stream: int) -> np.ndarray:
 
 
 def _usable_rows(
-    data: DataConfig, path: str, renderer: Renderer, report: Report
-) -> tuple[list[_Usable], _Account, Detection]:
+    data: DataConfig, source: DatasetConfig, renderer: Renderer, report: Report
+) -> tuple[list[_Usable], _Account]:
+    path = source.path
     report(f"reading {path}", None)
-    rows = _counted(itertools.islice(read_rows(data, path), data.max_rows), path, report)
+    rows = _counted(itertools.islice(read_rows(source), source.max_rows), path, report)
     if not rows:
         raise DataError(f"{path}: holds no rows")
     detection = (
-        detect(rows)
-        if data.format == "auto"
-        else Detection(data.format, f"data.format={data.format}")
+        detect(rows, source.columns)
+        if source.format == "auto"
+        else Detection(source.format, f"data.format={source.format}")
     )
-    account = _Account(rows=len(rows))
+    account = _Account(source, detection, rows=len(rows))
     usable = []
     for start in range(0, len(rows), _CHUNK):
         report(f"rendering {path}: {start:,} of {len(rows):,} rows", start / len(rows))
-        usable += _usable_chunk(rows[start : start + _CHUNK], detection, data, renderer, account)
-    return usable, account, detection
+        usable += _usable_chunk(rows[start : start + _CHUNK], data, renderer, account)
+    return usable, account
 
 
 def _counted(rows: Iterable[SourceRow], path: str, report: Report) -> list[SourceRow]:
@@ -226,7 +251,6 @@ def _counted(rows: Iterable[SourceRow], path: str, report: Report) -> list[Sourc
 
 def _usable_chunk(
     rows: list[SourceRow],
-    detection: Detection,
     data: DataConfig,
     renderer: Renderer,
     account: _Account,
@@ -234,10 +258,12 @@ def _usable_chunk(
     kept: list[Conversation | Document] = []
     renderings, counts = [], []
     for row in rows:
-        normal = normalise(row, detection.format)
+        named = renamed(row, account.source.columns)
+        normal = normalise(named, account.detection.format, drop_system=data.drop_system)
         if isinstance(normal, Dropped):
             account.dropped[normal.reason] += 1
             continue
+        normal = replace(normal, source=row)
         made = renderer.render(normal)
         kept.append(normal)
         renderings += made

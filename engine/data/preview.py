@@ -15,6 +15,7 @@ import orjson
 
 from ..config import RunConfig
 from ..jobs import Job
+from .report import DataReport
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,23 +50,7 @@ class PreviewRow:
 
 @dataclass(frozen=True)
 class DataPreview:
-    format: str
-    reason: str
-    """What the format was told from."""
-    rows: int
-    kept: int
-    dropped: dict[str, int]
-    """Reason -> rows."""
-    cut: int
-    """Rows whose end is cut at max_length."""
-    eval_rows: int
-    tokens: int
-    trained_tokens: int
-    bins: int
-    lengths: tuple[int, ...]
-    """Tokens of each example, at most 2,000, evenly spaced in sorted order."""
-    notes: dict[str, int]
-    """What the chat template made necessary -> rows."""
+    report: DataReport
     rows_shown: tuple[PreviewRow, ...]
     """The first examples, at most 50."""
     raw: str
@@ -83,24 +68,12 @@ def build_preview(config: RunConfig, job: Job[Any]) -> DataPreview:
     from ..load import load_tokenizer
     from .prepare import prepare
 
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config)
     prepared = prepare(config, tokenizer, job.report, shown=1)
-    report = prepared.report
     return DataPreview(
-        format=report.format,
-        reason=report.reason,
-        rows=report.rows,
-        kept=report.kept,
-        dropped=report.dropped,
-        cut=report.cut,
-        eval_rows=report.eval_rows,
-        tokens=report.tokens,
-        trained_tokens=report.trained_tokens,
-        bins=report.bins,
-        lengths=tuple(report.lengths),
-        notes=report.notes,
-        rows_shown=tuple(_row(example, tokenizer) for example in prepared.train.examples[:_ROWS]),
-        raw=_raw(prepared.shown[0]),
+        prepared.report,
+        tuple(_row(example, tokenizer) for example in prepared.train.examples[:_ROWS]),
+        _raw(prepared.shown[0]),
     )
 
 

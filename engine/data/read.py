@@ -28,7 +28,7 @@ from typing import Any
 
 import orjson
 
-from ..config import DataConfig
+from ..config import DatasetConfig
 from .errors import DataError, listed, shown
 
 _FILE_SUFFIXES = {
@@ -70,13 +70,14 @@ class SourceRow:
         return DataError(f"{self.place}: {message}")
 
 
-def read_rows(config: DataConfig, path: str) -> Iterator[SourceRow]:
-    """Yield the rows of `path`, read as the module's docstring says. Nothing is read before the
+def read_rows(source: DatasetConfig) -> Iterator[SourceRow]:
+    """Yield the rows of a data set, read as the module's docstring says. Nothing is read before the
     first row is asked for.
 
     Raises:
         DataError: there is no such file or data set, or a row cannot be read.
     """
+    path = source.path
     if path == "demo":
         from ...presets.load import demo_folder
 
@@ -89,7 +90,7 @@ def read_rows(config: DataConfig, path: str) -> Iterator[SourceRow]:
         inside = sorted(item.name for item in file.iterdir() if item.suffix in _FILE_SUFFIXES)
         raise DataError(f"{path}: is a folder; name one file in it. It holds {listed(inside)}")
     elif _HUB_ID.fullmatch(path) and file.suffix.lower() not in _FILE_SUFFIXES:
-        yield from _read_hub(config, path)
+        yield from _read_hub(source)
     else:
         raise DataError(f"{path}: no such file{_near_miss(file)}")
 
@@ -268,8 +269,10 @@ def _read_parquet(file: Path, name: str) -> Iterator[SourceRow]:
         raise DataError(f"{name}: holds no rows")
 
 
-def _read_hub(config: DataConfig, path: str) -> Iterator[SourceRow]:
+def _read_hub(config: DatasetConfig) -> Iterator[SourceRow]:
     import datasets
+
+    path = config.path
 
     try:
         loaded = datasets.load_dataset(path, config.name, split=config.split)

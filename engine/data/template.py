@@ -82,7 +82,12 @@ class Renderer:
         DataError: the tokenizer gives no offsets.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", assistant_only: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        assistant_only: bool = True,
+        last_only: bool = False,
+    ) -> None:
         if not tokenizer.is_fast:
             raise DataError(
                 f"{tokenizer.name_or_path}: its tokenizer gives no character offsets, which the "
@@ -90,6 +95,7 @@ class Renderer:
             )
         self.tokenizer = tokenizer
         self.assistant_only = assistant_only
+        self.last_only = last_only
         self._noted: dict[str, set[tuple[str, int]]] = collections.defaultdict(set)
         added = tokenizer.added_tokens_decoder
         self._special = {
@@ -126,6 +132,9 @@ class Renderer:
             for place, message in enumerate(messages)
             if message["role"] == "assistant" and place not in masked
         ]
+        if self.last_only:
+            masked |= frozenset(answers[:-1])
+            answers = answers[-1:]
         messages = messages[: answers[-1] + 1]  # what comes after the last answer teaches nothing
         if _HAS_MARKERS.search(self._template(tools)) and not masked:
             text, spans = self._apply_marked(row.source, messages, tools)

@@ -93,7 +93,7 @@ def _export_adapter(source: Path, target: Path, report: Report) -> str:
 
 
 def _export_merged(config: RunConfig, source: Path, target: Path, report: Report) -> str:
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config)
     ids = torch.tensor([tokenizer(_PROBE).input_ids])
     model = _sixteen_bit_base(config.model, config.export, report)
     _check_room(target, sum(p.numel() * p.element_size() for p in model.parameters()))

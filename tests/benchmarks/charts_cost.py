@@ -19,6 +19,7 @@ from pathlib import Path
 
 from evenfall.engine import events as ev
 from evenfall.engine.config import RunConfig
+from evenfall.engine.data.report import DataReport
 from evenfall.engine.runs import RunDirectory
 from evenfall.tui.app import EvenfallApp
 
@@ -36,8 +37,7 @@ class Told:
         self._events: list[ev.Event] = []
         self.tell(ev.StateChanged("training"))
         self.tell(ev.DataPrepared(
-            format="text", reason="", rows=1, kept=1, dropped={}, cut=0, eval_rows=1, tokens=1,
-            trained_tokens=1, bins=1, max_length=2048, total_steps=total, lengths=[], notes={},
+            DataReport([], 1, 1, 1, 1, 2048, [], {}), total
         ))  # fmt: skip
         for n in range(1, history + 1):
             self.step(n)

@@ -37,7 +37,7 @@ def train_stock(config: RunConfig, steps: int) -> StockTraining:
         ValueError: one of several micro-batches would be a short one, at the end of an epoch.
     """
     device = pick_device(config.train.device)
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config)
     data = prepare(config, tokenizer, _quiet)
     model = _model_with_same_adapter(config, device)
     recipe = config.train

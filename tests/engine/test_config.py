@@ -184,7 +184,7 @@ def refused(*overrides: str) -> str:
         ("train.on_oom=never", ["train.on_oom", "'never'", "ask | recover | fail"]),
         ("export.forms=[gguf]", ["export.forms", "'gguf'", "adapter | merged"]),
         ("data.shuffle=maybe", ["data.shuffle", "'maybe'", "true | false"]),
-        ("data.path=", ["data.path", "None", "text"]),
+        ("data.path=", ["data.path names one data set", "data.datasets several"]),
         ("data.path=''", ["data.path", "''", "text"]),
         ("data.path={a: b}", ["data.path", "{'a': 'b'}", "text"]),
         ("name=a/b", ["name", "'a/b'", "run name"]),

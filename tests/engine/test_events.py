@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenfall.engine import events as ev
+from evenfall.engine.data.report import SourceReport
 from evenfall.engine.events import EVENT_TYPES, decode_event, encode_event
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.sampled_from(
@@ -49,6 +50,8 @@ def instances(kind: type) -> st.SearchStrategy[Any]:
     if kind is ev.Rung:  # estimates are numbers or None: only an event's own may be NaN
         finite = st.none() | st.floats(allow_nan=False, allow_infinity=False)
         fields |= {"peak_gb": finite, "speed": finite}
+    if kind is SourceReport:
+        fields |= {"weight": st.floats(allow_nan=False, allow_infinity=False)}
     return st.builds(kind, **fields)
 
 

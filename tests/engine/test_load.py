@@ -52,6 +52,8 @@ def test_nf4_holds_linear_weights_in_four_bits_and_counts_what_they_stand_for(
     assert "Linear4bit" in kinds and four.quantization == "nf4" and four.packed
     layer = four.model.model.layers[0].self_attn.q_proj
     assert layer.weight.quant_state.nested, "double quantisation"
+    plain = load(tiny_model, use_double_quant=False)
+    assert not plain.model.model.layers[0].mlp.up_proj.weight.quant_state.nested
     assert not any(parameter.requires_grad for parameter in four.model.parameters())
 
 
@@ -98,7 +100,9 @@ def test_a_prequantised_checkpoint_trains(
     tiny_model: Path, tmp_path: Path, tiny_config: Callable[..., RunConfig]
 ) -> None:
     folder = quantized(tiny_model, tmp_path / "tiny-bnb-4bit")
-    load_tokenizer(ModelConfig(name_or_path=str(tiny_model))).save_pretrained(folder)
+    load_tokenizer(RunConfig(model=ModelConfig(name_or_path=str(tiny_model)))).save_pretrained(
+        folder
+    )
     losses = []
     for source in (folder, tiny_model):
         run = create_run(tiny_config(model={"name_or_path": str(source)}))
@@ -220,7 +224,7 @@ def test_a_folder_that_is_not_there(name: str) -> None:
 
 def test_a_hub_model_without_network() -> None:
     with pytest.raises(LoadError, match=r"evenfall-tests/none.*cannot be reached or has no such"):
-        load_tokenizer(ModelConfig(name_or_path="evenfall-tests/none"))
+        load_tokenizer(RunConfig(model=ModelConfig(name_or_path="evenfall-tests/none")))
 
 
 def test_a_damaged_file_is_named(tiny_model: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenfall.engine import events as ev
+from evenfall.engine.data.report import DataReport, SourceReport
 from evenfall.engine.progress import RunProgress
 
 
@@ -20,7 +21,11 @@ def started(resumed_from: int | None = None) -> ev.RunStarted:
 
 def prepared(total: int) -> ev.DataPrepared:
     return ev.DataPrepared(
-        "messages", "keys", 10, 10, {}, 0, 0, 1000, 500, 10, 64, total, [], {}
+        DataReport(
+            [SourceReport("rows.jsonl", "messages", "keys", 10, 10, 0, {}, 0)],
+            0, 1000, 500, 10, 64, [], {},
+        ),
+        total,
     )  # fmt: skip
 
 

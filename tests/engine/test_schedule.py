@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from evenfall.engine.schedule import RateChange, Schedule
+from evenfall.engine.schedule import RateChange, Schedule, in_steps
 
 TOTAL = 57
 KINDS = ("cosine", "linear", "constant")
@@ -106,3 +106,19 @@ def test_a_resumed_schedule_is_the_same_to_the_last_bit(kind: Any) -> None:
     resumed = Schedule(kind, 3e-4, 7, TOTAL, [RateChange(**change) for change in saved])
     assert rates(resumed) == rates(whole)
     assert all(math.isfinite(rate) for rate in rates(whole))
+
+
+@pytest.mark.parametrize(
+    ("value", "total", "steps"),
+    [
+        (5, 100, 5),
+        (5, 3, 5),
+        (0, 100, 0),
+        (0.1, 100, 10),
+        (0.1, 101, 11),
+        (0.001, 50, 1),
+        (1, 50, 1),
+    ],
+)
+def test_below_one_a_number_of_steps_is_a_share_of_all(value, total, steps) -> None:
+    assert in_steps(value, total) == steps

@@ -72,6 +72,18 @@ def test_a_run_tells_its_story_learns_and_leaves_an_adapter(tiny_config: Make) -
     assert directory.config() == config.model_copy(update={"name": directory.name})
 
 
+def test_steps_below_one_are_shares_of_the_run(tiny_config: Make) -> None:
+    config = tiny_config(
+        train={"max_steps": 10, "eval_steps": 0.3, "save_steps": 0.5, "warmup_steps": 0.2},
+        data={"eval_fraction": 0.1},
+    )
+    _, events = run(config)
+    assert [evaluation.step for evaluation in of(ev.Evaluated, events)] == [3, 6, 9, 10]
+    assert [saved.step for saved in of(ev.CheckpointSaved, events)] == [5, 10]
+    rates = [step.learning_rate for step in of(ev.Step, events)]
+    assert rates.index(max(rates)) == 1  # the second step ends the warm-up
+
+
 def test_nothing_is_learnt_at_rate_zero(tiny_config: Make) -> None:
     directory, events = run(tiny_config(train={"learning_rate": 0.0}))
     adapter = load_file(directory.adapter / "adapter_model.safetensors")

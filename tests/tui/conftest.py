@@ -19,6 +19,7 @@ from textual.pilot import Pilot
 
 from evenfall.engine import events as ev
 from evenfall.engine.config import parse_config
+from evenfall.engine.data.report import DataReport, SourceReport
 from evenfall.engine.runs import RunDirectory
 from evenfall.tui.app import EvenfallApp
 
@@ -146,10 +147,15 @@ def set_up(total: int = 3100, eval_rows: int = 250) -> list[ev.Event]:
         ),
         ev.ModelLoaded("llama-3.1-8b", "llama", 8_030_000_000, 41_900_000, "nf4", "bfloat16", 5.6, 9.3),
         ev.DataPrepared(
-            format="alpaca", reason="keys instruction, output", rows=12_431, kept=12_417,
-            dropped={"nothing to learn": 14}, cut=87, eval_rows=eval_rows, tokens=6_100_000,
-            trained_tokens=2_870_000, bins=2_980, max_length=2048, total_steps=total,
-            lengths=[311] * 100, notes={},
+            DataReport(
+                sources=[SourceReport(
+                    path="alpaca.json", format="alpaca", reason="keys instruction, output",
+                    rows=12_431, kept=12_417, held_out=0, dropped={"nothing to learn": 14}, cut=87,
+                )],
+                eval_rows=eval_rows, tokens=6_100_000, trained_tokens=2_870_000, bins=2_980,
+                max_length=2048, lengths=[311] * 100, notes={},
+            ),
+            total_steps=total,
         ),
         ev.StateChanged("ready"),
     ]  # fmt: skip

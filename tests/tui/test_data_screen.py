@@ -8,6 +8,7 @@ from textual.content import Content
 from waiting import until
 
 from evenfall.engine.data.preview import DataPreview, PreviewRow, TokenRun
+from evenfall.engine.data.report import DataReport, SourceReport
 from evenfall.tui.app import EvenfallApp
 from evenfall.tui.screens import data as data_screen
 from evenfall.tui.widgets.histogram import ranges
@@ -34,10 +35,15 @@ def row(number: int) -> PreviewRow:
 
 
 PREVIEW = DataPreview(
-    format="messages", reason="column `messages` holds lists of {role, content}",
-    rows=12_431, kept=12_389, dropped={"empty answer": 28, "nothing to learn after rendering": 2},
-    cut=12, eval_rows=120, tokens=1_200_345, trained_tokens=402_111, bins=612,
-    lengths=tuple([20] * 50 + [70] * 400 + [130] * 300 + [256] * 50), notes={},
+    DataReport(
+        sources=[SourceReport(
+            path="chats.jsonl", format="messages",
+            reason="column `messages` holds lists of {role, content}", rows=12_431, kept=12_269,
+            held_out=120, dropped={"empty answer": 28, "nothing to learn after rendering": 14}, cut=12,
+        )],
+        eval_rows=120, tokens=1_200_345, trained_tokens=402_111, bins=612, max_length=256,
+        lengths=[20] * 50 + [70] * 400 + [130] * 300 + [256] * 50, notes={},
+    ),
     rows_shown=tuple(row(n) for n in (1, 2, 4)), raw='{\n  "messages": []\n}',
 )  # fmt: skip
 

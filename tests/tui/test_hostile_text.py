@@ -13,6 +13,7 @@ from textual.app import App
 from waiting import until
 
 from evenfall.engine.data.preview import DataPreview, PreviewRow, TokenRun
+from evenfall.engine.data.report import DataReport, SourceReport
 from evenfall.engine.runs import RunDirectory
 from evenfall.tui.app import EvenfallApp
 from evenfall.tui.screens import chat as chat_screen
@@ -49,11 +50,15 @@ def app(tmp_path, monkeypatch):
     return EvenfallApp()
 
 
+@pytest.mark.parametrize(("many", "weight"), [(1, 1.0), (6, 0.5)])
 @pytest.mark.parametrize("text", HOSTILE)
-def test_data(app, drive, monkeypatch, text):
+def test_data(app, drive, monkeypatch, text, many, weight):
     runs = (TokenRun(text, False, False), TokenRun(text, True, True), TokenRun(text, True, False))
     preview = DataPreview(
-        text, text, 1, 1, {text: 1}, 0, 0, 3, 2, 1, (3,), {text: 1},
+        DataReport(
+            [SourceReport(text, text, text, 1, 1, 0, {text: 1}, 0, weight)] * many,
+            0, 3, 2, 1, 64, [3], {text: 1},
+        ),
         (PreviewRow(1, 3, 2, runs),), text,
     )  # fmt: skip
 

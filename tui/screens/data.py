@@ -67,7 +67,7 @@ class DataScreen(EvenfallScreen):
         with Horizontal(id="data-line"):
             yield Static("Data", classes="data-name", markup=False)
             yield TextField(
-                placeholder="json, jsonl, csv, parquet or txt file, hub id, or demo",
+                placeholder="file, folder, hub id, or demo",
                 id="data-path",
             )
             yield Static("learn", classes="data-label", markup=False)
@@ -149,9 +149,9 @@ class DataScreen(EvenfallScreen):
         elif preview is None:
             status.update(Content.styled("The first rows appear here.", "$text-muted"))
         else:
-            length = self.evenfall.draft.data.max_length
-            status.update(describe.preview(preview, length))
-            self.query_one(Histogram).set_data(preview.lengths, length)
+            report = preview.report
+            status.update(describe.preview(report))
+            self.query_one(Histogram).set_data(report.lengths, report.max_length)
             self._show_row()
         self.refresh_keys()
 

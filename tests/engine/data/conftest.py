@@ -51,7 +51,7 @@ def run(chatml: PreTrainedTokenizerFast) -> Callable[..., PreparedData]:
     """Prepare a path with `data.` settings: run(path, max_length=64, ...)."""
 
     def prepared(path, tokenizer=chatml, report=lambda message, fraction: None, **data):
-        config = RunConfig.model_validate({"data": {"path": str(path), **data}})
+        config = RunConfig.model_validate({"data": {"path": path and str(path), **data}})
         return prepare(config, tokenizer, report)
 
     return prepared

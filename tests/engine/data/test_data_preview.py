@@ -24,9 +24,13 @@ def test_a_row_as_the_model_sees_it(chatml, monkeypatch, tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps(rows))
     shown = preview(path, chatml, monkeypatch).result
-    assert shown.format == "prompt_completion"
-    assert "`prompt` and `completion`" in shown.reason
-    assert (shown.rows, shown.kept, shown.dropped) == (61, 60, {"empty answer": 1})
+    assert shown.report.format == "prompt_completion"
+    assert "`prompt` and `completion`" in shown.report.sources[0].reason
+    assert (shown.report.rows, shown.report.kept, shown.report.dropped) == (
+        61,
+        60,
+        {"empty answer": 1},
+    )
     assert len(shown.rows_shown) == 50
     row = shown.rows_shown[3]
     assert (row.number, row.tokens, row.trained) == (4, 27, 6)

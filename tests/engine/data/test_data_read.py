@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from evenfall.engine.config import DataConfig
+from evenfall.engine.config import DatasetConfig
 from evenfall.engine.data.errors import DataError
 from evenfall.engine.data.read import read_rows
 
@@ -16,7 +16,7 @@ ROWS = [{"text": "one"}, {"text": "two\u2028still two"}, {"text": "drei, ünïco
 
 
 def read(path):
-    return list(read_rows(DataConfig(), str(path)))
+    return list(read_rows(DatasetConfig(path=str(path))))
 
 
 def write(path, data):
@@ -124,12 +124,12 @@ def test_hub_ids_go_to_datasets(monkeypatch):
         return datasets.Dataset.from_list(ROWS)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    rows = list(read_rows(DataConfig(name="main", split="test"), "owner/set"))
+    rows = list(read_rows(DatasetConfig(path="owner/set", name="main", split="test")))
     assert asked == [("owner/set", "main", "test")]
     assert [row.value for row in rows] == ROWS
     assert rows[1].place == "owner/set (main, test): row 2"
     with pytest.raises(DataError, match=r"owner/missing.*FileNotFoundError: no such data set"):
-        list(read_rows(DataConfig(), "owner/missing"))
+        list(read_rows(DatasetConfig(path="owner/missing")))
 
 
 def test_screens_can_import_the_data_modules_without_torch():

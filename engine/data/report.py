@@ -1,0 +1,76 @@
+"""The account of the data: what was read, what became of every row, what an epoch holds.
+
+    rows read = rows kept + rows held out + rows dropped (each under its reason)
+
+Light: events carry it, and the screens draw from it.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """Of one data set."""
+
+    path: str
+    format: str
+    reason: str
+    """What the format was told from."""
+    rows: int
+    """Rows read."""
+    kept: int
+    """Rows that are trained on."""
+    held_out: int
+    """Rows kept for evaluation."""
+    dropped: dict[str, int]
+    """Reason -> rows."""
+    cut: int
+    """Rows whose end was cut at max_length."""
+    weight: float = 1.0
+    """Passes over its kept rows in an epoch."""
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """Of all data sets together."""
+
+    sources: list[SourceReport]
+    eval_rows: int
+    """Rows to evaluate on."""
+    tokens: int
+    """Tokens in an epoch."""
+    trained_tokens: int
+    """Of these, tokens that are learnt."""
+    bins: int
+    """Packed bins in an epoch."""
+    max_length: int
+    lengths: list[int]
+    """Tokens of each example that is trained on, at most 2,000, evenly spaced in sorted order."""
+    notes: dict[str, int]
+    """What was done to rows that the chat template could not take as they are -> rows."""
+
+    @property
+    def rows(self) -> int:
+        return sum(source.rows for source in self.sources)
+
+    @property
+    def kept(self) -> int:
+        return sum(source.kept for source in self.sources)
+
+    @property
+    def cut(self) -> int:
+        return sum(source.cut for source in self.sources)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Reason -> rows, the most frequent first."""
+        total: Counter[str] = Counter()
+        for source in self.sources:
+            total.update(source.dropped)
+        return dict(total.most_common())
+
+    @property
+    def format(self) -> str:
+        """The formats, each once."""
+        return " + ".join(dict.fromkeys(source.format for source in self.sources))
