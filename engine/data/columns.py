@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from .errors import listed
-from .read import SourceRow
+from .row import SourceRow
 
 TURN_KEYS = ("role", "content", "from", "value")
 CHAT_COLUMNS = ("messages", "conversations", "conversation", "prompt", "completion")

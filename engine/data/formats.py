@@ -27,7 +27,7 @@ import orjson
 from ..config import DataFormat
 from .columns import renamed
 from .errors import listed, shown
-from .read import SourceRow
+from .row import SourceRow
 
 EMPTY_ANSWER = "empty answer"
 NO_ANSWER = "no answer in the conversation"

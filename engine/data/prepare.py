@@ -25,8 +25,9 @@ from .columns import renamed
 from .errors import DataError
 from .formats import Conversation, Detection, Document, Dropped, detect, normalise
 from .packing import pack
-from .read import SourceRow, read_rows
+from .read import read_rows
 from .report import DataReport, SourceReport
+from .row import SourceRow
 from .template import Encoded, Renderer
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from .batch import Example
-    from .read import SourceRow
+    from .row import SourceRow
 
 _ROWS = 50
 _RAW_CHARACTERS = 20_000

@@ -1,73 +1,38 @@
 """From a path to numbered rows.
 
-What a file is, is told by its bytes, not by its name: a JSON array in a `.jsonl` or `.txt` file is
-read as JSON. JSON is parsed here (orjson) and not by a data frame library, because only then can an
-error name the row that is at fault, and because rows may differ in type without being refused.
+What a file is, is told by its bytes, not by its name (`sniff.py`): JSON in its forms (`read_json.py`), tables as
+text, parquet or arrow (`read_table.py`), each of them gzipped or not. Anything else that is text is *one* document:
+a blank line does not end it, since in a book it ends a paragraph; several documents belong in JSON Lines with a
+`text` key.
 
-* JSON: an array of objects, `{"data": [...]}`, or one object a line (blank lines are skipped).
-* CSV and TSV: comma, or tab for `.tsv`; the first line names the columns; all values are text.
-* Parquet: through pyarrow, batch by batch.
-* Anything else that is text (`.txt`, `.md`, ...) is *one* document. A blank line does not end it: in
-  a book it ends a paragraph. Several documents belong in JSON Lines with a `text` key.
-* A path that is no file but looks like one on the Hugging Face hub (`name` or `owner/name`) goes to
-  `datasets.load_dataset`; `demo` is the data set that comes with Evenfall.
+A folder stands for the data files in it and below. Where their names say which split they are (`train-00000.parquet`,
+`test/rows.jsonl`), those of `split` are taken. A path that is no file but looks like one on the Hugging Face hub
+(`name` or `owner/name`) goes to `datasets.load_dataset`; `demo` is the data set that comes with Evenfall.
 
 The module is light: pyarrow and datasets are imported where they are needed.
 """
 
-import csv
 import difflib
-import io
-import json
 import re
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import orjson
 
 from ..config import DatasetConfig
-from .errors import DataError, listed, shown
+from .errors import DataError, listed
+from .read_json import read_array, read_objects
+from .read_table import read_columnar, read_table
+from .row import SourceRow
+from .sniff import SUFFIXES, sniff, suffix_of, text_of
 
-_FILE_SUFFIXES = {
-    ".arrow", ".csv", ".gz", ".json", ".jsonl", ".md", ".ndjson", ".parquet", ".text", ".tsv",
-    ".txt", ".xlsx", ".zip", ".zst",
-}  # fmt: skip
-_JSON_SUFFIXES = {".json", ".jsonl", ".ndjson"}
 _HUB_ID = re.compile(r"\w[\w.\-]{0,95}(/\w[\w.\-]{0,95})?")
-_LOOKS_LIKE_JSON = re.compile(r"\s*(\[\s*[{\]]|\{\s*[\"}])")
-_NOT_TEXT = {
-    b"\x1f\x8b": ("gzip", "unpack it: gunzip"),
-    b"PK\x03\x04": ("a zip archive or a spreadsheet", "unpack it, or save the sheet as CSV"),
-    b"\x28\xb5\x2f\xfd": ("zstd", "unpack it: unzstd"),
-    b"ARROW1": ("an Arrow file", "save it as parquet"),
-    b"\xff\xfe": ("UTF-16 text", "save it as UTF-8"),
-    b"\xfe\xff": ("UTF-16 text", "save it as UTF-8"),
-}
-
-
-@dataclass(frozen=True)
-class SourceRow:
-    """One row as it stands in its file."""
-
-    file: str
-    """The path as the user gave it."""
-    number: int
-    """From 1: the row; for JSON Lines the line in the file."""
-    value: dict[str, Any] | str
-    """An object, or the text of a document."""
-    unit: str = "row"
-    """What `number` counts: `row` or `line`."""
-
-    @property
-    def place(self) -> str:
-        return f"{self.file}: {self.unit} {self.number}"
-
-    def error(self, message: str) -> DataError:
-        """A DataError that names this row."""
-        return DataError(f"{self.place}: {message}")
+_NO_HUB_SUFFIXES = {*SUFFIXES, ".gz", ".xlsx", ".zip", ".zst"}
+_SPLITS = {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval"}
+_NOT_DATA = re.compile(
+    r"(readme|license|licence|changelog|citation|contributing)(\..*)?"
+    r"|dataset_infos?\.json|dataset_dict\.json|state\.json|\..*",
+    re.IGNORECASE,
+)
+"""Files beside the data of a data set: what people and the `datasets` library write about it."""
 
 
 def read_rows(source: DatasetConfig) -> Iterator[SourceRow]:
@@ -87,12 +52,69 @@ def read_rows(source: DatasetConfig) -> Iterator[SourceRow]:
     if file.is_file():
         yield from _read_file(file, path)
     elif file.is_dir():
-        inside = sorted(item.name for item in file.iterdir() if item.suffix in _FILE_SUFFIXES)
-        raise DataError(f"{path}: is a folder; name one file in it. It holds {listed(inside)}")
-    elif _HUB_ID.fullmatch(path) and file.suffix.lower() not in _FILE_SUFFIXES:
+        for inside in files_of(file, path, source.split):
+            yield from _read_file(inside, f"{path.rstrip('/')}/{inside.relative_to(file)}")
+    elif _HUB_ID.fullmatch(path) and file.suffix.lower() not in _NO_HUB_SUFFIXES:
         yield from _read_hub(source)
     else:
         raise DataError(f"{path}: no such file{_near_miss(file)}")
+
+
+def files_of(folder: Path, name: str, split: str) -> list[Path]:
+    """The data files in a folder and below, in the order of their paths.
+
+    Raises:
+        DataError: there are none; none of the split; or data files beside text files, of which
+            either may be meant.
+    """
+    inside = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+        and suffix_of(file) in SUFFIXES
+        and not any(_NOT_DATA.fullmatch(part) for part in file.relative_to(folder).parts)
+    ]
+    if not inside:
+        there = listed(sorted(item.name for item in folder.iterdir()))
+        raise DataError(f"{name}: the folder holds no data files; it holds {there}")
+    of_splits = {file: _split_of(file.relative_to(folder)) for file in inside}
+    if any(of_splits.values()):
+        wanted = _same_split(split)
+        inside = [
+            file for file, found in of_splits.items() if found and _same_split(found) == wanted
+        ]
+        if not inside:
+            found = listed(sorted({one for one in of_splits.values() if one}))
+            raise DataError(
+                f"{name}: no file in the folder is of the split `{split}`; there are {found}. Set "
+                "data.split, or name one file"
+            )
+    text = [file for file in inside if suffix_of(file) in (".md", ".txt", ".text")]
+    if text and len(text) < len(inside):
+        data = next(file for file in inside if file not in text)
+        raise DataError(
+            f"{name}: the folder holds rows (such as {data.name}) and running text (such as "
+            f"{text[0].name}); name the file, or move what is not meant"
+        )
+    return inside
+
+
+def _split_of(path: Path) -> str | None:
+    """The split that a file's name, or a folder above it, says it is of."""
+    for part in reversed(path.parts):
+        words = re.split(r"[^a-z]+", part.lower())
+        found = next((word for word in words if word in _SPLITS), None)
+        if found:
+            return found
+    return None
+
+
+def _same_split(split: str) -> str:
+    word = split.lower()
+    for name, begin in (("train", "train"), ("test", "test"), ("validation", "val")):
+        if word.startswith(begin):
+            return name
+    return {"dev": "validation", "eval": "validation"}.get(word, word)
 
 
 def _near_miss(file: Path) -> str:
@@ -104,169 +126,17 @@ def _near_miss(file: Path) -> str:
 
 
 def _read_file(file: Path, name: str) -> Iterator[SourceRow]:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{name}: cannot be read: {error.strerror or error}") from error
-    if not data.strip():
-        raise DataError(f"{name}: the file is empty")
-    if data[:4] == b"PAR1":
-        yield from _read_parquet(file, name)
-        return
-    suffix = file.suffix.lower()
-    if suffix == ".parquet":
-        raise DataError(f"{name}: is not a parquet file: it does not begin with PAR1")
-    text = _decode(data, name)
-    del data
-    if _LOOKS_LIKE_JSON.match(text) or suffix in _JSON_SUFFIXES:
-        yield from _read_json(text, name)
-    elif suffix in (".csv", ".tsv"):
-        yield from _read_csv(text, name, "\t" if suffix == ".tsv" else ",")
+    kind = sniff(file, name)
+    if kind == "array":
+        yield from read_array(file, name)
+    elif kind == "object":
+        yield from read_objects(file, name)
+    elif kind == "table":
+        yield from read_table(file, name)
+    elif kind == "text":
+        yield SourceRow(name, 1, text_of(file, name).replace("\r\n", "\n"))
     else:
-        yield SourceRow(name, 1, text.replace("\r\n", "\n"))
-
-
-def _decode(data: bytes, name: str) -> str:
-    for magic, (what, fix) in _NOT_TEXT.items():
-        if data.startswith(magic):
-            raise DataError(f"{name}: is {what}, expected text or parquet; {fix}")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{name}: line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as "
-            "UTF-8 (iconv -f latin1 -t utf-8, if it is Latin-1)"
-        ) from error
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise DataError(f"{name}: line {line}: holds a NUL byte, so it is no text file")
-    return text
-
-
-def _read_json(text: str, name: str) -> Iterator[SourceRow]:
-    if text.lstrip().startswith("["):
-        try:
-            rows = orjson.loads(text)
-        except orjson.JSONDecodeError as error:
-            raise DataError(_array_error(text, name, error)) from error
-        yield from _objects(rows, name)
-        return
-    try:
-        whole = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        yield from _read_json_lines(text, name)
-        return
-    if isinstance(whole, dict) and isinstance(whole.get("data"), list):
-        yield from _objects(whole["data"], name)
-    else:
-        yield from _objects([whole], name)
-
-
-def _objects(rows: list[Any], name: str) -> Iterator[SourceRow]:
-    if not rows:
-        raise DataError(f"{name}: holds no rows: the list is empty")
-    for number, value in enumerate(rows, 1):
-        if not isinstance(value, dict):
-            raise DataError(f"{name}: row {number}: expected an object, got {shown(value)}")
-        yield SourceRow(name, number, value)
-
-
-def _read_json_lines(text: str, name: str) -> Iterator[SourceRow]:
-    # Not str.splitlines: it also splits at U+2028 and others, which JSON strings may hold.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            value = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise DataError(
-                f"{name}: line {number}, column {error.colno}: is not JSON: {error.msg}; expected "
-                f"one whole object in each line, got {shown(line.strip())}"
-            ) from error
-        if not isinstance(value, dict):
-            raise DataError(f"{name}: line {number}: expected an object, got {shown(value)}")
-        yield SourceRow(name, number, value, "line")
-
-
-def _array_error(text: str, name: str, error: orjson.JSONDecodeError) -> str:
-    # orjson knows the position only; the standard decoder walks to the element that breaks.
-    decoder, row = json.JSONDecoder(), 1
-    at = text.index("[") + 1
-    try:
-        while True:
-            at = re.compile(r"\s*").match(text, at).end()  # type: ignore[union-attr]
-            _, at = decoder.raw_decode(text, at)
-            at = re.compile(r"\s*").match(text, at).end()  # type: ignore[union-attr]
-            if text[at : at + 1] != ",":
-                break
-            at, row = at + 1, row + 1
-    except (ValueError, RecursionError):
-        pass
-    where = f"{name}: row {row} (line {error.lineno}, column {error.colno})"
-    if error.pos >= len(text.rstrip()):
-        return f"{where}: the JSON list does not end: the file is cut off"
-    return f"{where}: is not JSON: {error.msg}, at {shown(text[error.pos : error.pos + 40])}"
-
-
-def _read_csv(text: str, name: str, delimiter: str) -> Iterator[SourceRow]:
-    csv.field_size_limit(sys.maxsize)  # documents are longer than the module's 128 KiB
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    number = 0
-    try:
-        header = next(reader)
-        _check_header(header, name, delimiter)
-        for cells in reader:
-            if not cells:
-                continue
-            number += 1
-            if len(cells) != len(header):
-                raise DataError(
-                    f"{name}: row {number} (line {reader.line_num}): expected {len(header)} cells "
-                    f"({listed(header)}), got {len(cells)}; a cell that holds the delimiter or a "
-                    "line break must be quoted"
-                )
-            yield SourceRow(name, number, dict(zip(header, cells, strict=True)))
-    except csv.Error as error:
-        raise DataError(
-            f"{name}: row {number + 1} (line {reader.line_num}): is not CSV: {error}; a quote "
-            "inside a quoted cell is written twice"
-        ) from error
-    if not number:
-        raise DataError(f"{name}: holds a header and no rows")
-
-
-def _check_header(header: list[str], name: str, delimiter: str) -> None:
-    others = [mark for mark in ",;\t|" if mark != delimiter and mark in header[0]]
-    if len(header) == 1 and others:
-        raise DataError(
-            f"{name}: the header {shown(header[0])} is one column: cells seem to be separated by "
-            f"{others[0]!r}; expected {delimiter!r}"
-        )
-    twice = [column for place, column in enumerate(header) if column in header[:place]]
-    if twice or "" in header:
-        raise DataError(
-            f"{name}: line 1: every column needs a name of its own, got {listed(header)}"
-        )
-
-
-def _read_parquet(file: Path, name: str) -> Iterator[SourceRow]:
-    import pyarrow
-    import pyarrow.parquet
-
-    number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(file) as source:
-            for batch in source.iter_batches(batch_size=1024):
-                for value in batch.to_pylist():
-                    number += 1
-                    yield SourceRow(name, number, value)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(
-            f"{name}: row {number + 1}: the parquet file cannot be read: {error}"
-        ) from error
-    if not number:
-        raise DataError(f"{name}: holds no rows")
+        yield from read_columnar(file, name, kind)
 
 
 def _read_hub(config: DatasetConfig) -> Iterator[SourceRow]:

@@ -36,7 +36,7 @@ import orjson
 
 from .errors import DataError
 from .formats import Conversation, Document, Message
-from .read import SourceRow
+from .row import SourceRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

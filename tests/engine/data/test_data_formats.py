@@ -15,7 +15,7 @@ from evenfall.engine.data.formats import (
     detect,
     normalise,
 )
-from evenfall.engine.data.read import SourceRow
+from evenfall.engine.data.row import SourceRow
 
 CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 SHARE = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]

@@ -8,7 +8,7 @@ import pytest
 from evenfall.engine.data import template as t
 from evenfall.engine.data.errors import DataError
 from evenfall.engine.data.formats import Conversation, Document, detect, normalise
-from evenfall.engine.data.read import SourceRow
+from evenfall.engine.data.row import SourceRow
 from evenfall.engine.data.template import Renderer
 
 CHATML = (

@@ -1,0 +1,92 @@
+"""Tables: delimited text, parquet and arrow, a piece at a time.
+
+The first line of delimited text names the columns; all values are text. What separates the cells is what separates
+the first line into most: `,`, `;`, tab or `|`.
+"""
+
+import csv
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError, listed
+from .row import SourceRow
+from .sniff import decoded, find_delimiter, lines_of, suffix_of
+
+_BATCH = 1024
+
+
+def read_table(file: Path, name: str) -> Iterator[SourceRow]:
+    """The rows of delimited text."""
+    csv.field_size_limit(sys.maxsize)  # documents are longer than the module's 128 KiB
+    lines = (decoded(line, name, number) for number, line in lines_of(file, name))
+    first = next(lines)
+    delimiter = find_delimiter([first]) or ("\t" if suffix_of(file) == ".tsv" else ",")
+    whole = itertools.chain([first], lines)
+    yield from _rows(csv.reader(whole, delimiter=delimiter, strict=True), name)
+
+
+def _rows(reader: Any, name: str) -> Iterator[SourceRow]:
+    number = 0
+    try:
+        header = next(reader)
+        twice = [column for place, column in enumerate(header) if column in header[:place]]
+        if twice or "" in header:
+            raise DataError(
+                f"{name}: line 1: every column needs a name of its own, got {listed(header)}"
+            )
+        for cells in reader:
+            if not cells:
+                continue
+            number += 1
+            if len(cells) != len(header):
+                raise DataError(
+                    f"{name}: row {number} (line {reader.line_num}): expected {len(header)} cells "
+                    f"({listed(header)}), got {len(cells)}; a cell that holds the delimiter or a "
+                    "line break must be quoted"
+                )
+            yield SourceRow(name, number, dict(zip(header, cells, strict=True)))
+    except csv.Error as error:
+        raise DataError(
+            f"{name}: row {number + 1} (line {reader.line_num}): is not CSV: {error}; a quote "
+            "inside a quoted cell is written twice"
+        ) from error
+    if not number:
+        raise DataError(f"{name}: holds a header and no rows")
+
+
+def read_columnar(file: Path, name: str, kind: str) -> Iterator[SourceRow]:
+    """The rows of a parquet or arrow file; `kind` as `sniff` says it."""
+    import pyarrow
+
+    number = 0
+    try:
+        for batch in _batches(file, kind):
+            for value in batch.to_pylist():
+                number += 1
+                yield SourceRow(name, number, value)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(
+            f"{name}: row {number + 1}: the {kind.split()[0]} file cannot be read: {error}"
+        ) from error
+    if not number:
+        raise DataError(f"{name}: holds no rows")
+
+
+def _batches(file: Path, kind: str) -> Iterator[Any]:
+    import pyarrow
+    import pyarrow.parquet
+
+    if kind == "parquet":
+        with pyarrow.parquet.ParquetFile(file) as source:
+            yield from source.iter_batches(batch_size=_BATCH)
+        return
+    with pyarrow.memory_map(str(file)) as mapped:
+        if kind == "arrow stream":
+            yield from pyarrow.ipc.open_stream(mapped)
+            return
+        table = pyarrow.ipc.open_file(mapped)
+        for place in range(table.num_record_batches):
+            yield table.get_batch(place)

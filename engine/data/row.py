@@ -1,0 +1,28 @@
+"""One row as it stands in its file: what every later stage names when something is wrong with it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import DataError
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """One row as it stands in its file."""
+
+    file: str
+    """The path as the user gave it; in a folder, with the file's name."""
+    number: int
+    """From 1: the row; for JSON Lines the line in the file."""
+    value: dict[str, Any] | str
+    """An object, or the text of a document."""
+    unit: str = "row"
+    """What `number` counts: `row` or `line`."""
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}: {self.unit} {self.number}"
+
+    def error(self, message: str) -> DataError:
+        """A DataError that names this row."""
+        return DataError(f"{self.place}: {message}")
