@@ -1,0 +1,1 @@
+"""Other tools' configurations: read into a RunConfig, and written from one."""
