@@ -156,14 +156,10 @@ def _one(draft: Draft, at: str, item: dict[str, Any], alone: bool) -> dict[str, 
     return one
 
 
-def _target(one_key: str) -> str:
-    return f"data.{one_key}"
-
-
 def _text(draft: Draft, key: str, value: Any, one: dict[str, Any], name: str) -> None:
     if isinstance(value, str):
         one[name] = value
-        draft.belongs(key, value, _target(name), "")
+        draft.belongs(key, value, f"data.{name}={value}", "")
     else:
         draft.refused(key, value, "expected text")
 

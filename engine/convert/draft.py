@@ -84,7 +84,7 @@ class Draft:
     def default(self, key: str, target: str, value: Any, said: str) -> None:
         """The tool's default for a key that the file does not set, where it is not ours."""
         settled = target in self.tree or target in self._waiting or target in self._answered
-        if settled or value == _FIELDS[target].default:
+        if key in self.given or settled or value == _FIELDS[target].default:
             return
         self.tree[target] = value
         self._say(key, None, "defaulted", setting(target, value), said)

@@ -4,6 +4,7 @@ Most tools pass their keys on to the same libraries, so a key means the same und
 tool's module is then a table of its names.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -86,13 +87,22 @@ def is_on(value: Any) -> bool:
 
 
 def number(value: Any) -> float | None:
-    """A number, or a text that is one; else None."""
+    """A finite number, or a text that is one; else None."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        return float(value)
+        amount = float(value)
     except (ValueError, OverflowError):
         return None
+    return amount if math.isfinite(amount) else None
+
+
+def numeric(value: Any) -> Any:
+    """A number, whole where it is, from a number or its text; anything else as it is."""
+    amount = number(value)
+    if amount is None:
+        return value
+    return int(amount) if amount.is_integer() else amount
 
 
 def to(target: str, said: str = "") -> Handler:
@@ -201,7 +211,7 @@ def warmup(draft: Draft, key: str, value: Any) -> None:
     elif key.endswith("ratio") and (amount is None or not 0 <= amount < 1):
         draft.refused(key, value, "expected a share from 0 to below 1")
     else:
-        draft.mapped(key, value, "train.warmup_steps", value if amount is None else amount)
+        draft.mapped(key, value, "train.warmup_steps", numeric(value))
 
 
 def compute_type(name: str) -> Handler:
@@ -257,7 +267,7 @@ def validation(draft: Draft, key: str, value: Any) -> None:
             key, value, "a number of rows; here a share is held out", "data.eval_fraction=0.05"
         )
     else:
-        draft.mapped(key, value, "data.eval_fraction", value if amount is None else amount)
+        draft.mapped(key, value, "data.eval_fraction", numeric(value))
 
 
 def cadence(target: str, evaluates: Callable[[Draft], bool] | None = None) -> Handler:
@@ -269,8 +279,7 @@ def cadence(target: str, evaluates: Callable[[Draft], bool] | None = None) -> Ha
         elif is_off(value):
             draft.ignored(key, value, "is off")
         else:
-            amount = number(value)
-            draft.mapped(key, value, target, value if amount is None else amount)
+            draft.mapped(key, value, target, numeric(value))
 
     return handle
 

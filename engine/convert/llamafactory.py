@@ -30,6 +30,7 @@ from .handlers import (
     is_on,
     modules,
     number,
+    numeric,
     on_only,
     optimizer,
     question,
@@ -115,8 +116,6 @@ def convert(draft: Draft) -> None:
         draft.asked("model_name_or_path", None, "the model is needed", "model.name_or_path=MODEL")
     if "dataset" not in draft.given:
         draft.asked("dataset", None, "the data is needed", "data.path=FILE")
-    if is_off(draft.given.get("quantization_bit", "none")):
-        draft.tree["model.quantization"] = "none"
     run_table(draft, _TABLE, _PREFIXES)
     if "quantization_bit" not in draft.given:
         draft.default("quantization_bit", "model.quantization", "none", "16-bit LoRA")
@@ -244,8 +243,7 @@ def _number_to(target: str) -> Handler:
     """Board writes some numbers as text."""
 
     def handle(draft: Draft, key: str, value: Any) -> None:
-        amount = number(value)
-        draft.mapped(key, value, target, value if amount is None else amount)
+        draft.mapped(key, value, target, numeric(value))
 
     return handle
 
@@ -253,7 +251,7 @@ def _number_to(target: str) -> Handler:
 def _val_size(draft: Draft, key: str, value: Any) -> None:
     validation(draft, key, value)
     board = draft.tool == BOARD and not is_off(value) and "save_steps" in draft.given
-    if board and "eval_steps" not in draft.given and (steps := number(draft.given["save_steps"])):
+    if board and "eval_steps" not in draft.given and (steps := numeric(draft.given["save_steps"])):
         draft.default("eval_steps", "train.eval_steps", steps, "Board evaluates when it saves")
 
 
@@ -337,7 +335,7 @@ _TABLE: dict[str, Handler] = {
     "enable_thinking": on_only(
         "the template decides what stands before an answer", "the template decides about thinking"
     ),
-    "cutoff_len": to("data.max_length", "a longer row is cut at its end; there, prompt and answer are"),
+    "cutoff_len": to("data.max_length", "cuts a longer row at its end, not in the prompt as well"),
     "packing": _pack,
     "neat_packing": _pack,
     "train_on_prompt": flag("data.assistant_only_loss", negated=True),

@@ -20,6 +20,7 @@ from .handlers import (
     is_on,
     modules,
     number,
+    numeric,
     on_only,
     run_table,
     to,
@@ -56,7 +57,7 @@ def convert(draft: Draft) -> None:
         "lora_parameters.keys", "adapter.target_modules", "all-linear", "all linear layers"
     )
     for key, target, value, said in (
-        ("model", "model.quantization", "none", "the model named is not quantised"),
+        ("quantization", "model.quantization", "none", "the model named is not quantised"),
         ("lora_parameters.rank", "adapter.r", 8, ""),
         ("batch_size", "train.per_device_train_batch_size", 4, ""),
         ("grad_accumulation_steps", "train.gradient_accumulation_steps", 1, ""),
@@ -128,7 +129,7 @@ def _parameters(draft: Draft, key: str, value: Any) -> None:
         elif name == "dropout":
             draft.mapped(at, part, "adapter.lora_dropout", part)
         elif name == "scale" and (scale := number(part)) is not None and rank is not None:
-            draft.mapped(at, part, "adapter.lora_alpha", scale * rank, "scale × rank")
+            draft.mapped(at, part, "adapter.lora_alpha", numeric(scale * rank), "scale × rank")
         elif name == "keys":
             modules(draft, at, part)
         elif name == "alpha":
@@ -207,7 +208,7 @@ def _cadence(target: str) -> Handler:
 
 
 def _schedule(draft: Draft, key: str, value: Any) -> None:
-    """`cosine_decay` over the whole run, to zero; anything else is another curve."""
+    """A fall over the whole run, to zero; anything else is another curve."""
     value_of = value if isinstance(value, dict) else {}
     arguments = value_of.get("arguments")
     name = word(value_of.get("name"))
@@ -218,14 +219,15 @@ def _schedule(draft: Draft, key: str, value: Any) -> None:
     }  # fmt: skip
     if not known or warmup is None or not 2 <= len(numbers) <= 3 or None in numbers:
         draft.asked(
-            key, value, "there are cosine_decay and no others; without it the rate is constant",
+            key, value, "cosine_decay and linear_schedule are read, over the whole run to zero",
             "train.lr_scheduler_type=cosine", "train.lr_scheduler_type=constant",
         )  # fmt: skip
         return
     peak, length = (numbers[0], numbers[1]) if name == "cosine_decay" else (numbers[0], numbers[-1])
     end = (numbers[2] if len(numbers) == 3 else 0) if name == "cosine_decay" else numbers[1]
-    total = number(draft.given.get("iters", 1000))
-    if end or total is None or length is None or abs(length + warmup - total) > 0.11 * total:
+    total = _steps(draft, number(draft.given.get("iters")) or 1000)
+    whole_run = length is not None and abs(length + warmup - total) <= 0.11 * total
+    if end or not whole_run or peak is None or not 0 < peak <= 10 or warmup < 0:
         draft.asked(
             key, value, "falls to another rate than zero, or not over the whole run",
             "train.lr_scheduler_type=cosine", "train.lr_scheduler_type=constant",
@@ -243,8 +245,7 @@ def _rate(draft: Draft, key: str, value: Any) -> None:
     if "lr_schedule" in draft.given:
         draft.ignored(key, value, "lr_schedule gives the rate")
     else:
-        amount = number(value)
-        draft.mapped(key, value, "train.learning_rate", value if amount is None else amount)
+        draft.mapped(key, value, "train.learning_rate", numeric(value))
 
 
 def _mask(draft: Draft, key: str, value: Any) -> None:

@@ -132,8 +132,7 @@ def _kind(config: RunConfig) -> Kind:
 def _notes(config: RunConfig, kind: Kind, left_out: bool) -> list[str]:
     data, train = config.data, config.train
     notes = [
-        "rows are packed only where flash-attention is installed; without it a batch holds single "
-        "rows instead of bins of max_length tokens, and an epoch has more steps",
+        "rows are packed only where flash-attention is installed: else a batch holds single rows",
         "TRL may keep the adapters of a 4-bit base in bfloat16; Evenfall keeps them in float32",
         "tools and tool calls in rows are left out",
     ]
