@@ -221,10 +221,14 @@ def _tokenizer(draft: Draft, key: str, value: Any) -> None:
         draft.asked(key, value, "tokenizer and config are taken from the model's own folder")
 
 
-def _strategy(target: str, checks: bool) -> Handler:
+def _strategy(event: str) -> Handler:
+    target = f"train.{event}_steps"
+
     def handle(draft: Draft, key: str, value: Any) -> None:
-        if checks and not evaluates(draft):
+        if event == "eval" and not evaluates(draft):
             draft.ignored(key, value, "no rows are held out")
+        elif f"{event}_steps" in draft.given:
+            draft.ignored(key, value, f"{event}_steps is set, and wins")
         elif word(value) == "epoch":
             share, said = share_of_run(1, _epochs(draft))
             draft.mapped(key, value, target, share, said)
@@ -367,11 +371,11 @@ _TABLE: dict[str, Handler] = {
     "include_tokens_per_second": drop("speed is always shown"),
     "eval_steps": cadence("train.eval_steps", evaluates),
     "evals_per_epoch": per_epoch("train.eval_steps", _epochs, evaluates),
-    "eval_strategy": _strategy("train.eval_steps", True),
-    "evaluation_strategy": _strategy("train.eval_steps", True),
+    "eval_strategy": _strategy("eval"),
+    "evaluation_strategy": _strategy("eval"),
     "save_steps": cadence("train.save_steps"),
     "saves_per_epoch": per_epoch("train.save_steps", _epochs),
-    "save_strategy": _strategy("train.save_steps", False),
+    "save_strategy": _strategy("save"),
     "save_total_limit": to("train.save_total_limit"),
     "save_only_model": drop("checkpoints hold what resuming needs"),
     "save_safetensors": drop("adapters are written as safetensors"),

@@ -42,12 +42,19 @@ class Draft:
         self._ignore = set(ignore)
         self._names = names or {}
         self._waiting: set[str] = set()
+        self._set_by: dict[str, str] = {}
 
     def mapped(self, key: str, value: Any, target: str, result: Any, said: str = "") -> None:
-        """Take `result` over into `target`, or refuse the key where it does not fit there."""
+        """Take `result` over into `target`; refuse the key where it does not fit there, and ask
+        where another key has said otherwise."""
         problem = _problem(target, result)
         if problem:
             self.refused(key, value, f"does not fit here: {problem}")
+            return
+        other = self._set_by.setdefault(target, key)
+        if other != key and self.tree.get(target) != result:
+            why = f"contradicts {self._name(other)}"
+            self.asked(key, value, why, setting(target, self.tree[target]), setting(target, result))
             return
         self.tree[target] = result
         self._say(key, value, "mapped", setting(target, result), said)
@@ -126,10 +133,18 @@ def is_empty(value: Any) -> bool:
 
 def setting(target: str, value: Any) -> str:
     """`section.key=value` as the command line takes it."""
-    text = {True: "true", False: "false", None: "null"}[value] if _is_word(value) else str(value)
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        text = f"[{', '.join(value)}]"
-    return f"{target}={text}"
+    return f"{target}={_flow(value)}"
+
+
+def _flow(value: Any) -> str:
+    """A value of ours in YAML, on one line."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_flow, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_flow(part)}" for key, part in value.items()) + "}"
+    if value is None or isinstance(value, bool):
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,10 +154,6 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         section, _, leaf = key.rpartition(".")
         (tree.setdefault(section, {}) if section else tree)[leaf] = value
     return tree
-
-
-def _is_word(value: Any) -> bool:
-    return value is None or isinstance(value, bool)
 
 
 def _target_of(override: str) -> str:

@@ -231,6 +231,13 @@ def _strategy(target: str, evaluation: bool) -> Handler:
     return handle
 
 
+def _save_steps(draft: Draft, key: str, value: Any) -> None:
+    if word(draft.given.get("save_strategy", "steps")) == "steps":
+        cadence("train.save_steps")(draft, key, value)
+    else:
+        draft.ignored(key, value, "save_strategy is not `steps`")
+
+
 def _eval_steps(draft: Draft, key: str, value: Any) -> None:
     strategy = draft.given.get("eval_strategy", draft.given.get("evaluation_strategy", "no"))
     if word(strategy) == "steps":
@@ -377,7 +384,7 @@ _TABLE: dict[str, Handler] = {
     "logging_steps": drop("every step is logged"),
     "logging_strategy": drop("every step is logged"),
     "logging_dir": drop("events are kept in the run's folder"),
-    "save_steps": cadence("train.save_steps"),
+    "save_steps": _save_steps,
     "save_strategy": _strategy("train.save_steps", False),
     "save_total_limit": to("train.save_total_limit"),
     "save_only_model": drop("checkpoints hold what resuming needs"),

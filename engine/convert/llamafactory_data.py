@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from .draft import Draft, is_empty
+from .draft import Draft, is_empty, setting
 from .handlers import ROLES, is_off, number, word
 
 _MEDIA = ("images", "videos", "audios")
@@ -43,18 +43,13 @@ def dataset(draft: Draft, key: str, value: Any) -> None:
         return
     limit = number(draft.given.get("max_samples"))
     if limit is not None and limit >= 1 and limit == int(limit):
-        sets = [{"max_rows": int(limit), **one} for one in sets]
-    said = "; ".join(
-        f"{one['path']} as {one['format']}"
-        + (f", columns {_pairs(one['columns'])}" if one.get("columns") else "")
-        for one in sets
-    )
+        sets = [{**one, "max_rows": _fewer(one.get("max_rows"), int(limit))} for one in sets]
     if len(sets) == 1:
         for name, part in sets[0].items():
             draft.tree[f"data.{name}"] = part
-        draft.belongs(key, value, f"data.path={sets[0]['path']}", said)
+        draft.belongs(key, value, f"data.path={sets[0]['path']}", _in_words(sets[0]))
     else:
-        draft.mapped(key, value, "data.datasets", sets, said)
+        draft.mapped(key, value, "data.datasets", sets)
 
 
 def eval_dataset(draft: Draft, key: str, value: Any) -> None:
@@ -212,5 +207,12 @@ def _chat(
     return "messages", {**named, "role": role, "content": content}
 
 
-def _pairs(columns: dict[str, str]) -> str:
-    return ", ".join(f"{ours}: {theirs}" for ours, theirs in columns.items())
+def _fewer(rows: Any, limit: int) -> int:
+    """An entry's own `num_samples` and the file's `max_samples`: both hold."""
+    own = number(rows)
+    return limit if own is None else min(int(own), limit)
+
+
+def _in_words(one: dict[str, Any]) -> str:
+    """What else is taken over with a single data set."""
+    return ", ".join(setting(f"data.{key}", part) for key, part in one.items() if key != "path")

@@ -48,7 +48,9 @@ class Line:
         """The value in a few words; a secret is not shown."""
         if _SECRET.search(self.key) and not _SPECIAL_TOKEN.search(self.key):
             return "(not shown)"
-        return shown(self.value) if not isinstance(self.value, str) else shown(self.value)[1:-1]
+        if isinstance(self.value, bool):
+            return str(self.value).lower()
+        return shown(self.value)[1:-1] if isinstance(self.value, str) else shown(self.value)
 
 
 @dataclass(frozen=True)

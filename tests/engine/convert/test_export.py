@@ -51,7 +51,7 @@ def sample(**sections):
                   "assistant_only_loss": False, "over_long": "cut"}},
         {"data": {"format": "text", "chat_template": None, "columns": {"text": "body"}}},
         {"train": {"lr_scheduler_type": "constant", "warmup_steps": 5, "max_steps": 70}},
-        {"data": {"path": None, "chat_template": "gemma", "datasets": [
+        {"data": {"path": None, "format": "auto", "chat_template": "gemma", "datasets": [
             {"path": "a.jsonl", "format": "messages", "columns": {"messages": "turns", "role": "who"}},
             {"path": "b/c", "name": "small", "format": "sharegpt"}]}},
     ],

@@ -255,6 +255,23 @@ def test_cadence_once_in_the_run_is_no_step_count(tmp_path):
     assert config and config.train.save_steps == 0.5 and config.train.eval_steps == 0.5
 
 
+def test_keys_that_contradict_each_other(tmp_path):
+    file = write(tmp_path, {**BASE, "save_steps": 50, "saves_per_epoch": 4})
+    assert keys(import_config(file), "asked") == ["saves_per_epoch"]
+    report = import_config(file, ["train.save_steps=50"])
+    assert report.config and report.config.train.save_steps == 50
+    config = import_config(
+        write(tmp_path, {**BASE, "save_steps": 50, "save_strategy": "epoch"})
+    ).config
+    assert config and config.train.save_steps == 50
+
+
+def test_a_value_that_holds_itself(tmp_path):
+    file = tmp_path / "file.yaml"
+    file.write_text("base_model: m\nodd: &a [*a]\ndatasets: &b [*b]\nspecial_tokens: &c {x: *c}\n")
+    assert import_config(file).config is None
+
+
 def test_constant_has_no_warm_up(tmp_path):
     plain = import_config(write(tmp_path, {**BASE, "lr_scheduler": "constant", "warmup_steps": 9}))
     with_it = import_config(
@@ -381,7 +398,9 @@ def leaves(key: str, value: object) -> bool:
     return value not in (None, "")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(tree=trees())
 def test_any_file_gives_a_report_that_names_each_key_once(tmp_path, tree):
     file = write(tmp_path, tree)
