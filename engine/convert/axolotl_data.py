@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 from ..config import DatasetConfig
-from ..data.formats import ACCEPTED
 from .draft import Draft, is_empty
 from .handlers import ROLES, TEMPLATES, is_off, is_on, word
 
@@ -20,6 +19,7 @@ _ALPACA = {
 }
 """Types that write Alpaca's prompt -> where their columns are not alpaca's."""
 _CHAT = ("chat_template", "chat_template.default", "sharegpt")
+_FORMAT = "data.format=messages (or alpaca, sharegpt, prompt_completion, text)"
 _FILE_KINDS = ("json", "jsonl", "csv", "parquet", "text")
 _CHAT_COLUMNS = ("messages", "conversations", "conversation")
 _OF_CHAT = {
@@ -127,10 +127,10 @@ def _items(draft: Draft, key: str, value: Any) -> list[dict[str, Any]] | None:
 def _one(draft: Draft, at: str, item: dict[str, Any], alone: bool) -> dict[str, Any]:
     """A DatasetConfig's keys, with one line said for each key that is given."""
     one: dict[str, Any] = {}
-    answer = "data.format=FORMAT" if alone else "data.datasets=[{path: FILE, format: FORMAT}]"
+    answer = _FORMAT if alone else "data.datasets=[{path: FILE, format: FORMAT}]"
     where = "data.path=FILE" if alone else "data.datasets=[{path: FILE}]"
     if "type" not in item:
-        draft.asked(f"{at}.type", None, f"the rows' format is needed ({ACCEPTED})", answer)
+        draft.asked(f"{at}.type", None, "the rows' format is needed", answer)
     said_by: dict[str, Callable[[str, Any], None]] = {
         "path": lambda key, value: _path(draft, key, value, item, one, where),
         "data_files": lambda key, value: _data_files(draft, key, value, item, one, where),
@@ -220,7 +220,7 @@ def _type(
         format = "text"
         columns = {"text": field} if isinstance(field, str) and field not in ("", "text") else {}
     else:
-        draft.asked(key, value, f"not known; name the rows' format ({ACCEPTED})", answer)
+        draft.asked(key, value, "not known; name the rows' format", answer)
         return
     one["format"] = format
     if columns:

@@ -200,6 +200,16 @@ def test_answers_make_it_import():
     assert (board.data.eval_fraction, board.train.eval_steps) == (0.1, 120)
 
 
+def test_eight_bit_alpaca_once_answered():
+    config = import_config("axolotl/alpaca_lora_8bit.yaml", ["model.quantization=none"]).config
+    want = AXOLOTL | {
+        "model.quantization": "none", "model.name_or_path": "example/mistral-7b",
+        "data.max_length": 6144, "data.eval_fraction": 0.08, "train.optim": "adamw_8bit",
+        "train.per_device_train_batch_size": 2, "train.eval_steps": 0.1, "train.save_steps": 0.5,
+    }  # fmt: skip
+    assert {key: get(config, key) for key in want} == want
+
+
 def test_an_override_wins():
     report = import_config("axolotl/lora_small.yaml", ["adapter.r=64", "train.max_steps=9"])
     assert report.config and (report.config.adapter.r, report.config.train.max_steps) == (64, 9)
