@@ -7,6 +7,7 @@ import pytest
 from textual.content import Content
 from waiting import until
 
+from evenfall.engine.config import RunConfig
 from evenfall.engine.data.preview import DataPreview, PreviewRow, TokenRun
 from evenfall.engine.data.report import DataReport, SourceReport
 from evenfall.tui.app import EvenfallApp
@@ -252,3 +253,21 @@ def test_learnt_and_read_differ_without_colour():
     learnt, read = _line([("x", True, False)]), _line([("x", False, False)])
     assert isinstance(learnt, Content)
     assert learnt.plain != read.plain
+
+
+def test_several_data_sets_are_told_and_give_way_to_a_path(
+    asked, drive, see, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    mix = RunConfig().with_overrides(["data.datasets=[{path: a.json}, {path: b.json, weight: 2}]"])
+    app = EvenfallApp(mix)
+
+    async def scenario(pilot):
+        await show_data(pilot)
+        assert "2 data sets of run.yaml" in see(app)
+        await pilot.press("slash", *"c.json", "enter")
+        await until(pilot, lambda: len(asked) > 1 and pilot.app.screen._job is None)
+        assert [source.path for source in asked[-1].data.sources] == ["c.json"]
+        assert "2 data sets" not in see(app)
+
+    drive(app, scenario)

@@ -36,6 +36,7 @@ KEYS = {
     "data-learn": "data.assistant_only_loss",
 }
 """Field -> the configuration key that it edits."""
+_PATH = "file, folder, hub id, or demo"
 
 
 def load_preview(config: RunConfig, job: Job[Any]) -> "DataPreview":
@@ -67,7 +68,7 @@ class DataScreen(EvenfallScreen):
         with Horizontal(id="data-line"):
             yield Static("Data", classes="data-name", markup=False)
             yield TextField(
-                placeholder="file, folder, hub id, or demo",
+                placeholder=_PATH,
                 id="data-path",
             )
             yield Static("learn", classes="data-label", markup=False)
@@ -107,6 +108,10 @@ class DataScreen(EvenfallScreen):
                 isinstance(control, TextField) and control.has_focus
             ):
                 control.put(field_text(value_of(draft, key)))
+        several = len(draft.data.datasets)
+        self.query_one("#data-path", TextField).placeholder = (
+            f"{several} data sets of run.yaml; a path here takes their place" if several else _PATH
+        )
         if preview_key(draft) != self._key:
             self._read()
 

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenfall.engine.config import DatasetConfig
@@ -63,7 +63,7 @@ def written(given_rows: list, form: str) -> bytes:
     return json.dumps({"rows": given_rows}, indent=2).encode()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None)
 @given(
     rows,
     st.sampled_from(["lines", "array", "wrapped"]),
@@ -109,7 +109,7 @@ whole_rows = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None)
 @given(
     whole_rows,
     st.sampled_from(["lines", "array", "wrapped"]),
