@@ -1,5 +1,8 @@
 """`evenfall import` and `evenfall config --to`."""
 
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +86,14 @@ def test_importing_loads_no_heavy_library():
         "assert not {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("model: {name_or_path: demo}\n")
+    code = f"import sys; from evenfall.tui.cli import main; sys.exit(main(['config', {str(file)!r}, '--to', 'trl']))"
+    command = (
+        f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} | head -c 1; echo ${{PIPESTATUS[0]}}"
+    )
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout == "#0\n" and not done.stderr
