@@ -12,6 +12,7 @@ import gc
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 
@@ -72,6 +73,12 @@ class Shape:
     hidden: int
     logits: int
     """Of a token, held at once: the vocabulary, or 0 where the loss head never holds them all."""
+
+    @classmethod
+    def of(cls, run: Run) -> Self:
+        arch = run.model.config.get_text_config()
+        logits = arch.vocab_size if run.head is None else 0
+        return cls(arch.num_hidden_layers, arch.hidden_size, logits)
 
 
 def rungs_for_step(
@@ -205,11 +212,8 @@ def answer(run: Run, trouble: OutOfMemory) -> Ending | None:
     run.optimizer.zero_grad()
     free_memory(run.device)
     needed_gb = trouble.at_gb - trouble.before_gb + (trouble.requested_gb or 0.0)
-    arch = run.model.config.get_text_config()
-    logits = arch.vocab_size if run.head is None else 0
-    shape = Shape(arch.num_hidden_layers, arch.hidden_size, logits)
     lengths = [len(example.ids) for example in run.data.train.examples]
-    rungs = rungs_for_step(run.config, lengths, shape, trouble.before_gb, needed_gb)
+    rungs = rungs_for_step(run.config, lengths, Shape.of(run), trouble.before_gb, needed_gb)
     margin = run.state.memory_margin
     wider = min(_WIDEST, margin + _WIDER)
     if run.saves_more and wider > margin:

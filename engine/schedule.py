@@ -11,7 +11,8 @@ from typing import Literal
 
 def in_steps(value: float, total: int) -> int:
     """A number of steps; below 1 it is a share of `total`, rounded up."""
-    return math.ceil(value * total) if value < 1 else int(value)
+    # 0.07 * 100 is a little more than 7.
+    return math.ceil(round(value * total, 6)) if value < 1 else int(value)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ import gc
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -312,6 +314,15 @@ def test_rungs_come_in_order_and_only_where_they_help() -> None:
     assert batch.changes == {
         "train.per_device_train_batch_size": 3, "train.gradient_accumulation_steps": 24
     }  # fmt: skip
+
+
+def test_the_loss_head_never_holds_all_logits() -> None:
+    arch = SimpleNamespace(num_hidden_layers=2, hidden_size=8, vocab_size=100)
+    model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: arch))
+    run: Any = SimpleNamespace(model=model, head=None)
+    assert Shape.of(run) == Shape(2, 8, 100)
+    run.head = object()
+    assert Shape.of(run) == Shape(2, 8, 0)
 
 
 def test_freeing_is_done_outside_the_except_block() -> None:

@@ -116,6 +116,7 @@ def test_a_resumed_schedule_is_the_same_to_the_last_bit(kind: Any) -> None:
         (0, 100, 0),
         (0.1, 100, 10),
         (0.1, 101, 11),
+        (0.07, 100, 7),
         (0.001, 50, 1),
         (1, 50, 1),
     ],
