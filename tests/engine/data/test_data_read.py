@@ -45,9 +45,9 @@ LINES = "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS)
         ("a.tsv", "text\none\ntwo\u2028still two\n\ndrei, ünïcode 🎈\n"),
         ("a.jsonl", LINES.encode("utf-16")),
         ("a.json", json.dumps(ROWS).encode("utf-16-be").join([b"\xfe\xff", b""])),
-        ("a.jsonl.gz", gzip.compress(LINES.encode())),
-        ("a.json.gz", gzip.compress(json.dumps(ROWS, indent=1).encode())),
-        ("rows", gzip.compress(LINES.encode("utf-16"))),
+        ("a.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
+        ("a.json.gz", gzip.compress(json.dumps(ROWS, indent=1).encode(), mtime=0)),
+        ("rows", gzip.compress(LINES.encode("utf-16"), mtime=0)),
         ("a.json", json.dumps({"info": [1], "rows": ROWS}, indent=2)),
     ],
 )
@@ -70,7 +70,7 @@ PAIRS = [{"prompt": "a;b", "completion": "c"}, {"prompt": "d\ne", "completion": 
         ("a.csv", 'prompt|completion\na;b|c\n"d\ne"|f\n'),
         ("a.tsv", 'prompt\tcompletion\na;b\tc\n"d\ne"\tf\n'),
         ("a.txt", 'prompt,completion\na;b,c\n"d\ne",f\n'),
-        ("table", gzip.compress(b'prompt\tcompletion\na;b\tc\n"d\ne"\tf\n')),
+        ("table", gzip.compress(b'prompt\tcompletion\na;b\tc\n"d\ne"\tf\n', mtime=0)),
     ],
 )  # fmt: skip
 def test_columns_however_they_are_written(tmp_path, name, content):
