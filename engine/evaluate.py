@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from .attention import Documents
 from .data.batch import Batch
-from .data.prepare import Bins
+from .data.windows import Bins
 from .state import Run
 from .updates import micro_batches
 
@@ -42,7 +42,8 @@ def evaluate(run: Run, bins: Bins) -> float:
     run.model.eval()
     try:
         with torch.no_grad():
-            for batch in micro_batches(bins, range(len(bins)), run.config, run.packed):
+            chosen = [bins.rows(index) for index in range(len(bins))]
+            for batch in micro_batches(chosen, run.config, run.packed):
                 total += loss_sum(run, batch.to(run.device))
                 trained += batch.trained_tokens
     finally:

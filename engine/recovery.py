@@ -212,7 +212,7 @@ def answer(run: Run, trouble: OutOfMemory) -> Ending | None:
     run.optimizer.zero_grad()
     free_memory(run.device)
     needed_gb = trouble.at_gb - trouble.before_gb + (trouble.requested_gb or 0.0)
-    lengths = [len(example.ids) for example in run.data.train.examples]
+    lengths = run.data.train.lengths().tolist()
     rungs = rungs_for_step(run.config, lengths, Shape.of(run), trouble.before_gb, needed_gb)
     margin = run.state.memory_margin
     wider = min(_WIDEST, margin + _WIDER)

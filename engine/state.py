@@ -43,8 +43,12 @@ class LoopState:
     step: int = 0
     """Optimiser steps done."""
     epoch: int = 0
+    window: int = 0
+    """Of this epoch: the windows before it are done."""
     position: int = 0
-    """Bins of this epoch's order that are done."""
+    """Bins of this window's order that are done."""
+    bins_done: int = 0
+    """Bins of this epoch that are done."""
     packed_length: int = 0
     """data.max_length when the rows were packed; a recovery may cut rows shorter afterwards."""
     bins_per_update: int = 0

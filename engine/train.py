@@ -56,7 +56,7 @@ def train(run: Run) -> Literal["complete"] | Ending:
     control, device, data = run.control, run.device, run.data
     state, optimizer, model = run.state, run.optimizer, run.model
     recipe = run.config.train
-    last_step = total_steps(run.config, len(data.train), state.bins_per_update)
+    last_step = total_steps(run.config, data.train.bins_in_epoch, state.bins_per_update)
     schedule = Schedule(
         recipe.lr_scheduler_type, recipe.learning_rate, in_steps(recipe.warmup_steps, last_step),
         last_step, state.rate_changes,
@@ -84,6 +84,9 @@ def train(run: Run) -> Literal["complete"] | Ending:
         if step.skipped:
             control.emit(ev.Alert(f"step {step.step}: gradient not finite, update skipped"))
 
+    def waiting() -> bool:
+        return not data.train.ready(state.epoch, state.window)
+
     def outside_the_clock(action: Callable[[], Ending | None]) -> Ending | None:
         nonlocal mark
         settle()
@@ -101,7 +104,11 @@ def train(run: Run) -> Literal["complete"] | Ending:
                 ev.LearningRateChanged(state.step, old, change.new, change.mode, replayed=True)
             )
         paused = False
-        while (command := control.next_command(0.2 if paused else 0.0)) is not None or paused:
+        while (
+            (command := control.next_command(0.2 if paused or waiting() else 0.0)) is not None
+            or paused
+            or waiting()
+        ):
             match command:
                 case None:
                     continue
@@ -136,7 +143,7 @@ def train(run: Run) -> Literal["complete"] | Ending:
         if pending is None:
             mark = time.perf_counter()
         chosen = next_update(data.train, state, recipe.seed, run.config.data.shuffle)
-        batches = micro_batches(data.train, chosen, run.config, run.packed)
+        batches = micro_batches(chosen, run.config, run.packed)
         trained = sum(batch.trained_tokens for batch in batches)
         rate = schedule.rate(state.step)
         generators = rng_state()
@@ -170,7 +177,7 @@ def train(run: Run) -> Literal["complete"] | Ending:
         state.tokens += tokens
         advance(data.train, state, len(chosen))
         done = ev.Step(
-            state.step, state.epoch + state.position / len(data.train), math.nan, rate, math.nan,
+            state.step, state.epoch + state.bins_done / data.train.bins_in_epoch, math.nan, rate, math.nan,
             tokens, trained, 0.0, 0.0, 0.0, 0.0,
         )  # fmt: skip
         settle()

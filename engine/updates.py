@@ -7,24 +7,44 @@ update: whatever a recovery changes, each update holds the same rows in the same
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from .config import RunConfig
-from .data.batch import Batch, Example, collate
-from .data.prepare import Bins
+from .data.batch import Batch, collate
+from .data.examples import Example
+from .data.windows import Windows
 from .state import LoopState
 
 
-def next_update(bins: Bins, state: LoopState, seed: int, shuffle: bool) -> list[int]:
-    """Indices of the bins of the update that follows `state`."""
-    order = bins.order(state.epoch, seed, shuffle)
-    return list(order[state.position : state.position + state.bins_per_update])
+def next_update(data: Windows, state: LoopState, seed: int, shuffle: bool) -> list[list[Example]]:
+    """The bins of the update that follows `state`: of the next window too where one ends, but
+    never of the next epoch.
+
+    Raises:
+        DataError: a window cannot be made.
+    """
+    chosen: list[list[Example]] = []
+    window, position = state.window, state.position
+    while len(chosen) < state.bins_per_update:
+        bins = data.window(state.epoch, window)
+        if bins is None:
+            break
+        order = bins.order(state.epoch, seed, shuffle, window)
+        until = position + state.bins_per_update - len(chosen)
+        chosen += [bins.rows(index) for index in order[position:until]]
+        window, position = window + 1, 0
+    return chosen
 
 
-def advance(bins: Bins, state: LoopState, done: int) -> None:
+def advance(data: Windows, state: LoopState, done: int) -> None:
     """Move the data position past an update of `done` bins, into the next epoch at the end of one."""
     state.position += done
-    if state.position >= len(bins):
-        state.epoch, state.position = state.epoch + 1, 0
+    state.bins_done += done
+    while (bins := data.window(state.epoch, state.window)) is not None:
+        if state.position < len(bins):
+            return
+        state.window, state.position = state.window + 1, state.position - len(bins)
+    state.epoch, state.window, state.position, state.bins_done = state.epoch + 1, 0, 0, 0
 
 
 def total_steps(config: RunConfig, bins: int, bins_per_update: int) -> int:
@@ -35,17 +55,15 @@ def total_steps(config: RunConfig, bins: int, bins_per_update: int) -> int:
     return max(1, math.ceil(config.train.num_train_epochs * per_epoch))
 
 
-def micro_batches(
-    bins: Bins, chosen: Sequence[int], config: RunConfig, packed: bool
-) -> list[Batch]:
-    """Batches of up to `per_device_train_batch_size` bins each, or of one row each if not packed.
+def micro_batches(chosen: Sequence[list[Example]], config: RunConfig, packed: bool) -> list[Batch]:
+    """Batches of the bins of an update, up to `per_device_train_batch_size` bins each, or of one row each if not packed.
 
     Rows longer than `max_length` (which a recovery may have lowered) are cut.
     """
     size, length = config.train.per_device_train_batch_size, config.data.max_length
     groups: list[list[Example]] = []
-    for index in chosen:
-        rows = [_cut(bins.examples[row], length) for row in bins.bins[index]]
+    for examples in chosen:
+        rows = [_cut(one, length) for one in examples]
         groups += _split(rows, length) if packed else [[row] for row in rows]
     if not packed:
         size = 1
@@ -57,7 +75,7 @@ def micro_batches(
 def _cut(example: Example, max_length: int) -> Example:
     if len(example.ids) <= max_length:
         return example
-    return Example(example.ids[:max_length], example.trained[:max_length], example.number)
+    return replace(example, ids=example.ids[:max_length], trained=example.trained[:max_length])
 
 
 def _split(examples: list[Example], max_length: int) -> list[list[Example]]:

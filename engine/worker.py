@@ -83,6 +83,21 @@ def _work(directory: RunDirectory, control: Control, *, resume: bool) -> None:
     tokenizer = load_tokenizer(config)
     packed_length = _packed_length(directory, steps) or config.data.max_length
     data = prepare(_with_length(config, packed_length), tokenizer, report)
+    try:
+        _load_and_train(directory, config, control, data, device, packed_length, steps)
+    finally:
+        data.train.close()
+
+
+def _load_and_train(
+    directory: RunDirectory,
+    config: RunConfig,
+    control: Control,
+    data: PreparedData,
+    device: torch.device,
+    packed_length: int,
+    steps: list[int],
+) -> None:
     loaded, config = _load(directory, config, device, control)
     wake.wait()
     while True:
@@ -189,8 +204,10 @@ def build_run(
 
 def _first_lengths(config: RunConfig, data: PreparedData) -> tuple[int, ...]:
     """Of the documents of a micro-batch like those of the run."""
-    bins = range(min(len(data.train), config.train.per_device_train_batch_size))
-    batches = micro_batches(data.train, bins, config, packed=True)
+    bins = data.train.window(0, 0)
+    assert bins is not None
+    count = min(len(bins), config.train.per_device_train_batch_size)
+    batches = micro_batches([bins.rows(index) for index in range(count)], config, packed=True)
     return batches[0].lengths if batches else ()
 
 
@@ -208,7 +225,7 @@ def _announce(run: Run, loaded: LoadedModel, data: PreparedData) -> None:
             loaded.seconds,
         )
     )
-    steps = total_steps(run.config, len(data.train), run.state.bins_per_update)
+    steps = total_steps(run.config, data.train.bins_in_epoch, run.state.bins_per_update)
     control.emit(ev.DataPrepared(data.report, steps))
     if not loaded.packed:
         control.emit(

@@ -17,8 +17,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from ..config import parse_config
-from ..data.batch import Example
-from ..data.prepare import Bins
+from ..data.examples import Example, Examples
+from ..data.windows import Bins
 from .shapes import Shape
 from .work import SEED, BenchError, Work
 
@@ -41,7 +41,7 @@ def random_rows(shape: Shape, count: int, length: int) -> Bins:
     ids = draw.integers(_SPECIAL, shape.vocabulary, (count, length), dtype=np.int32)
     trained = np.ones(length, dtype=bool)
     trained[0] = False
-    examples = tuple(Example(row, trained, number) for number, row in enumerate(ids, 1))
+    examples = Examples.of(Example(row, trained, number) for number, row in enumerate(ids, 1))
     return Bins(examples, tuple((index,) for index in range(count)))
 
 
@@ -61,7 +61,10 @@ def real_rows(
 
     config = parse_config({"data": {"path": path, "max_length": tokens, "shuffle": False}})
     tokenizer = _tokenizer_of(config.data, path, min(_VOCABULARY, shape.vocabulary))
-    bins = prepare(config, tokenizer, lambda text, fraction: tell(text), shown=0).train
+    prepared = prepare(config, tokenizer, lambda text, fraction: tell(text), shown=0)
+    bins = prepared.train.window(0, 0)
+    prepared.train.close()
+    assert bins is not None
     whole = len(bins) // per_step * per_step
     if not whole:
         raise BenchError(
@@ -119,7 +122,7 @@ def read_bins(file: Path) -> Bins:
     """What `write_rows` wrote."""
     stored = load_file(str(file))
     ends = np.cumsum(stored["lengths"])
-    examples = tuple(
+    examples = Examples.of(
         Example(stored["ids"][end - length : end], stored["trained"][end - length : end], number)
         for number, (length, end) in enumerate(zip(stored["lengths"], ends, strict=True), 1)
     )

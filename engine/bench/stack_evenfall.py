@@ -114,10 +114,11 @@ def _prepared(rows: Path) -> Any:
     """The rows as the loop takes them; the account of a file that they are not from is empty."""
     from ..data.prepare import PreparedData
     from ..data.report import DataReport
+    from ..data.windows import OneWindow
 
     bins = read_bins(rows)
     report = DataReport([], 0, 0, 0, len(bins), 0, [], {})
-    return PreparedData(bins, None, report, ())
+    return PreparedData(OneWindow(bins), None, report, ())
 
 
 class _Story(Control):

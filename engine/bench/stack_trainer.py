@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ..data.batch import Example
-from ..data.prepare import Bins
+from ..data.examples import Example
+from ..data.windows import Bins
 from .rows import bins_of_step, read_bins
 from .shapes import PROJECTIONS
 from .stacks import Clock, PeakMemory, installed_versions

@@ -1,4 +1,4 @@
-"""Examples, and the packed batch that the loop takes.
+"""The packed batch that the loop takes.
 
 Documents lie end to end in one row of T tokens, unpadded. `cu_seqlens` bounds attention to each of
 them and `position_ids` starts again at 0, so a packed batch gives the numbers that its documents
@@ -12,24 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-
-@dataclass(frozen=True)
-class Example:
-    """What is trained on as one document."""
-
-    ids: np.ndarray
-    """Token ids, int32 [tokens]."""
-    trained: np.ndarray
-    """Which tokens are learnt, bool [tokens]; never the first."""
-    number: int
-    """The row (the line, for JSON Lines) of its file that it comes from."""
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def trained_tokens(self) -> int:
-        return int(self.trained.sum())
+from .examples import Example
 
 
 @dataclass(frozen=True)

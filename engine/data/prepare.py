@@ -1,103 +1,70 @@
-"""From a configuration to packed bins, with the account of every row.
+"""From a configuration to windows of packed bins, with the account of every row.
 
-Rows are read, brought into one form, rendered, encoded, held out, weighted, packed. What the loop trains on
-and what the Data screen shows are the same `Example`s, made here and nowhere else.
+Rows are read in slices, brought into one form, rendered and encoded (`block.py`, on other cores), held out,
+weighted, packed. What the loop trains on and what the Data screen shows are the same `Example`s, made here and
+nowhere else.
 
-A row longer than `max_length` is cut at its end or dropped. A document is neither: continued
-pre-training wants all of it, so it becomes pieces of `max_length` tokens. Each piece begins with
-the last token of the one before, which predicts its second token: so all tokens but the document's
-first are learnt, each once.
+Data sets that together are larger than `STREAM_ABOVE` are not held: they become a stream, and what is told of
+them is what its first window shows. The others are held whole and packed as one.
 
 Rows are held out before a data set is weighted, so a row that is taken twice is never in both parts.
 """
 
-import collections
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..config import DataConfig, DatasetConfig, RunConfig
-from .batch import Batch, Example, collate
-from .columns import renamed
+from .ahead import Ahead
+from .block import CUT_AWAY, TOO_LONG, Account, Block, Recipe
 from .errors import DataError
-from .formats import Conversation, Detection, Document, Dropped, detect, normalise
-from .packing import pack
-from .read import read_rows
+from .examples import Examples
+from .formats import Detection, detect
+from .read import size_of
 from .report import DataReport, SourceReport
 from .row import SourceRow
-from .template import Encoded, Renderer
+from .slices import SLICE_BYTES, Slice, slices_of
+from .stream import Stream
+from .windows import Bins, OneWindow, Windows, random_keys
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Report = Callable[[str, float | None], None]
 
-CUT_AWAY = "answer cut away by data.max_length"
-TOO_LONG = "longer than data.max_length"
-NOTHING_LEARNT = "nothing to learn after rendering"
-_CHUNK = 256  # rows rendered and tokenised between two reports
-
-
-@dataclass(frozen=True)
-class Bins:
-    """Examples and how they are packed."""
-
-    examples: tuple[Example, ...]
-    bins: tuple[tuple[int, ...], ...]
-    """Indices of examples; each is in one bin."""
-
-    def __len__(self) -> int:
-        return len(self.bins)
-
-    def order(self, epoch: int, seed: int, shuffle: bool) -> list[int]:
-        """The order of the bins in an epoch (from 0): the same for the same numbers on every
-        machine, whatever other randomness a process uses."""
-        if not shuffle:
-            return list(range(len(self.bins)))
-        return np.argsort(_random_keys(len(self.bins), seed, epoch), kind="stable").tolist()
-
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """These bins as one batch, documents end to end."""
-        return collate([self.examples[i] for index in indices for i in self.bins[index]])
-
-    @property
-    def tokens(self) -> int:
-        return sum(len(example) for example in self.examples)
-
-    @property
-    def trained_tokens(self) -> int:
-        return sum(example.trained_tokens for example in self.examples)
+STREAM_ABOVE = 128_000_000
+"""Bytes of rows that are read whole: some 30 million tokens, made in half a minute on a few cores."""
+_SMALLEST_SLICE = 65_536
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    train: Bins
+    train: Windows
     evaluation: Bins | None
     report: DataReport
     shown: tuple[SourceRow, ...]
     """The first rows that are trained on, as they stand in the file."""
 
 
-@dataclass
-class _Usable:
-    """A row's examples."""
+@dataclass(frozen=True)
+class _Source:
+    """A data set that is about to be read."""
 
-    source: SourceRow
-    examples: list[Example]
-    data_set: int = 0
-    """Its place in `data.sources`."""
-
-
-@dataclass
-class _Account:
-    source: DatasetConfig
+    config: DatasetConfig
     detection: Detection
-    rows: int = 0
-    cut: int = 0
-    dropped: collections.Counter[str] = field(default_factory=collections.Counter)
+    recipe: Recipe
+    size: int
+    """Bytes of content, about."""
+    slice_bytes: int
+    first: Slice
+
+    def slices(self) -> Iterator[Slice]:
+        return slices_of(self.config, self.slice_bytes)
 
 
 def prepare(
@@ -113,208 +80,288 @@ def prepare(
         DataError: something cannot be read or rendered, or there is nothing left to learn.
     """
     data = config.data
-    renderer = Renderer(
-        tokenizer, data.assistant_only_loss, last_only=data.assistant_turns == "last"
-    )
-    usable: list[_Usable] = []
-    accounts: list[_Account] = []
-    for place, source in enumerate(data.sources):
-        rows, account = _usable_rows(data, source, renderer, report)
-        if not rows:
-            raise DataError(_nothing_left(source.path, account, data))
-        usable += [replace(row, data_set=place) for row in rows]
-        accounts.append(account)
-    held_out: list[_Usable] = []
-    eval_rows: list[_Usable] = []
+    sizes = [size_of(source) for source in data.sources]
+    total = sum(sizes)
+    streamed = total > STREAM_ABOVE and all(source.max_rows is None for source in data.sources)
+    sources = []
+    for source, size in zip(data.sources, sizes, strict=True):
+        report(f"reading {source.path}", None)
+        part = max(_SMALLEST_SLICE, SLICE_BYTES * size // total) if streamed else SLICE_BYTES
+        sources.append(_begun(data, source, size, part))
+    evaluation, eval_rows = None, 0
     if data.eval_path is not None:
-        eval_rows, account = _usable_rows(
-            data, DatasetConfig(path=data.eval_path, format=data.format, columns=data.columns),
-            renderer, report,
-        )  # fmt: skip
-        if not eval_rows:
-            raise DataError(_nothing_left(data.eval_path, account, data))
-    elif data.eval_fraction:
-        names = ", ".join(source.path for source in data.sources)
-        usable, held_out = hold_out(usable, data.eval_fraction, config.train.seed, names)
-        eval_rows = held_out
-    report("packing", None)
-    train = _pack(weighted(usable, data.sources, config.train.seed), data.max_length)
-    lengths = sorted(len(example) for example in train.examples)
-    kept = collections.Counter(row.data_set for row in usable)
-    held = collections.Counter(row.data_set for row in held_out)
-    return PreparedData(
-        train,
-        _pack(eval_rows, data.max_length) if eval_rows else None,
-        DataReport(
-            sources=[
-                SourceReport(
-                    path=source.path,
-                    format=account.detection.format,
-                    reason=account.detection.reason,
-                    rows=account.rows,
-                    kept=kept[place],
-                    held_out=held[place],
-                    dropped=dict(account.dropped.most_common()),
-                    cut=account.cut,
-                    weight=source.weight,
-                )
-                for place, (source, account) in enumerate(zip(data.sources, accounts, strict=True))
-            ],
-            eval_rows=len(eval_rows),
-            tokens=train.tokens,
-            trained_tokens=train.trained_tokens,
-            bins=len(train),
-            max_length=data.max_length,
-            lengths=_evenly(lengths, 2000),
-            notes=renderer.notes,
-        ),
-        tuple(row.source for row in usable[:shown]),
+        evaluation, eval_rows = _evaluation_file(config, tokenizer, report)
+    if not streamed:
+        return _held_whole(config, tokenizer, sources, evaluation, eval_rows, report, shown)
+    return _streamed(config, tokenizer, sources, evaluation, eval_rows, report, shown)
+
+
+def _begun(data: DataConfig, source: DatasetConfig, size: int, slice_bytes: int) -> _Source:
+    """Read the first slice of a data set, and tell its format."""
+    first = next(slices_of(source, slice_bytes), None)
+    if first is None:
+        raise DataError(f"{source.path}: holds no rows")
+    detection = (
+        detect(first.rows, source.columns)
+        if source.format == "auto"
+        else Detection(source.format, f"data.format={source.format}")
     )
+    recipe = Recipe.of(data, source, detection.format)
+    return _Source(source, detection, recipe, size, slice_bytes, first)
 
 
-def weighted(rows: list[_Usable], sources: Sequence[DatasetConfig], seed: int) -> list[_Usable]:
-    """The rows of an epoch: each data set `weight` times, a random part of it for the fraction that
-    is left, at least one row of each."""
-    if all(source.weight == 1 for source in sources):
-        return rows
-    result = []
-    for place, source in enumerate(sources):
-        own = [row for row in rows if row.data_set == place]
-        whole = int(source.weight)
-        more = round((source.weight - whole) * len(own))
-        keys = _random_keys(len(own), seed, _WEIGHT_STREAM - place)
-        part = set(np.argsort(keys, kind="stable")[: max(more, 0 if whole else 1)].tolist())
-        result += own * whole + [row for index, row in enumerate(own) if index in part]
-    return result
+# Held whole
+
+
+def _held_whole(
+    config: RunConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    sources: list[_Source],
+    evaluation: Bins | None,
+    eval_rows: int,
+    report: Report,
+    shown: int,
+) -> PreparedData:
+    data, seed = config.data, config.train.seed
+    accounts, parts = [], []
+    with Ahead(tokenizer, sum(source.size for source in sources), report) as ahead:
+        for source in sources:
+            whole = _whole(source, ahead, data)
+            accounts.append(whole.account)
+            parts.append(whole.examples)
+    kept = [np.arange(part.row_count) for part in parts]
+    held = [np.arange(0)] * len(parts)
+    if data.eval_fraction and evaluation is None:
+        names = ", ".join(source.config.path for source in sources)
+        kept, held = hold_out([len(rows) for rows in kept], data.eval_fraction, seed, names)
+        held_out = [part.of_these_rows(rows) for part, rows in zip(parts, held, strict=True)]
+        evaluation = Bins.packed(Examples.joined(held_out), data.max_length)
+        eval_rows = sum(map(len, held))
+    report("packing", None)
+    train = []
+    for place, (source, part, rows) in enumerate(zip(sources, parts, kept, strict=True)):
+        weighted = weighted_rows(rows, source.config.weight, seed, place)
+        everything = len(weighted) == part.row_count and source.config.weight == 1
+        train.append(part if everything else part.of_these_rows(weighted))
+    bins = Bins.packed(Examples.joined(train), data.max_length)
+    return PreparedData(
+        OneWindow(bins),
+        evaluation,
+        _report_of(
+            config, sources, accounts, [len(rows) for rows in kept],
+            [len(rows) for rows in held], eval_rows, bins, 1.0,
+        ),
+        _shown(sources[0], bins.examples, shown),
+    )  # fmt: skip
+
+
+def _whole(source: _Source, ahead: Ahead, data: DataConfig) -> Block:
+    """All of a data set as one block."""
+    account, parts = Account(), []
+    rows = source.config.max_rows or 0
+    per_row = sum(len(row.content) for row in source.first.rows) / len(source.first.rows)
+
+    def at(done: int) -> float | None:
+        guess = rows or source.size / per_row
+        return min(1.0, done / guess) if guess else None
+
+    for block in ahead.blocks(source.slices(), source.recipe, source.config.path, at):
+        account.add(block.account)
+        parts.append(block.examples)
+    whole = Examples.joined(parts)
+    if not len(whole):
+        raise DataError(_nothing_left(source.config.path, account, data))
+    return Block(whole, account)
+
+
+def _evaluation_file(
+    config: RunConfig, tokenizer: "PreTrainedTokenizerBase", report: Report
+) -> tuple[Bins, int]:
+    data = config.data
+    assert data.eval_path is not None
+    own = DatasetConfig(path=data.eval_path, format=data.format, columns=data.columns)
+    report(f"reading {own.path}", None)
+    source = _begun(data, own, size_of(own), SLICE_BYTES)
+    with Ahead(tokenizer, source.size, report) as ahead:
+        examples = _whole(source, ahead, data).examples
+    return Bins.packed(examples, data.max_length), examples.row_count
 
 
 def hold_out(
-    usable: list[_Usable], fraction: float, seed: int, path: str
-) -> tuple[list[_Usable], list[_Usable]]:
-    """Split off a random share of the rows (at least one) for evaluation; both stay in order.
+    counts: Sequence[int], fraction: float, seed: int, path: str
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Choose a random share of the rows (at least one) for evaluation.
+
+    Args:
+        counts: rows of each data set.
+
+    Returns:
+        The rows of each data set that are trained on, and those that are held out; in order.
 
     Raises:
         DataError: fewer than two rows.
     """
-    if len(usable) < 2:
+    total = sum(counts)
+    if total < 2:
         raise DataError(
-            f"{path}: data.eval_fraction={fraction} holds rows out, but there is {len(usable)} row "
+            f"{path}: data.eval_fraction={fraction} holds rows out, but there is {total} row "
             "to learn from; set data.eval_path to a file of its own, or data.eval_fraction=0"
         )
-    count = min(max(1, round(fraction * len(usable))), len(usable) - 1)
-    keys = _random_keys(len(usable), seed, _EVALUATION_STREAM)
-    chosen = set(np.argsort(keys, kind="stable")[:count].tolist())
-    return (
-        [row for place, row in enumerate(usable) if place not in chosen],
-        [row for place, row in enumerate(usable) if place in chosen],
-    )
+    count = min(max(1, round(fraction * total)), total - 1)
+    chosen = np.zeros(total, bool)
+    chosen[np.argsort(random_keys(total, seed, _EVALUATION_STREAM), kind="stable")[:count]] = True
+    each = np.split(chosen, np.cumsum(counts)[:-1])
+    return [np.flatnonzero(~one) for one in each], [np.flatnonzero(one) for one in each]
+
+
+def weighted_rows(rows: np.ndarray, weight: float, seed: int, *stream: int) -> np.ndarray:
+    """The rows of an epoch: each `weight` times, a random part of them for the fraction that is
+    left, at least one row."""
+    if weight == 1:
+        return rows
+    whole = int(weight)
+    count = max(round((weight - whole) * len(rows)), 0 if whole else 1)
+    first, *more = stream
+    keys = random_keys(len(rows), seed, _WEIGHT_STREAM - first, *more)
+    part = np.sort(np.argsort(keys, kind="stable")[:count])
+    return np.concatenate([*[rows] * whole, rows[part]])
 
 
 _EVALUATION_STREAM = 2**32 - 1  # no epoch has these numbers
 _WEIGHT_STREAM = 2**32 - 2
 
 
-def _random_keys(count: int, seed: int, stream: int) -> np.ndarray:
-    # numpy promises that SeedSequence and a bit generator's raw output never change (NEP 19); it
-    # does not promise that for Generator.permutation.
-    return np.random.PCG64(np.random.SeedSequence([seed, stream])).random_raw(count)
+# Streamed
 
 
-def _usable_rows(
-    data: DataConfig, source: DatasetConfig, renderer: Renderer, report: Report
-) -> tuple[list[_Usable], _Account]:
-    path = source.path
-    report(f"reading {path}", None)
-    rows = _counted(itertools.islice(read_rows(source), source.max_rows), path, report)
-    if not rows:
-        raise DataError(f"{path}: holds no rows")
-    detection = (
-        detect(rows, source.columns)
-        if source.format == "auto"
-        else Detection(source.format, f"data.format={source.format}")
+def _streamed(
+    config: RunConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    sources: list[_Source],
+    evaluation: Bins | None,
+    eval_rows: int,
+    report: Report,
+    shown: int,
+) -> PreparedData:
+    """Windows that are made while training runs; the account is that of the first."""
+    data, seed = config.data, config.train.seed
+    ahead = Ahead(tokenizer, sum(source.size for source in sources), _silent)
+
+    def blocks(source: _Source, slices: Iterator[Slice]) -> Generator[Block]:
+        return ahead.blocks(slices, source.recipe, source.config.path, lambda rows: None)
+
+    report("rendering the first rows", None)
+    begin = [next(blocks(source, iter([source.first]))) for source in sources]
+    for source, block in zip(sources, begin, strict=True):
+        if not len(block.examples):
+            raise DataError(_nothing_left(source.config.path, block.account, data))
+    counts = [block.examples.row_count for block in begin]
+    held = [np.arange(0)] * len(sources)
+    if data.eval_fraction and evaluation is None:
+        evaluation, held = _held_out_of_first(config, sources, begin)
+        eval_rows = sum(map(len, held))
+
+    def rows_of(round_: int, place: int, part: Examples) -> Examples:
+        rows = np.arange(part.row_count)
+        if round_ == 0:
+            rows = np.setdiff1d(rows, held[place])
+        weight = sources[place].config.weight
+        chosen = weighted_rows(rows, weight, seed, place, round_)
+        return part if weight == 1 and len(rows) == part.row_count else part.of_these_rows(chosen)
+
+    def rounds(skip: int) -> Generator[Examples]:
+        each = [blocks(source, itertools.islice(source.slices(), skip, None)) for source in sources]
+        for round_ in itertools.count(skip):
+            parts = [
+                rows_of(round_, place, block.examples)
+                for place, block in enumerate(next(made, None) for made in each)
+                if block is not None
+            ]
+            if not parts:
+                return
+            yield Examples.joined(parts)
+
+    share = sum(source.first.size for source in sources) / sum(source.size for source in sources)
+    stream = Stream(rounds, data.max_length, min(1.0, share), ahead.close)
+    while not stream.ready(0, 0):
+        report("packing the first rows", None)
+        time.sleep(0.02)
+    first = stream.window(0, 0)
+    assert first is not None
+    return PreparedData(
+        stream,
+        evaluation,
+        _report_of(
+            config, sources, [block.account for block in begin],
+            [count - len(out) for count, out in zip(counts, held, strict=True)],
+            [len(rows) for rows in held], eval_rows, first, share,
+        ),
+        _shown(sources[0], first.examples, shown),
+    )  # fmt: skip
+
+
+def _held_out_of_first(
+    config: RunConfig, sources: list[_Source], begin: list[Block]
+) -> tuple[Bins, list[np.ndarray]]:
+    """Hold out of the first slices as many rows as the fraction means of all, at most half of them."""
+    fraction, seed = config.data.eval_fraction, config.train.seed
+    counts = [block.examples.row_count for block in begin]
+    share = sum(source.first.size for source in sources) / sum(source.size for source in sources)
+    names = ", ".join(source.config.path for source in sources)
+    _, held = hold_out(counts, min(0.5, fraction / share), seed, names)
+    parts = [block.examples.of_these_rows(rows) for block, rows in zip(begin, held, strict=True)]
+    return Bins.packed(Examples.joined(parts), config.data.max_length), held
+
+
+def _silent(stage: str, fraction: float | None) -> None:
+    """Nobody waits for what is made ahead."""
+
+
+# The account
+
+
+def _report_of(
+    config: RunConfig,
+    sources: list[_Source],
+    accounts: list[Account],
+    kept: list[int],
+    held: list[int],
+    eval_rows: int,
+    bins: Bins,
+    share: float,
+) -> DataReport:
+    lengths = np.sort(bins.examples.lengths).tolist()
+    notes = sum((account.notes for account in accounts), Counter())
+    return DataReport(
+        sources=[
+            SourceReport(
+                path=source.config.path,
+                format=source.detection.format,
+                reason=source.detection.reason,
+                rows=account.rows,
+                kept=kept[place],
+                held_out=held[place],
+                dropped=dict(account.dropped.most_common()),
+                cut=account.cut,
+                weight=source.config.weight,
+            )
+            for place, (source, account) in enumerate(zip(sources, accounts, strict=True))
+        ],
+        eval_rows=eval_rows,
+        tokens=bins.examples.tokens,
+        trained_tokens=bins.examples.trained_tokens,
+        bins=len(bins),
+        max_length=config.data.max_length,
+        lengths=_evenly(lengths, 2000),
+        notes=dict(notes),
+        share=share,
     )
-    account = _Account(source, detection, rows=len(rows))
-    usable = []
-    for start in range(0, len(rows), _CHUNK):
-        report(f"rendering {path}: {start:,} of {len(rows):,} rows", start / len(rows))
-        usable += _usable_chunk(rows[start : start + _CHUNK], data, renderer, account)
-    return usable, account
 
 
-def _counted(rows: Iterable[SourceRow], path: str, report: Report) -> list[SourceRow]:
-    result = []
-    for row in rows:
-        result.append(row)
-        if len(result) % 10_000 == 0:
-            report(f"reading {path}: {len(result):,} rows", None)
-    return result
-
-
-def _usable_chunk(
-    rows: list[SourceRow],
-    data: DataConfig,
-    renderer: Renderer,
-    account: _Account,
-) -> list[_Usable]:
-    kept: list[Conversation | Document] = []
-    renderings, counts = [], []
-    for row in rows:
-        named = renamed(row, account.source.columns)
-        normal = normalise(named, account.detection.format, drop_system=data.drop_system)
-        if isinstance(normal, Dropped):
-            account.dropped[normal.reason] += 1
-            continue
-        normal = replace(normal, source=row)
-        made = renderer.render(normal)
-        kept.append(normal)
-        renderings += made
-        counts.append(len(made))
-    encoded = iter(renderer.encode(renderings))
-    usable = []
-    for normal, count in zip(kept, counts, strict=True):
-        examples = _fit_length(normal, list(itertools.islice(encoded, count)), data, account)
-        if examples:
-            usable.append(_Usable(normal.source, examples))
-    return usable
-
-
-def _fit_length(
-    normal: Conversation | Document, encoded: list[Encoded], data: DataConfig, account: _Account
-) -> list[Example]:
-    """The examples of a row within max_length; none, and the reason counted, where none is left."""
-    longest = data.max_length
-    if isinstance(normal, Document):
-        pieces = [piece for one in encoded for piece in _pieces(one, longest)]
-        if not pieces:
-            account.dropped[NOTHING_LEARNT] += 1
-        return pieces
-    long = any(len(one.ids) > longest for one in encoded)
-    if long and data.over_long == "drop":
-        account.dropped[TOO_LONG] += 1
-        return []
-    examples = [_example(one, 0, longest) for one in encoded if one.trained[:longest].any()]
-    if not examples:
-        account.dropped[CUT_AWAY if long else NOTHING_LEARNT] += 1
-    elif long:
-        account.cut += 1
-    return examples
-
-
-def _pieces(one: Encoded, longest: int) -> list[Example]:
-    starts = range(0, len(one.ids) - 1, longest - 1)
-    return [_example(one, start, start + longest) for start in starts]
-
-
-def _example(one: Encoded, start: int, end: int) -> Example:
-    trained = one.trained[start:end].copy()
-    trained[0] = False
-    return Example(one.ids[start:end], trained, one.source.number)
-
-
-def _pack(rows: list[_Usable], max_length: int) -> Bins:
-    examples = tuple(example for row in rows for example in row.examples)
-    packed = pack([len(example) for example in examples], max_length)
-    return Bins(examples, tuple(tuple(one) for one in packed))
+def _shown(source: _Source, examples: Examples, count: int) -> tuple[SourceRow, ...]:
+    """The rows of a data set's beginning that the first examples are of."""
+    wanted = {(one.file, one.number) for one in examples[:count]}
+    return tuple(row for row in source.first.rows if (row.file, row.number) in wanted)
 
 
 def _evenly(values: list[int], most: int) -> list[int]:
@@ -323,7 +370,7 @@ def _evenly(values: list[int], most: int) -> list[int]:
     return [values[place * (len(values) - 1) // (most - 1)] for place in range(most)]
 
 
-def _nothing_left(path: str, account: _Account, data: DataConfig) -> str:
+def _nothing_left(path: str, account: Account, data: DataConfig) -> str:
     reasons = ", ".join(f"{rows} x {reason}" for reason, rows in account.dropped.most_common())
     text = f"{path}: nothing is left to learn of {account.rows} rows: {reasons}"
     if account.dropped.keys() & {CUT_AWAY, TOO_LONG}:

@@ -20,7 +20,7 @@ from .report import DataReport
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from .batch import Example
+    from .examples import Example
     from .row import SourceRow
 
 _ROWS = 50
@@ -70,9 +70,12 @@ def build_preview(config: RunConfig, job: Job[Any]) -> DataPreview:
 
     tokenizer = load_tokenizer(config)
     prepared = prepare(config, tokenizer, job.report, shown=1)
+    first = prepared.train.window(0, 0)
+    prepared.train.close()
+    assert first is not None
     return DataPreview(
         prepared.report,
-        tuple(_row(example, tokenizer) for example in prepared.train.examples[:_ROWS]),
+        tuple(_row(example, tokenizer) for example in first.examples[:_ROWS]),
         _raw(prepared.shown[0]),
     )
 

@@ -22,7 +22,7 @@ from .errors import DataError, listed
 from .read_json import read_array, read_objects
 from .read_table import read_columnar, read_table
 from .row import SourceRow
-from .sniff import SUFFIXES, sniff, suffix_of, text_of
+from .sniff import SUFFIXES, sniff, suffix_of, text_of, unpacked_size
 
 _HUB_ID = re.compile(r"\w[\w.\-]{0,95}(/\w[\w.\-]{0,95})?")
 _NO_HUB_SUFFIXES = {*SUFFIXES, ".gz", ".xlsx", ".zip", ".zst"}
@@ -58,6 +58,18 @@ def read_rows(source: DatasetConfig) -> Iterator[SourceRow]:
         yield from _read_hub(source)
     else:
         raise DataError(f"{path}: no such file{_near_miss(file)}")
+
+
+def size_of(source: DatasetConfig) -> int:
+    """Bytes of the rows of a data set, unpacked, about; 0 where that is not known before it is read.
+
+    Raises:
+        DataError: as `files_of`.
+    """
+    file = Path(source.path).expanduser()
+    if file.is_dir():
+        return sum(map(unpacked_size, files_of(file, source.path, source.split)))
+    return unpacked_size(file) if file.is_file() else 0
 
 
 def files_of(folder: Path, name: str, split: str) -> list[Path]:

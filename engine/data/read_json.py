@@ -33,8 +33,9 @@ def read_array(file: Path, name: str) -> Iterator[SourceRow]:
         rows = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise DataError(_array_error(text, name, error)) from error
+    size = len(text) // max(1, len(rows))
     del text
-    yield from _objects(rows, name)
+    yield from _objects(rows, name, size)
 
 
 def read_objects(file: Path, name: str) -> Iterator[SourceRow]:
@@ -76,7 +77,7 @@ def _read_lines(file: Path, name: str) -> Iterator[SourceRow]:
             ) from error
         if not isinstance(value, dict):
             raise DataError(f"{name}: line {number}: expected an object, got {shown(value)}")
-        yield SourceRow(name, number, value, "line")
+        yield SourceRow(name, number, value, "line", len(line))
 
 
 def _of_object(whole: Any, name: str) -> Iterator[SourceRow]:
@@ -117,13 +118,13 @@ def _from_columns(whole: dict[str, Any], name: str) -> list[dict[str, Any]] | No
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _objects(rows: list[Any], name: str) -> Iterator[SourceRow]:
+def _objects(rows: list[Any], name: str, size: int = 0) -> Iterator[SourceRow]:
     if not rows:
         raise DataError(f"{name}: holds no rows: the list is empty")
     for number, value in enumerate(rows, 1):
         if not isinstance(value, dict):
             raise DataError(f"{name}: row {number}: expected an object, got {shown(value)}")
-        yield SourceRow(name, number, value)
+        yield SourceRow(name, number, value, size=size)
 
 
 def _array_error(text: str, name: str, error: orjson.JSONDecodeError) -> str:

@@ -8,6 +8,7 @@ import csv
 import itertools
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,22 @@ _BATCH = 1024
 def read_table(file: Path, name: str) -> Iterator[SourceRow]:
     """The rows of delimited text."""
     csv.field_size_limit(sys.maxsize)  # documents are longer than the module's 128 KiB
-    lines = (decoded(line, name, number) for number, line in lines_of(file, name))
-    first = next(lines)
+    read = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal read
+        for number, line in lines_of(file, name):
+            read += len(line)
+            yield decoded(line, name, number)
+
+    whole = lines()
+    first = next(whole)
     delimiter = find_delimiter([first]) or ("\t" if suffix_of(file) == ".tsv" else ",")
-    whole = itertools.chain([first], lines)
-    yield from _rows(csv.reader(whole, delimiter=delimiter, strict=True), name)
+    whole = itertools.chain([first], whole)
+    before = 0
+    for row in _rows(csv.reader(whole, delimiter=delimiter, strict=True), name):
+        yield replace(row, size=read - before)
+        before = read
 
 
 def _rows(reader: Any, name: str) -> Iterator[SourceRow]:
@@ -63,10 +75,14 @@ def read_columnar(file: Path, name: str, kind: str) -> Iterator[SourceRow]:
 
     number = 0
     try:
-        for batch in _batches(file, kind):
+        size = 0
+        for batch, rows in _batches(file, kind):
+            size = size or (
+                file.stat().st_size // rows if rows else batch.nbytes // max(1, len(batch))
+            )
             for value in batch.to_pylist():
                 number += 1
-                yield SourceRow(name, number, value)
+                yield SourceRow(name, number, value, size=size)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
             f"{name}: row {number + 1}: the {kind.split()[0]} file cannot be read: {error}"
@@ -75,18 +91,21 @@ def read_columnar(file: Path, name: str, kind: str) -> Iterator[SourceRow]:
         raise DataError(f"{name}: holds no rows")
 
 
-def _batches(file: Path, kind: str) -> Iterator[Any]:
+def _batches(file: Path, kind: str) -> Iterator[tuple[Any, int]]:
+    """(some rows, how many there are in all, 0 where the file does not say so)."""
     import pyarrow
     import pyarrow.parquet
 
     if kind == "parquet":
         with pyarrow.parquet.ParquetFile(file) as source:
-            yield from source.iter_batches(batch_size=_BATCH)
+            for batch in source.iter_batches(batch_size=_BATCH):
+                yield batch, source.metadata.num_rows
         return
     with pyarrow.memory_map(str(file)) as mapped:
         if kind == "arrow stream":
-            yield from pyarrow.ipc.open_stream(mapped)
+            for batch in pyarrow.ipc.open_stream(mapped):
+                yield batch, 0
             return
         table = pyarrow.ipc.open_file(mapped)
         for place in range(table.num_record_batches):
-            yield table.get_batch(place)
+            yield table.get_batch(place), 0

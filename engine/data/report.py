@@ -33,22 +33,24 @@ class SourceReport:
 
 @dataclass(frozen=True)
 class DataReport:
-    """Of all data sets together."""
+    """Of all data sets together; of a stream, what its first window holds."""
 
     sources: list[SourceReport]
     eval_rows: int
     """Rows to evaluate on."""
     tokens: int
-    """Tokens in an epoch."""
+    """Tokens that are packed."""
     trained_tokens: int
     """Of these, tokens that are learnt."""
     bins: int
-    """Packed bins in an epoch."""
+    """Bins that they are packed into."""
     max_length: int
     lengths: list[int]
     """Tokens of each example that is trained on, at most 2,000, evenly spaced in sorted order."""
     notes: dict[str, int]
     """What was done to rows that the chat template could not take as they are -> rows."""
+    share: float = 1.0
+    """The part of all data that this tells of: 1, or less of a stream."""
 
     @property
     def rows(self) -> int:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from .errors import DataError
 
 
@@ -18,6 +20,16 @@ class SourceRow:
     """An object, or the text of a document."""
     unit: str = "row"
     """What `number` counts: `row` or `line`."""
+    size: int = 0
+    """Bytes that it takes in its file, about (`read.size_of` is their sum); 0: not known."""
+
+    @property
+    def content(self) -> bytes:
+        """The value as bytes: the same for the same value."""
+        try:
+            return orjson.dumps(self.value, default=str)
+        except TypeError:  # half of a surrogate pair, or a number of more than 64 bits
+            return repr(self.value).encode(errors="surrogatepass")
 
     @property
     def place(self) -> str:

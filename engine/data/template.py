@@ -96,7 +96,8 @@ class Renderer:
         self.tokenizer = tokenizer
         self.assistant_only = assistant_only
         self.last_only = last_only
-        self._noted: dict[str, set[tuple[str, int]]] = collections.defaultdict(set)
+        self._noted: collections.Counter[str] = collections.Counter()
+        self._noted_of: dict[str, SourceRow] = {}
         added = tokenizer.added_tokens_decoder
         self._special = {
             *tokenizer.all_special_ids,
@@ -191,12 +192,17 @@ class Renderer:
         return Encoded(one.source, ids, trained)
 
     def _note(self, note: str, source: SourceRow) -> None:
-        self._noted[note].add((source.file, source.number))
+        if self._noted_of.get(note) is not source:  # a row's answers come one after the other
+            self._noted_of[note] = source
+            self._noted[note] += 1
 
-    @property
-    def notes(self) -> dict[str, int]:
-        """What was done to rows that the template could not take as they are -> rows."""
-        return {note: len(rows) for note, rows in self._noted.items()}
+    def take_notes(self) -> dict[str, int]:
+        """What was done to rows, since this was last asked, that the template could not take as they
+        are -> rows."""
+        notes = dict(self._noted)
+        self._noted.clear()
+        self._noted_of.clear()
+        return notes
 
     def _fit(self, row: Conversation) -> tuple[list[Message], frozenset[int]]:
         """The messages in a shape that the template takes; each change is noted."""

@@ -5,6 +5,7 @@ and micro-batches, the same initial A, float32 adapters and no autocast, so that
 compared one by one; its attention, norms, padding and loss are its own.
 """
 
+import itertools
 import tempfile
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from evenfall.engine.bench.stack_trainer import float_adapters, in_this_order, labelled_rows
 from evenfall.engine.config import RunConfig
+from evenfall.engine.data.examples import Example
 from evenfall.engine.data.prepare import PreparedData, prepare
 from evenfall.engine.device import compute_dtype, pick_device
 from evenfall.engine.load import add_adapter, compute_in, load_base, load_tokenizer, model_source
@@ -42,8 +44,12 @@ def train_stock(config: RunConfig, steps: int) -> StockTraining:
     model = _model_with_same_adapter(config, device)
     recipe = config.train
     collected: list[torch.Tensor] = []
+    batches = _micro_batches(config, data, steps)
+    rows = [row for batch in batches for row in batch]
+    place = itertools.count()
+    order = [[next(place) for _ in batch] for batch in batches]
 
-    class Collecting(in_this_order(SFTTrainer, _micro_batches(config, data, steps))):
+    class Collecting(in_this_order(SFTTrainer, order)):
         def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
             loss = super().training_step(*args, **kwargs)
             collected.append(loss.detach())
@@ -78,7 +84,7 @@ def train_stock(config: RunConfig, steps: int) -> StockTraining:
         trainer = Collecting(
             model=model,
             args=options,
-            train_dataset=labelled_rows(data.train.examples),
+            train_dataset=labelled_rows(rows),
             processing_class=tokenizer,
         )
         float_adapters(model)
@@ -95,8 +101,8 @@ def _quiet(message: str, fraction: float | None) -> None:
     del message, fraction
 
 
-def _micro_batches(config: RunConfig, data: PreparedData, steps: int) -> list[list[int]]:
-    """Row indices of each micro-batch, in the order in which the loop takes them."""
+def _micro_batches(config: RunConfig, data: PreparedData, steps: int) -> list[list[Example]]:
+    """The rows of each micro-batch, in the order in which the loop takes them."""
     recipe = config.train
     size = recipe.per_device_train_batch_size
     state = LoopState(bins_per_update=size * recipe.gradient_accumulation_steps)
@@ -109,8 +115,7 @@ def _micro_batches(config: RunConfig, data: PreparedData, steps: int) -> list[li
                 "fill it up with micro-batches: take more rows, or fewer updates"
             )
         for start in range(0, len(chosen), size):
-            bins = chosen[start : start + size]
-            batches.append([row for index in bins for row in data.train.bins[index]])
+            batches.append([row for rows in chosen[start : start + size] for row in rows])
         advance(data.train, state, len(chosen))
     return batches
 

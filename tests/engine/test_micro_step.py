@@ -14,7 +14,8 @@ from tiny_layers import DEVICE, LENGTHS, OUR_KERNEL, tiny
 from evenfall.engine import events as ev
 from evenfall.engine import micro_step
 from evenfall.engine.attention import Ways
-from evenfall.engine.data.batch import Example, collate
+from evenfall.engine.data.batch import collate
+from evenfall.engine.data.examples import Example
 from evenfall.engine.fast_layer import fast_states
 from evenfall.engine.loss_head import read_head
 from evenfall.engine.micro_step import Inputs, MicroStep, Shape, fill_up

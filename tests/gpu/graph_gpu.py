@@ -29,8 +29,8 @@ from evenfall.engine.bench.rows import write_rows
 from evenfall.engine.bench.shapes import SHAPES, Shape
 from evenfall.engine.bench.stacks import Clock
 from evenfall.engine.bench.work import StackResult, Work
-from evenfall.engine.data.batch import Example
-from evenfall.engine.data.prepare import Bins
+from evenfall.engine.data.examples import Example, Examples
+from evenfall.engine.data.windows import Bins
 
 SMALL = Shape("small", 512, 1536, 8, 8, 4, 64, 8192, False, 0.0, 4096)
 BINS, BIN_TOKENS = 2, 2048
@@ -122,7 +122,7 @@ def mixed_work(folder: Path, steps: int) -> Work:
             number, room = number + 1, room - length
         bins.append(tuple(own))
     rows, model, adapter = folder / "mixed.safetensors", folder / "small", folder / "small-adapter"
-    write_rows(Bins(tuple(examples), tuple(bins)), rows)
+    write_rows(Bins(Examples.of(examples), tuple(bins)), rows)
     write_model(SMALL, model, torch.device("cuda"), lambda text: None)
     write_adapter(SMALL, 16, model, adapter)
     return Work(

@@ -46,19 +46,19 @@ def test_each_data_set_keeps_its_format_and_its_account(run, chatml, two):
 
 
 def test_a_weight_is_passes_over_a_data_set(run, chatml, two):
-    found = prompts(mixed(run, *two, weights=(2.5, 0.3)).train, chatml)
+    found = prompts(mixed(run, *two, weights=(2.5, 0.3)).train.window(0, 0), chatml)
     of_a = [text for text in found if text.startswith("a")]
     assert len(of_a) == 10 and all(of_a.count(f"a{n}") in (2, 3) for n in range(4))
     of_b = [text for text in found if text.startswith("b")]
     assert len(of_b) == 3 and len(set(of_b)) == 3
-    again = prompts(mixed(run, *two, weights=(2.5, 0.3)).train, chatml)
+    again = prompts(mixed(run, *two, weights=(2.5, 0.3)).train.window(0, 0), chatml)
     assert again == found
-    assert len(prompts(mixed(run, *two, weights=(1, 0.001)).train, chatml)) == 5
+    assert len(prompts(mixed(run, *two, weights=(1, 0.001)).train.window(0, 0), chatml)) == 5
 
 
 def test_a_row_that_is_taken_twice_is_never_also_held_out(run, chatml, two):
     prepared = mixed(run, *two, weights=(3, 2), eval_fraction=0.3)
-    train = set(prompts(prepared.train, chatml))
+    train = set(prompts(prepared.train.window(0, 0), chatml))
     held = prompts(prepared.evaluation, chatml)
     assert len(held) == len(set(held)) == 4 and not train & set(held)
     report = prepared.report
@@ -101,7 +101,7 @@ def test_columns_under_other_names(run, chatml, tmp_path):
         write(tmp_path / "a.jsonl", rows), columns={"prompt": "frage", "completion": "antwort"}
     )
     assert prepared.report.format == "prompt_completion"
-    (one,) = prepared.train.examples
+    (one,) = prepared.train.window(0, 0).examples
     assert "user\nq<" in chatml.decode(one.ids)
     assert prepared.shown[0].value == rows[0]  # as it stands in the file
 
@@ -134,8 +134,8 @@ CHAT = {
 
 def test_the_last_answer_alone_is_learnt(run, chatml, tmp_path):
     path = write(tmp_path / "a.jsonl", [CHAT])
-    (every,) = run(path).train.examples
-    (last,) = run(path, assistant_turns="last").train.examples
+    (every,) = run(path).train.window(0, 0).examples
+    (last,) = run(path, assistant_turns="last").train.window(0, 0).examples
     assert chatml.decode(every.ids[every.trained]) == "a1<|im_end|>\na2<|im_end|>\n"
     assert chatml.decode(last.ids[last.trained]) == "a2<|im_end|>\n"
     assert list(every.ids) == list(last.ids)
@@ -144,6 +144,6 @@ def test_the_last_answer_alone_is_learnt(run, chatml, tmp_path):
 def test_system_messages_are_left_out(run, chatml, tmp_path):
     row = {**CHAT, "messages": [*CHAT["messages"][:2], {**CHAT["messages"][2], "weight": 0},
                                 *CHAT["messages"][3:]]}  # fmt: skip
-    (one,) = run(write(tmp_path / "a.jsonl", [row]), drop_system=True).train.examples
+    (one,) = run(write(tmp_path / "a.jsonl", [row]), drop_system=True).train.window(0, 0).examples
     assert "kind" not in chatml.decode(one.ids)
     assert chatml.decode(one.ids[one.trained]) == "a2<|im_end|>\n"

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from evenfall.engine.data.block import CUT_AWAY, TOO_LONG
 from evenfall.engine.data.errors import DataError
-from evenfall.engine.data.prepare import CUT_AWAY, TOO_LONG, Bins
+from evenfall.engine.data.examples import Examples
+from evenfall.engine.data.windows import Bins
 
 
 def write(path, rows):
@@ -29,7 +31,7 @@ def test_counts_of_a_small_file(run, chatml, tmp_path):
     rows = [*pairs(3), {"prompt": "q", "completion": ""}]
     prepared = run(write(tmp_path / "a.jsonl", rows), max_length=64)
     # 21 tokens of prompt (q and a digit), 5 of the answer, 2 of the end of turn
-    assert [len(one) for one in prepared.train.examples] == [28] * 3
+    assert [len(one) for one in prepared.train.window(0, 0).examples] == [28] * 3
     report = prepared.report
     assert (report.format, report.rows, report.kept, report.eval_rows) == (
         "prompt_completion",
@@ -40,10 +42,10 @@ def test_counts_of_a_small_file(run, chatml, tmp_path):
     assert report.dropped == {"empty answer": 1}
     assert (report.tokens, report.trained_tokens, report.bins) == (84, 21, 2)
     assert report.lengths == [28] * 3
-    assert prepared.train.bins == ((0, 1), (2,))
+    assert prepared.train.window(0, 0).bins == ((0, 1), (2,))
     assert prepared.evaluation is None
-    assert [one.number for one in prepared.train.examples] == [1, 2, 3]
-    batch = prepared.train.batch([1, 0])
+    assert [one.number for one in prepared.train.window(0, 0).examples] == [1, 2, 3]
+    batch = prepared.train.window(0, 0).batch([1, 0])
     assert batch.lengths == (28, 28, 28)
     assert chatml.decode(batch.labels[:5]) == "00002"
 
@@ -54,8 +56,8 @@ def test_over_long_rows_are_cut_or_dropped_and_counted(run, chatml, tmp_path):
     cut = run(path, max_length=40)
     assert cut.report.cut == 1
     assert cut.report.dropped == {CUT_AWAY: 1}
-    assert [len(one) for one in cut.train.examples] == [28, 40]
-    last = cut.train.examples[1]
+    assert [len(one) for one in cut.train.window(0, 0).examples] == [28, 40]
+    last = cut.train.window(0, 0).examples[1]
     assert chatml.decode(last.ids[last.trained]) == "0" * 19
     dropped = run(path, max_length=40, over_long="drop")
     assert dropped.report.cut == 0
@@ -68,7 +70,7 @@ def test_a_document_becomes_pieces_in_which_every_token_is_learnt_once(run, chat
     (tmp_path / "a.txt").write_text(text)
     for over_long in ("cut", "drop"):
         prepared = run(tmp_path / "a.txt", max_length=10, over_long=over_long)
-        examples = prepared.train.examples
+        examples = prepared.train.window(0, 0).examples
         assert max(len(one) for one in examples) == 10
         learnt = "".join(chatml.decode(one.ids[one.trained]) for one in examples)
         assert learnt == text[1:] + "<|im_end|>"
@@ -80,7 +82,7 @@ def test_a_document_becomes_pieces_in_which_every_token_is_learnt_once(run, chat
 def test_held_out_rows_are_never_trained_on(run, chatml, tmp_path):
     path = write(tmp_path / "a.jsonl", pairs(40))
     prepared = run(path, eval_fraction=0.1)
-    kept, held = answers(prepared.train, chatml), answers(prepared.evaluation, chatml)
+    kept, held = answers(prepared.train.window(0, 0), chatml), answers(prepared.evaluation, chatml)
     assert (len(kept), len(held)) == (36, 4)
     assert sorted(kept + held) == [f"{n:05}" for n in range(40)]
     again = run(path, eval_fraction=0.1)
@@ -93,7 +95,7 @@ def test_an_evaluation_file_of_its_own(run, chatml, tmp_path):
     path = write(tmp_path / "a.jsonl", pairs(3))
     other = write(tmp_path / "b.jsonl", [{"text": "something else"}])
     prepared = run(path, eval_path=str(other))
-    assert len(prepared.train.examples) == 3
+    assert len(prepared.train.window(0, 0).examples) == 3
     (held,) = prepared.evaluation.examples
     assert chatml.decode(held.ids) == "something else<|im_end|>"
     assert prepared.report.eval_rows == 1
@@ -101,7 +103,7 @@ def test_an_evaluation_file_of_its_own(run, chatml, tmp_path):
 
 def test_only_the_first_rows(run, chatml, tmp_path):
     path = write(tmp_path / "a.jsonl", [*pairs(3), {"broken": 1}])
-    assert answers(run(path, max_rows=2).train, chatml) == ["00000", "00001"]
+    assert answers(run(path, max_rows=2).train.window(0, 0), chatml) == ["00000", "00001"]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,7 @@ def test_errors_say_what_to_do(run, tmp_path, rows, settings, message):
 
 
 def test_the_order_of_an_epoch_never_changes():
-    bins = Bins((), tuple((n,) for n in range(10)))
+    bins = Bins(Examples.of([]), tuple((n,) for n in range(10)))
     assert bins.order(0, 42, True) == [4, 8, 1, 9, 3, 6, 0, 7, 2, 5]
     assert bins.order(1, 42, True) == [1, 2, 8, 5, 3, 9, 6, 0, 4, 7]
     assert bins.order(1, 42, False) == list(range(10))
@@ -190,5 +192,5 @@ def test_any_file_is_read_to_the_last_row_or_refused_with_a_place(run, data):
     if cut == len(content) and path.suffix != ".txt":
         assert report.rows == len(rows)
     assert report.trained_tokens > 0
-    assert all(0 < len(example) <= 32 for example in prepared.train.examples)
-    assert all(example.trained.any() for example in prepared.train.examples)
+    assert all(0 < len(example) <= 32 for example in prepared.train.window(0, 0).examples)
+    assert all(example.trained.any() for example in prepared.train.window(0, 0).examples)

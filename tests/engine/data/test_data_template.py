@@ -64,7 +64,7 @@ def test_answers_with_their_end_of_turn_are_learnt_and_nothing_else(make_tokeniz
             " 🎈 Yes<|im_end|>\nNo.\n<|im_end|>\n",
         )
     ]
-    assert renderer.notes == {}
+    assert renderer.take_notes() == {}
 
 
 def test_the_mask_token_by_token(chatml):
@@ -130,7 +130,7 @@ def test_eos_is_added_where_a_template_never_ends_an_answer(make_tokenizer):
     )
     assert text == "user:\nHi é\nassistant:\nNo.\n\n<|endoftext|>"
     assert learnt == "No.\n\n<|endoftext|>"
-    assert renderer.notes == {t.EOS_ADDED: 1}
+    assert renderer.take_notes() == {t.EOS_ADDED: 1}
 
 
 # As Qwen3's: only the last answer keeps its reasoning.
@@ -151,7 +151,7 @@ def test_a_template_that_rewrites_earlier_turns_gives_an_example_for_each_answer
     first, second = "<think>x</think>a1<|im_end|>\n", "<think>y</think>a2<|im_end|>\n"
     between = "a1<|im_end|>\n<|im_start|>user\nq2<|im_end|>\n<|im_start|>assistant\n"
     assert texts == [(head + first, first), (head + between + second, second)]
-    assert renderer.notes == {t.TURNS_SPLIT: 1}
+    assert renderer.take_notes() == {t.TURNS_SPLIT: 1}
 
 
 def test_a_token_that_closes_the_whole_conversation_splits_nothing(make_tokenizer):
@@ -166,7 +166,7 @@ def test_an_answer_that_does_not_go_on_from_the_generation_prompt(make_tokenizer
     thinks = thinks.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] }}")
     texts, renderer = encode(make_tokenizer(thinks), {"messages": [U1, A2]})
     assert texts[0][1] == "No.\n<|im_end|>\n"
-    assert renderer.notes == {t.PROMPT_DIFFERS: 1}
+    assert renderer.take_notes() == {t.PROMPT_DIFFERS: 1}
 
 
 def test_system_text_is_folded_where_the_template_refuses_or_ignores_it(make_tokenizer):
@@ -182,8 +182,8 @@ def test_system_text_is_folded_where_the_template_refuses_or_ignores_it(make_tok
         ((text, learnt),), renderer = encode(make_tokenizer(template), value)
         assert text.startswith("<|im_start|>user\nBe brief.\n\nHi é<|im_end|>")
         assert learnt == "No.\n<|im_end|>\n"
-        assert renderer.notes == {t.SYSTEM_FOLDED: 1}
-    assert encode(make_tokenizer(), value)[1].notes == {}
+        assert renderer.take_notes() == {t.SYSTEM_FOLDED: 1}
+    assert encode(make_tokenizer(), value)[1].take_notes() == {}
 
 
 TOOLS = (
@@ -211,14 +211,14 @@ def test_tool_calls_reach_the_template_as_it_wants_them(make_tokenizer, argument
     ((text, learnt),), renderer = encode(make_tokenizer(template), CALLS)
     assert '"name": "look"' in text.split("<|im_end|>")[0]
     assert learnt.replace(" ", "") == '<call>look{"at":"x"}</call><|im_end|>\na<|im_end|>\n'
-    assert renderer.notes == {}
+    assert renderer.take_notes() == {}
 
 
 def test_tools_that_a_template_would_lose_in_silence(make_tokenizer):
     ((text, learnt),), renderer = encode(make_tokenizer(), CALLS)
     assert learnt == '{"name":"look","arguments":{"at":"x"}}<|im_end|>\na<|im_end|>\n'
     assert "<|im_start|>tool\nseen<|im_end|>" in text
-    assert renderer.notes == {t.TOOLS_LEFT_OUT: 1, t.CALLS_AS_TEXT: 1}
+    assert renderer.take_notes() == {t.TOOLS_LEFT_OUT: 1, t.CALLS_AS_TEXT: 1}
     deaf = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'tool' %}")
     with pytest.raises(DataError, match=r"f\.json: row 7: holds tool results"):
         encode(make_tokenizer(deaf), CALLS)

@@ -1,0 +1,55 @@
+"""Rows in slices of a size: what is tokenised at once, kept in the cache as one file, and held in memory.
+
+Where a slice ends depends on the rows alone, so the same file always falls into the same slices.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..config import DatasetConfig
+from .read import read_rows
+from .row import SourceRow
+
+SLICE_BYTES = 4_000_000
+"""A second or two of tokenising; about a million tokens."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows that follow each other."""
+
+    rows: tuple[SourceRow, ...]
+    size: int
+    """Bytes that the rows take in their files."""
+    digest: bytes
+    """A hash of the rows and their places, the files' names apart."""
+
+    @property
+    def files(self) -> list[str]:
+        """The files that the rows are of, in order."""
+        return list(dict.fromkeys(row.file for row in self.rows))
+
+
+def slices_of(source: DatasetConfig, size: int = SLICE_BYTES) -> Iterator[Slice]:
+    """The rows of a data set in slices of at least `size` bytes; the last takes what is
+    left.
+
+    Raises:
+        DataError: as `read_rows`.
+    """
+    rows: list[SourceRow] = []
+    held, digest = 0, hashlib.blake2b(digest_size=20)
+    for row in itertools.islice(read_rows(source), source.max_rows):
+        content = row.content
+        changed = bool(rows) and row.file != rows[-1].file
+        digest.update(f"\0{changed}\0{row.number}\0{len(content)}\0".encode())
+        digest.update(content)
+        rows.append(row)
+        held += row.size or len(content)
+        if held >= size:
+            yield Slice(tuple(rows), held, digest.digest())
+            rows, held, digest = [], 0, hashlib.blake2b(digest_size=20)
+    if rows:
+        yield Slice(tuple(rows), held, digest.digest())
