@@ -17,8 +17,9 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from transformers.generation.streamers import BaseStreamer
 
 from .device import describe_device, pick_device
-from .load import Report, load_adapter, load_base, load_tokenizer
+from .load import Report, load_adapter, load_base
 from .runs import RunDirectory, RunError
+from .tokenizer import load_tokenizer
 
 Message = dict[str, str]
 

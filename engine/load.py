@@ -17,21 +17,15 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
-from ..presets.load import demo_folder
 from . import attention
-from .config import AdapterConfig, ModelConfig, RunConfig
-from .data.chat_template import read_chat_template
+from .config import AdapterConfig, ModelConfig
 from .device import compute_dtype
+from .tokenizer import LoadError, model_source, readable_errors
 
 Report = Callable[[str, float | None], None]
-
-
-class LoadError(RuntimeError):
-    """A model that cannot be loaded; the message says which and the fix."""
 
 
 @dataclass
@@ -49,53 +43,6 @@ class LoadedModel:
     parameters: int
     weights_gb: float
     seconds: float
-
-
-def model_source(config: ModelConfig) -> str:
-    """Where transformers finds the model: a folder, or the hub id itself.
-
-    Raises:
-        LoadError: a local path without config.json or without safetensors.
-    """
-    name = config.name_or_path
-    if name == "demo":
-        return str(demo_folder() / "model")
-    folder = Path(name).expanduser()
-    if not folder.exists():
-        if name.startswith(("/", ".", "~")) or name.count("/") > 1:
-            raise LoadError(f"model.name_or_path: {name} does not exist")
-        return name
-    if not (folder / "config.json").is_file():
-        raise LoadError(f"model.name_or_path: {name} holds no config.json: not a model folder")
-    if not any(folder.glob("*.safetensors")):
-        raise LoadError(
-            f"model.name_or_path: {name} holds no *.safetensors. Evenfall reads no pickle files "
-            "(.bin, .pt): convert them with transformers' save_pretrained first"
-        )
-    return str(folder)
-
-
-def load_tokenizer(run: RunConfig) -> Any:
-    """The model's fast tokenizer, with the chat template that the run uses.
-
-    Raises:
-        LoadError: not found, no network, gated, or only a slow tokenizer exists.
-        DataError: `data.chat_template` cannot be read.
-    """
-    config = run.model
-    with _readable_errors(config.name_or_path):
-        tokenizer = AutoTokenizer.from_pretrained(
-            model_source(config),
-            revision=config.revision,
-            trust_remote_code=config.trust_remote_code,
-        )
-    if not tokenizer.is_fast:
-        raise LoadError(
-            f"{config.name_or_path}: has no fast tokenizer (tokenizer.json), which exact masks need"
-        )
-    if run.data.chat_template is not None:
-        tokenizer.chat_template = read_chat_template(run.data.chat_template)
-    return tokenizer
 
 
 def load_base(
@@ -116,7 +63,7 @@ def load_base(
     source = model_source(config)
     dtype = compute_dtype(config.dtype, device)
     report("reading the model's configuration", None)
-    with _readable_errors(config.name_or_path):
+    with readable_errors(config.name_or_path):
         arch = AutoConfig.from_pretrained(
             source, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
@@ -135,7 +82,7 @@ def load_base(
     if packed:
         options["attn_implementation"] = attention.NAME
     report(f"loading {config.name_or_path}", None)
-    with _readable_errors(config.name_or_path):
+    with readable_errors(config.name_or_path):
         model = AutoModelForCausalLM.from_pretrained(
             source,
             revision=config.revision,
@@ -312,30 +259,3 @@ def quiet_libraries() -> None:
 
 def _is_linear(module: torch.nn.Module) -> bool:
     return isinstance(module, torch.nn.Linear)
-
-
-@contextlib.contextmanager
-def _readable_errors(name: str):
-    """Turn the hub's and transformers' errors into one that says what to do."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        text = str(error)
-        low = text.lower()
-        if isinstance(error, SafetensorError):
-            fix = "a weight file is damaged or not whole: fetch it again"
-        elif "gated" in low or "401" in low or "403" in low:
-            fix = "accept its licence on its hub page, then `hf auth login` (or set HF_TOKEN)"
-        elif "trust_remote_code" in low:
-            fix = "it brings its own Python code: read it, then set model.trust_remote_code=true"
-        elif "safetensors" in low:
-            fix = "it has no safetensors weights; Evenfall reads no pickle files"
-        elif "connect" in low or "offline" in low or "resolve" in low or "couldn't" in low:
-            fix = "no such folder here, and the hub cannot be reached or has no such model"
-        elif "does not recognize this architecture" in low or "model type" in low:
-            fix = "this transformers does not know the architecture: upgrade transformers"
-        else:
-            fix = "see the message"
-        raise LoadError(f"{name}: cannot be loaded: {fix}\n{text}") from error

@@ -28,7 +28,6 @@ from .load import (
     LoadedModel,
     add_adapter,
     load_base,
-    load_tokenizer,
     trainable_parameters,
 )
 from .loss_head import read_head
@@ -41,6 +40,7 @@ from .patch_matmuls import patch_matmuls
 from .runs import RunDirectory
 from .session import Control
 from .state import LoopState, OutOfMemoryEnd, Run
+from .tokenizer import load_tokenizer
 from .train import train
 from .updates import micro_batches, total_steps
 

@@ -33,7 +33,8 @@ def run(work: Work, clock: Clock, folder: Path) -> StackResult:
     from safetensors.torch import load_file
 
     from ..device import describe_device, pick_device
-    from ..load import load_base, load_tokenizer
+    from ..load import load_base
+    from ..tokenizer import load_tokenizer
     from ..train import train
     from ..worker import build_run
     from .profile import measure_matmul

@@ -4,12 +4,13 @@ Where a data set is worth it, each of a few threads holds a process that renders
 (`row_process.py`), while the caller takes the blocks in order. Small data sets are done by the caller itself, before a process would have started.
 """
 
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock, local
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from .block import Block, Recipe, make_block
 from .cache import BlockCache, cache_folder
@@ -25,6 +26,15 @@ WORTH_A_PROCESS = 8_000_000
 WORTH_KEEPING = 4_000_000
 """Bytes of rows whose tokens are kept on disk."""
 _MOST_PROCESSES = 8
+
+
+class _Begun(NamedTuple):
+    """A block that is being made: there, or here when it is its turn."""
+
+    part: Slice
+    recipe: Recipe
+    key: str
+    future: Future[Block] | None
 
 
 class Ahead:
@@ -71,6 +81,14 @@ class Ahead:
                 process.end()
             self._running.clear()
 
+    def block(self, part: Slice, recipe: Recipe) -> Block:
+        """The block of one slice, made here and now: a process would still have to start.
+
+        Raises:
+            DataError: as `make_block`.
+        """
+        return self._finished(self._begun(part, recipe, here=True), 0, lambda rows: None)
+
     def blocks(
         self, slices: Iterable[Slice], recipe: Recipe, name: str, at: Callable[[int], float | None]
     ) -> Generator[Block]:
@@ -83,58 +101,61 @@ class Ahead:
         Raises:
             DataError: as `make_block`, when it is the block's turn.
         """
-        waiting: deque[Callable[[int], Block]] = deque()
+        waiting: deque[_Begun] = deque()
         done = 0
-
-        def taken() -> Block:
-            nonlocal done
-            block = waiting.popleft()(done)
-            done += block.account.rows
-            return block
 
         def tell(rows: int) -> None:
             self._report(f"rendering {name}: {rows:,} rows", at(rows))
 
-        for part in slices:
-            waiting.append(self._begun(part, recipe, tell))
-            if len(waiting) > 2 * self.processes:
-                yield taken()
-        while waiting:
-            yield taken()
+        try:
+            for part in itertools.chain(slices, itertools.repeat(None)):
+                if part is not None:
+                    waiting.append(self._begun(part, recipe))
+                    if len(waiting) <= 2 * self.processes:
+                        continue
+                if not waiting:
+                    return
+                block = self._finished(waiting.popleft(), done, tell)
+                done += block.account.rows
+                yield block
+        finally:
+            for begun in waiting:
+                if begun.future is not None:
+                    begun.future.cancel()
 
-    def _begun(
-        self, part: Slice, recipe: Recipe, tell: Callable[[int], None]
-    ) -> Callable[[int], Block]:
-        """Begin a block; what is returned waits for it, given the rows done before."""
+    def _begun(self, part: Slice, recipe: Recipe, here: bool = False) -> "_Begun":
         key = self._cache.key(part, recipe) if self._cache else ""
-        if self._cache and (found := self._cache.load(key, part)) is not None:
-            return lambda done: found
+        if self._threads is None or here or (self._cache and self._cache.has(key)):
+            return _Begun(part, recipe, key, None)
+        return _Begun(part, recipe, key, self._threads.submit(self._made_there, part, recipe, key))
 
-        def kept(block: Block) -> Block:
-            if self._cache:
-                self._cache.save(key, part, block)
-            return block
-
-        if self._threads is None:
-            return lambda done: kept(
-                make_block(
-                    part.rows, recipe, self._renderer(recipe), lambda more: tell(done + more)
-                )
+    def _finished(self, begun: "_Begun", done: int, tell: Callable[[int], None]) -> Block:
+        part, recipe, key, future = begun
+        if future is None:
+            found = self._cache.load(key, part) if self._cache else None
+            if found is not None:
+                return found
+            block = make_block(
+                part.rows, recipe, self._renderer(recipe), lambda more: tell(done + more)
             )
-        future = self._threads.submit(lambda: kept(self._made_there(part, recipe)))
+            return self._kept(key, part, block)
+        while True:
+            tell(done)
+            try:
+                return future.result(0.25)
+            except TimeoutError:
+                if future.done():
+                    raise
 
-        def wait(done: int) -> Block:
-            while True:
-                tell(done)
-                try:
-                    return future.result(0.25)
-                except TimeoutError:
-                    if future.done():
-                        raise
+    def _kept(self, key: str, part: Slice, block: Block) -> Block:
+        if self._cache:
+            self._cache.save(key, part, block)
+        return block
 
-        return wait
+    def _made_there(self, part: Slice, recipe: Recipe, key: str) -> Block:
+        return self._kept(key, part, self._made_by_process(part, recipe))
 
-    def _made_there(self, part: Slice, recipe: Recipe) -> Block:
+    def _made_by_process(self, part: Slice, recipe: Recipe) -> Block:
         process: RowProcess | None = getattr(self._own, "process", None)
         try:
             if process is None:

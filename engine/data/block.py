@@ -26,7 +26,7 @@ from .template import Encoded, Renderer
 CUT_AWAY = "answer cut away by data.max_length"
 TOO_LONG = "longer than data.max_length"
 NOTHING_LEARNT = "nothing to learn after rendering"
-_CHUNK = 256  # rows rendered and tokenised between two reports
+_CHUNK = 64  # rows rendered and tokenised at once: what the tokenizer tells of each takes memory
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,10 @@ class BlockCache:
         digest.update(repr(recipe).encode() + part.digest)
         return digest.hexdigest()
 
+    def has(self, key: str) -> bool:
+        """Whether there is a block under a key; it may still turn out to be damaged."""
+        return self._file(key).is_file()
+
     def load(self, key: str, part: Slice) -> Block | None:
         """The block of these rows, if it is there and whole."""
         file = self._file(key)

@@ -251,7 +251,7 @@ def _streamed(
         return ahead.blocks(slices, source.recipe, source.config.path, lambda rows: None)
 
     report("rendering the first rows", None)
-    begin = [next(blocks(source, iter([source.first]))) for source in sources]
+    begin = [ahead.block(source.first, source.recipe) for source in sources]
     for source, block in zip(sources, begin, strict=True):
         if not len(block.examples):
             raise DataError(_nothing_left(source.config.path, block.account, data))

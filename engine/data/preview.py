@@ -65,7 +65,7 @@ def build_preview(config: RunConfig, job: Job[Any]) -> DataPreview:
         LoadError: the model has no tokenizer.
     """
     job.report("loading the tokenizer")
-    from ..load import load_tokenizer
+    from ..tokenizer import load_tokenizer
     from .prepare import prepare
 
     tokenizer = load_tokenizer(config)

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "false",  # there are as many processes as cores
+    "MALLOC_ARENA_MAX": "1",  # memory that is freed goes back
+    "CUDA_VISIBLE_DEVICES": "",  # the GPU is the training's
+}
+
+
 class RowProcess:
     """The parent's end of one such process."""
 
@@ -35,8 +42,7 @@ class RowProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            # One thread each: there are as many processes as cores. No GPU: it is the training's.
-            env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""},
+            env={**os.environ, **_ENVIRONMENT},
             start_new_session=True,  # Ctrl-C is for the parent
         )
         assert self._process.stdin is not None and self._process.stdout is not None

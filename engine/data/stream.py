@@ -21,17 +21,15 @@ from .windows import Bins
 Rounds = Callable[[int], Generator[Examples]]
 """Given a number of rounds to leave out, the rows of each that follows."""
 
-_LARGEST = 8
-_HELD = 4
+_LARGEST = 4
+_HELD = 3
 
 
 def rounds_of(window: int) -> range:
-    """The rounds that a window takes: 1, 1, 2, 4, 8, 8, ... of them."""
-    if window == 0:
-        return range(1)
-    if window < 4:
-        return range(2 ** (window - 1), 2**window)
-    return range(_LARGEST * (window - 3), _LARGEST * (window - 2))
+    """The rounds that a window takes: 1, 1, 2, 4, 4, 4, ... of them."""
+    if window < 3:
+        return range((0, 1, 2)[window], (1, 2, 4)[window])
+    return range(_LARGEST * (window - 2), _LARGEST * (window - 1))
 
 
 class Stream:

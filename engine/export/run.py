@@ -19,8 +19,9 @@ from transformers import AutoModelForCausalLM
 
 from ..chat import adapter_folder
 from ..config import ExportConfig, ModelConfig, RunConfig
-from ..load import load_adapter, load_base, load_tokenizer
+from ..load import load_adapter, load_base
 from ..runs import RunDirectory, atomic_folder
+from ..tokenizer import load_tokenizer
 
 Report = Callable[[str, float | None], None]
 

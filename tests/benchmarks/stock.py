@@ -20,8 +20,9 @@ from evenfall.engine.config import RunConfig
 from evenfall.engine.data.examples import Example
 from evenfall.engine.data.prepare import PreparedData, prepare
 from evenfall.engine.device import compute_dtype, pick_device
-from evenfall.engine.load import add_adapter, compute_in, load_base, load_tokenizer, model_source
+from evenfall.engine.load import add_adapter, compute_in, load_base
 from evenfall.engine.state import LoopState
+from evenfall.engine.tokenizer import load_tokenizer, model_source
 from evenfall.engine.updates import advance, next_update
 
 

@@ -14,15 +14,14 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausa
 from evenfall.engine import events as ev
 from evenfall.engine.config import AdapterConfig, ModelConfig, RunConfig
 from evenfall.engine.load import (
-    LoadError,
     add_adapter,
     count_parameters,
     load_base,
-    load_tokenizer,
     trainable_parameters,
 )
 from evenfall.engine.runs import create_run
 from evenfall.engine.session import Session
+from evenfall.engine.tokenizer import LoadError, load_tokenizer
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ from evenfall.engine.data.errors import DataError
 from evenfall.engine.data.formats import Conversation, detect, normalise
 from evenfall.engine.data.row import SourceRow
 from evenfall.engine.data.template import Renderer
-from evenfall.engine.load import load_tokenizer
+from evenfall.engine.tokenizer import load_tokenizer
 from evenfall.presets.load import chat_template_names, demo_folder
 
 SYSTEM = {"role": "system", "content": "S"}

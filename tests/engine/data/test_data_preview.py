@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from evenfall.engine import load
+from evenfall.engine import tokenizer as tokenizer_module
 from evenfall.engine.config import RunConfig
 from evenfall.engine.data.preview import TokenRun, build_preview
 from evenfall.engine.jobs import Job
 
 
 def preview(path, tokenizer, monkeypatch, **data):
-    monkeypatch.setattr(load, "load_tokenizer", lambda config: tokenizer)
+    monkeypatch.setattr(tokenizer_module, "load_tokenizer", lambda config: tokenizer)
     config = RunConfig.model_validate({"data": {"path": str(path), **data}})
     job = Job(lambda job: build_preview(config, job))
     assert job.wait(60)
