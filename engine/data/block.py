@@ -20,6 +20,8 @@ from ..config import DataConfig, DataFormat, DatasetConfig
 from .columns import renamed
 from .examples import Example, Examples
 from .formats import Conversation, Document, Dropped, normalise
+from .places import Places
+from .problems import CUT
 from .row import SourceRow
 from .template import Encoded, Renderer
 
@@ -62,17 +64,17 @@ class Account:
     """What became of rows. `rows` = rows with examples + `dropped`."""
 
     rows: int = 0
-    cut: int = 0
-    """Rows whose end was cut at max_length."""
-    dropped: Counter[str] = field(default_factory=Counter)
-    """Reason -> rows."""
+    dropped: Places = field(default_factory=Places)
+    """By reason."""
+    found: Places = field(default_factory=Places)
+    """Rows that are kept, by what is odd about them (`problems.py`)."""
     notes: Counter[str] = field(default_factory=Counter)
     """What was done to rows that the template could not take as they are -> rows."""
 
     def add(self, other: "Account") -> None:
         self.rows += other.rows
-        self.cut += other.cut
-        self.dropped.update(other.dropped)
+        self.dropped.add(other.dropped)
+        self.found.add(other.found)
         self.notes.update(other.notes)
 
 
@@ -106,7 +108,7 @@ def make_block(
         for row in rows[start : start + _CHUNK]:
             one = normalise(renamed(row, columns), recipe.format, drop_system=recipe.drop_system)
             if isinstance(one, Dropped):
-                account.dropped[one.reason] += 1
+                account.dropped.note(one.reason, row)
                 continue
             one = replace(one, source=row)
             made = renderer.render(one)
@@ -130,17 +132,17 @@ def _fit_length(
     if isinstance(normal, Document):
         pieces = [piece for one in encoded for piece in _pieces(one, longest)]
         if not pieces:
-            account.dropped[NOTHING_LEARNT] += 1
+            account.dropped.note(NOTHING_LEARNT, normal.source)
         return pieces
     long = any(len(one.ids) > longest for one in encoded)
     if long and recipe.over_long == "drop":
-        account.dropped[TOO_LONG] += 1
+        account.dropped.note(TOO_LONG, normal.source)
         return []
     examples = [_example(one, 0, longest) for one in encoded if one.trained[:longest].any()]
     if not examples:
-        account.dropped[CUT_AWAY if long else NOTHING_LEARNT] += 1
+        account.dropped.note(CUT_AWAY if long else NOTHING_LEARNT, normal.source)
     elif long:
-        account.cut += 1
+        account.found.note(CUT, normal.source)
     return examples
 
 

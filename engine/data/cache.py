@@ -14,10 +14,9 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -26,6 +25,7 @@ from safetensors.numpy import save_file
 
 from .block import Account, Block, Recipe
 from .examples import Examples
+from .places import Places
 from .slices import Slice
 
 if TYPE_CHECKING:
@@ -73,10 +73,15 @@ class BlockCache:
         except (OSError, SafetensorError, KeyError, orjson.JSONDecodeError):
             return None
         names = part.files
+
+        def places(told: Any) -> Places:
+            first = {kind: [(names[file], n) for file, n in rows] for kind, rows in told[1].items()}
+            return Places(Counter(told[0]), first)
+
         return Block(
             Examples(files=tuple(names[place] for place in told["files"]), **columns),
             Account(
-                account["rows"], account["cut"], Counter(account["dropped"]),
+                account["rows"], places(account["dropped"]), places(account["found"]),
                 Counter(account["notes"]),
             ),
         )  # fmt: skip
@@ -86,7 +91,26 @@ class BlockCache:
         file = self._file(key)
         names = part.files
         files = [names.index(name) for name in block.examples.files]  # it may be renamed meanwhile
-        told = orjson.dumps({"files": files, "account": asdict(block.account)}).decode()
+        account = block.account
+
+        def numbered(places: Places) -> Any:
+            first = {
+                kind: [(names.index(file), n) for file, n in rows]
+                for kind, rows in places.first.items()
+            }
+            return places.counts, first
+
+        told = orjson.dumps(
+            {
+                "files": files,
+                "account": {
+                    "rows": account.rows,
+                    "dropped": numbered(account.dropped),
+                    "found": numbered(account.found),
+                    "notes": account.notes,
+                },
+            }
+        ).decode()
         arrays = {name: np.ascontiguousarray(getattr(block.examples, name)) for name in _COLUMNS}
         own = file.with_name(f".{file.name}.{os.getpid()}")
         with contextlib.suppress(OSError, SafetensorError):

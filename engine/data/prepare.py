@@ -25,6 +25,7 @@ from .block import CUT_AWAY, TOO_LONG, Account, Block, Recipe
 from .errors import DataError
 from .examples import Examples
 from .formats import Detection, detect
+from .problems import CUT
 from .read import size_of
 from .report import DataReport, SourceReport
 from .row import SourceRow
@@ -341,8 +342,8 @@ def _report_of(
                 rows=account.rows,
                 kept=kept[place],
                 held_out=held[place],
-                dropped=dict(account.dropped.most_common()),
-                cut=account.cut,
+                dropped=dict(account.dropped.ranked()),
+                cut=account.found.counts[CUT],
                 weight=source.config.weight,
             )
             for place, (source, account) in enumerate(zip(sources, accounts, strict=True))
@@ -371,8 +372,8 @@ def _evenly(values: list[int], most: int) -> list[int]:
 
 
 def _nothing_left(path: str, account: Account, data: DataConfig) -> str:
-    reasons = ", ".join(f"{rows} x {reason}" for reason, rows in account.dropped.most_common())
+    reasons = ", ".join(f"{rows} x {reason}" for reason, rows in account.dropped.ranked().items())
     text = f"{path}: nothing is left to learn of {account.rows} rows: {reasons}"
-    if account.dropped.keys() & {CUT_AWAY, TOO_LONG}:
+    if account.dropped.counts.keys() & {CUT_AWAY, TOO_LONG}:
         text += f"; raise data.max_length (now {data.max_length})"
     return text
