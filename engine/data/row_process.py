@@ -9,6 +9,7 @@ What goes through the pipes is pickled by one process of ours for another.
 Light: no torch, so that a process takes as little memory as it can.
 """
 
+import contextlib
 import os
 import pickle
 import struct
@@ -65,7 +66,8 @@ class RowProcess:
     def end(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._to.close()
+        with contextlib.suppress(OSError):  # what was not taken any more
+            self._to.close()
         self._from.close()
 
 

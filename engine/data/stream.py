@@ -82,7 +82,7 @@ class Stream:
     def lengths(self) -> np.ndarray:
         with self._changed:
             held = [bins.examples.lengths for bins in self._held.values() if bins is not None]
-        return np.concatenate(held)
+        return np.concatenate([np.zeros(0, np.int64), *held])
 
     def close(self) -> None:
         with self._changed:
