@@ -57,7 +57,7 @@ LIBRARIES = (
     Library("bitsandbytes", "0.50"),
     Library("datasets", "4.8"),
     Library("textual", "8.2"),
-    Library("trl", "1.15", optional=True),
+    Library("trl", "1.15"),
 )
 
 NF4_ERROR = 0.12

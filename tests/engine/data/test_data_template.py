@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from evenfall.engine.data import template as t
+from evenfall.engine.data import template_fit as fit
 from evenfall.engine.data.errors import DataError
 from evenfall.engine.data.formats import Conversation, Document, detect, normalise
 from evenfall.engine.data.row import SourceRow
@@ -133,6 +134,58 @@ def test_eos_is_added_where_a_template_never_ends_an_answer(make_tokenizer):
     assert renderer.take_notes() == {t.EOS_ADDED: 1}
 
 
+# Reasoning and content are marked apart, an answer without either not at all; `<tool>` is not learnt.
+IN_PARTS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role != 'assistant' %}{{ m.content }}"
+    "{% else %}{% if m.thinking %}{% generation %}{{ m.thinking }}{% endgeneration %}<tool>{% endif %}"
+    "{% if m.content != 'No.\n' %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}"
+    "{% endif %}{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_spans_of_a_turn_are_told_by_rendering_and_not_by_their_number(make_tokenizer):
+    tokenizer = make_tokenizer(IN_PARTS, special=["<tool>"])
+    thinks = {"role": "assistant", "content": "Yes", "thinking": "Hm"}
+
+    def learnt(messages, **last):
+        renderer = Renderer(tokenizer, **last)
+        (one,) = renderer.encode(renderer.render(row({"messages": messages})))
+        return tokenizer.decode(one.ids[one.trained])
+
+    # Two answers and two spans, both of the second answer.
+    assert learnt([U1, A2, U2, thinks]) == "HmYes<|im_end|>"
+    assert learnt([U1, A2, U2, thinks], last_only=True) == "HmYes<|im_end|>"
+    assert learnt([U1, {**A2, "weight": 0}, U2, thinks]) == "HmYes<|im_end|>"
+    unweighted, plain = {**thinks, "weight": 0}, {"role": "assistant", "content": "Ja"}
+    assert learnt([U1, thinks, U2, plain]) == "HmYes<|im_end|>Ja<|im_end|>"
+    assert learnt([U1, thinks, U2, unweighted, U2, plain]) == "HmYes<|im_end|>Ja<|im_end|>"
+    assert learnt([U1, unweighted, U2, thinks, U2, plain], last_only=True) == "Ja<|im_end|>"
+    with pytest.raises(DataError, match="leaves out message 4"):
+        learnt([U1, unweighted, U2, A2])
+
+
+def test_masks_where_the_markers_turns_cannot_be_told(make_tokenizer):
+    counts = "{{ messages | length }}" + CHATML_MARKED
+    texts, _ = encode(make_tokenizer(counts), {"messages": [U1, A1, U2, A2]})
+    assert texts[0][1] == " 🎈 Yes<|im_end|>\nNo.\n<|im_end|>\n"
+    with pytest.raises(DataError, match="cannot be told from its prompt"):
+        encode(make_tokenizer(counts), {"prompt": [U1, A1, U2], "completion": [A2]})
+    empty = CHATML_MARKED.replace("{{ m.content }}<|im_end|>\n{% endg", "{% endg")
+    with pytest.raises(DataError, match="enclose nothing in this row"):
+        encode(make_tokenizer(empty), {"messages": [U1, A1]})
+
+
+@pytest.mark.parametrize(
+    "writes", ["m.content[0].text", "m.content | map(attribute='text') | join"]
+)
+def test_a_template_that_takes_content_as_blocks_gets_blocks(make_tokenizer, writes):
+    tokenizer = make_tokenizer(CHATML.replace("m.content", writes))
+    texts, renderer = encode(tokenizer, {"messages": [U1, A1, U2, A2]})
+    assert texts == encode(make_tokenizer(), {"messages": [U1, A1, U2, A2]})[0]
+    assert renderer.take_notes() == {}
+
+
 # As Qwen3's: only the last answer keeps its reasoning.
 REWRITES = CHATML.replace(
     "{{ m.content }}", "{{ m.content if loop.last else m.content.split('</think>')[-1] }}"
@@ -182,7 +235,7 @@ def test_system_text_is_folded_where_the_template_refuses_or_ignores_it(make_tok
         ((text, learnt),), renderer = encode(make_tokenizer(template), value)
         assert text.startswith("<|im_start|>user\nBe brief.\n\nHi é<|im_end|>")
         assert learnt == "No.\n<|im_end|>\n"
-        assert renderer.take_notes() == {t.SYSTEM_FOLDED: 1}
+        assert renderer.take_notes() == {fit.SYSTEM_FOLDED: 1}
     assert encode(make_tokenizer(), value)[1].take_notes() == {}
 
 
@@ -218,7 +271,7 @@ def test_tools_that_a_template_would_lose_in_silence(make_tokenizer):
     ((text, learnt),), renderer = encode(make_tokenizer(), CALLS)
     assert learnt == '{"name":"look","arguments":{"at":"x"}}<|im_end|>\na<|im_end|>\n'
     assert "<|im_start|>tool\nseen<|im_end|>" in text
-    assert renderer.take_notes() == {t.TOOLS_LEFT_OUT: 1, t.CALLS_AS_TEXT: 1}
+    assert renderer.take_notes() == {fit.TOOLS_LEFT_OUT: 1, fit.CALLS_AS_TEXT: 1}
     deaf = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'tool' %}")
     with pytest.raises(DataError, match=r"f\.json: row 7: holds tool results"):
         encode(make_tokenizer(deaf), CALLS)
@@ -256,12 +309,12 @@ def test_documents_are_learnt_whole_and_end_once(chatml):
         ("qwen3", []),
     ],
 )
-def test_agrees_with_trl_on_its_templates(make_tokenizer, name, special):
-    """TRL's hand-marked training template and our derivation from the original one."""
+def test_derivation_agrees_with_trl_on_its_templates(make_tokenizer, name, special):
+    """TRL's hand-marked training template, and our derivation from one that TRL does not know."""
     trl = pytest.importorskip("trl.chat_template_utils")
     folder = Path(trl.__file__).parent / "chat_templates"
     original = (folder / f"{name}.jinja").read_text()
-    tokenizer = make_tokenizer(original, "<|endoftext|>", special)
+    tokenizer = make_tokenizer("{#- own -#}" + original, "<|endoftext|>", special)
     messages = [U1, {"role": "assistant", "content": "Yes."}]
     if name != "qwen3":  # it rewrites earlier turns, which TRL's variant of it does not
         messages += [U2, {"role": "assistant", "content": "No."}]
