@@ -63,6 +63,7 @@ def train(run: Run) -> Literal["complete"] | Ending:
     )  # fmt: skip
     evaluate_every = in_steps(recipe.eval_steps or 0, last_step)
     save_every = in_steps(recipe.save_steps, last_step)
+    streamed = data.report.share < 1
     micro_step = MicroStep(run)
     replay = _changes_to_replay(control, len(state.rate_changes))
     pending: _Pending | None = None
@@ -175,12 +176,15 @@ def train(run: Run) -> Literal["complete"] | Ending:
         tokens = sum(batch.tokens for batch in batches)
         state.step += 1
         state.tokens += tokens
+        epoch = state.epoch
         advance(data.train, state, len(chosen))
         done = ev.Step(
             state.step, state.epoch + state.bins_done / data.train.bins_in_epoch, math.nan, rate, math.nan,
             tokens, trained, 0.0, 0.0, 0.0, 0.0,
         )  # fmt: skip
         settle()
+        if state.epoch > epoch == 0 and streamed:
+            control.emit(ev.DataPrepared(data.report, last_step))
         pending = _send(done, loss / trained, norm)
         if device.type == "cpu":
             settle()
@@ -202,6 +206,8 @@ def train(run: Run) -> Literal["complete"] | Ending:
             outside_the_clock(lambda: save_now(run))
 
     settle()
+    if streamed and state.epoch == 0:
+        control.emit(ev.DataPrepared(data.report, last_step))
     micro_step.forget()
     save_now(run)
     if data.evaluation is not None and (ending := _evaluate(run, micro_step)):

@@ -10,7 +10,7 @@ from ..presets.load import RecipePreset
 from .machine import Machine
 from .model_catalog import ModelEntry
 from .safe_text import safe_str, safe_text
-from .value_text import field_text, short_count, short_number
+from .value_text import field_text, share_text, short_count, short_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -191,6 +191,13 @@ def preview(found: "DataReport") -> Content:
     if len(found.sources) > _FEW:
         pairs.append(("", Content(f"and {len(found.sources) - _FEW} data sets more")))
     pairs.append(("rows", Content(" · ".join(rows))))
+    if found.share < 1:
+        pairs.append(
+            (
+                "stream",
+                Content(f"the first {share_text(found.share)}; the rest is read while it trains"),
+            )
+        )
     if found.dropped:
         total = sum(found.dropped.values())
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in found.dropped.items())

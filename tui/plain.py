@@ -12,6 +12,7 @@ from ..engine import events as ev
 from ..engine.progress import RunProgress
 from .safe_text import safe_str
 from .story import count_text, graph_line, memory_line, seconds_text
+from .value_text import share_text
 
 
 class PlainLines:
@@ -130,6 +131,8 @@ def _data_line(event: ev.DataPrepared) -> str:
     more += [f"{count} rows: {note}" for note, count in data.notes.items()]
     if data.cut:
         more.append(f"{data.cut} rows cut at {data.max_length} tokens")
+    if data.share < 1:
+        more.append(f"of the first {share_text(data.share)}: the rest is read while it trains")
     if data.eval_rows:
         more.append(f"{data.eval_rows} rows held out for evaluation")
     return "\n".join([*lines, *(f"      {text}" for text in more)])

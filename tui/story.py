@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..engine import events as ev
+from .value_text import share_text
 
 Tone = Literal["plain", "good", "warning", "error", "you", "dim"]
 
@@ -139,6 +140,7 @@ class Story:
                 left_out = sum(data.dropped.values())
                 extra = f", {left_out} left out" if left_out else ""
                 extra += f", {data.cut} cut" if data.cut else ""
+                extra += f", {share_text(data.share)} read" if data.share < 1 else ""
                 return Line(None, f"{data.kept} rows in {data.bins} bins{extra}")
             case ev.MemoryPlanned():
                 return Line(self._step, memory_line(event))

@@ -24,6 +24,11 @@ def short_number(value: float) -> str:
     return f"{value:.10g}"
 
 
+def share_text(share: float) -> str:
+    """0.00312 -> `0.31 %`."""
+    return f"{100 * share:.2g} %"
+
+
 def short_count(number: float) -> str:
     """2623744 -> `2.6 M`."""
     for unit, factor in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):

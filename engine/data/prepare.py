@@ -47,9 +47,14 @@ _SMALLEST_SLICE = 65_536
 class PreparedData:
     train: Windows
     evaluation: Bins | None
-    report: DataReport
+    account: Callable[[], DataReport]
+    """What has become of the rows that were read so far: of a stream more as training goes on."""
     shown: tuple[SourceRow, ...]
     """The first rows that are trained on, as they stand in the file."""
+
+    @property
+    def report(self) -> DataReport:
+        return self.account()
 
 
 @dataclass(frozen=True)
@@ -145,15 +150,11 @@ def _held_whole(
         everything = len(weighted) == part.row_count and source.config.weight == 1
         train.append(part if everything else part.of_these_rows(weighted))
     bins = Bins.packed(Examples.joined(train), data.max_length)
-    return PreparedData(
-        OneWindow(bins),
-        evaluation,
-        _report_of(
-            config, sources, accounts, [len(rows) for rows in kept],
-            [len(rows) for rows in held], eval_rows, bins, 1.0,
-        ),
-        _shown(sources[0], bins.examples, shown),
-    )  # fmt: skip
+    account = _report_of(
+        config, sources, accounts, [len(rows) for rows in held], eval_rows, bins, 1.0
+    )
+    first = _shown(sources[0], bins.examples, shown)
+    return PreparedData(OneWindow(bins), evaluation, lambda: account, first)
 
 
 def _whole(source: _Source, ahead: Ahead, data: DataConfig) -> Block:
@@ -256,7 +257,6 @@ def _streamed(
     for source, block in zip(sources, begin, strict=True):
         if not len(block.examples):
             raise DataError(_nothing_left(source.config.path, block.account, data))
-    counts = [block.examples.row_count for block in begin]
     held = [np.arange(0)] * len(sources)
     if data.eval_fraction and evaluation is None:
         evaluation, held = _held_out_of_first(config, sources, begin)
@@ -270,35 +270,42 @@ def _streamed(
         chosen = weighted_rows(rows, weight, seed, place, round_)
         return part if weight == 1 and len(rows) == part.row_count else part.of_these_rows(chosen)
 
+    accounts = [Account() for _ in sources]
+    read: set[int] = set()
+
     def rounds(skip: int) -> Generator[Examples]:
         each = [blocks(source, itertools.islice(source.slices(), skip, None)) for source in sources]
         for round_ in itertools.count(skip):
-            parts = [
-                rows_of(round_, place, block.examples)
-                for place, block in enumerate(next(made, None) for made in each)
-                if block is not None
-            ]
+            parts = []
+            for place, made in enumerate(each):
+                block = next(made, None)
+                if block is not None:
+                    parts.append(rows_of(round_, place, block.examples))
+                    if round_ not in read:
+                        accounts[place].add(block.account)
             if not parts:
                 return
+            read.add(round_)
             yield Examples.joined(parts)
 
-    share = sum(source.first.size for source in sources) / sum(source.size for source in sources)
-    stream = Stream(rounds, data.max_length, min(1.0, share), ahead.close)
+    size = sum(source.size for source in sources)
+    share = min(1.0, sum(source.first.size for source in sources) / size)
+    stream = Stream(rounds, data.max_length, share, ahead.close)
     while not stream.ready(0, 0):
         report("packing the first rows", None)
         time.sleep(0.02)
     first = stream.window(0, 0)
     assert first is not None
-    return PreparedData(
-        stream,
-        evaluation,
-        _report_of(
-            config, sources, [block.account for block in begin],
-            [count - len(out) for count, out in zip(counts, held, strict=True)],
-            [len(rows) for rows in held], eval_rows, first, share,
-        ),
-        _shown(sources[0], first.examples, shown),
-    )  # fmt: skip
+    held_counts = [len(rows) for rows in held]
+    per_row = sum(source.first.size for source in sources) / sum(
+        len(source.first.rows) for source in sources
+    )
+
+    def account() -> DataReport:
+        part = min(1.0, per_row * sum(one.rows for one in accounts) / size)
+        return _report_of(config, sources, accounts, held_counts, eval_rows, first, part)
+
+    return PreparedData(stream, evaluation, account, _shown(sources[0], first.examples, shown))
 
 
 def _held_out_of_first(
@@ -325,7 +332,6 @@ def _report_of(
     config: RunConfig,
     sources: list[_Source],
     accounts: list[Account],
-    kept: list[int],
     held: list[int],
     eval_rows: int,
     bins: Bins,
@@ -340,7 +346,7 @@ def _report_of(
                 format=source.detection.format,
                 reason=source.detection.reason,
                 rows=account.rows,
-                kept=kept[place],
+                kept=account.rows - account.dropped.total - held[place],
                 held_out=held[place],
                 dropped=dict(account.dropped.ranked()),
                 cut=account.found.counts[CUT],

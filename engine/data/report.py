@@ -33,7 +33,8 @@ class SourceReport:
 
 @dataclass(frozen=True)
 class DataReport:
-    """Of all data sets together; of a stream, what its first window holds."""
+    """Of all data sets together: of a stream, tokens and bins of its first window, and the rows that were
+    read so far."""
 
     sources: list[SourceReport]
     eval_rows: int
@@ -50,7 +51,7 @@ class DataReport:
     notes: dict[str, int]
     """What was done to rows that the chat template could not take as they are -> rows."""
     share: float = 1.0
-    """The part of all data that this tells of: 1, or less of a stream."""
+    """The part of all rows that were read: 1, or less of a stream."""
 
     @property
     def rows(self) -> int:

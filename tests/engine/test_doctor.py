@@ -127,8 +127,8 @@ def test_a_missing_bitsandbytes_is_an_error_with_the_command_that_cures_it(sound
 
 
 def test_a_missing_optional_library_is_no_error(sound, monkeypatch):
-    without(monkeypatch, "trl")
-    assert row("trl") == Check("trl", "ok", "not installed (optional)")
+    without(monkeypatch, "triton")
+    assert row("triton") == Check("triton", "ok", "not installed (optional)")
 
 
 def test_a_library_that_does_not_import_is_an_error_that_quotes_why(sound, monkeypatch):

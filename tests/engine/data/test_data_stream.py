@@ -144,10 +144,10 @@ def test_rows_held_out_are_in_no_window(taken, chatml, tmp_path):
 
 def test_the_bins_of_an_epoch_are_estimated_from_the_first_window(taken, tmp_path):
     prepared = taken(write(tmp_path / "a.jsonl", pairs(2000)), max_length=64)
+    begin = prepared.report
+    assert 0 < begin.share < 0.1 and begin.rows < 100
     real = sum(map(len, windows(prepared)))
     assert prepared.train.bins_in_epoch == pytest.approx(real, rel=0.1)
-    assert 0 < prepared.report.share < 0.1
-    assert prepared.report.rows < 100
 
 
 def test_a_bad_row_is_named_when_its_window_is_asked_for(taken, tmp_path):
@@ -212,3 +212,17 @@ def tiny_stream_config(tiny_model, tmp_path):
         )  # fmt: skip
 
     return make
+
+
+def test_the_account_grows_with_what_was_read(taken, tmp_path):
+    rows = pairs(1000)
+    for place in (10, 500, 990):
+        rows[place] = {"prompt": "q", "completion": ""}
+    prepared = taken(write(tmp_path / "a.jsonl", rows), max_length=64)
+    begin = prepared.report
+    assert begin.share < 0.2 and begin.rows < 200
+    for epoch in (0, 1):  # a row is counted once
+        windows(prepared, epoch)
+        whole = prepared.report
+        assert (whole.share, whole.rows, whole.kept) == (1.0, 1000, 997)
+        assert whole.dropped == {"empty answer": 3}
