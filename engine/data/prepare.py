@@ -14,7 +14,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -236,6 +236,17 @@ _WEIGHT_STREAM = 2**32 - 2
 # Streamed
 
 
+@dataclass
+class _SoFar:
+    """What was read of a stream, by any pass over it."""
+
+    accounts: list[Account]
+    """Of each data set."""
+    rounds: set[int] = field(default_factory=set)
+    """Those that are in the accounts."""
+    whole: bool = False
+
+
 def _streamed(
     config: RunConfig,
     tokenizer: "PreTrainedTokenizerBase",
@@ -270,8 +281,7 @@ def _streamed(
         chosen = weighted_rows(rows, weight, seed, place, round_)
         return part if weight == 1 and len(rows) == part.row_count else part.of_these_rows(chosen)
 
-    accounts = [Account() for _ in sources]
-    read: set[int] = set()
+    so_far = _SoFar([Account() for _ in sources])
 
     def rounds(skip: int) -> Generator[Examples]:
         each = [blocks(source, itertools.islice(source.slices(), skip, None)) for source in sources]
@@ -281,11 +291,12 @@ def _streamed(
                 block = next(made, None)
                 if block is not None:
                     parts.append(rows_of(round_, place, block.examples))
-                    if round_ not in read:
-                        accounts[place].add(block.account)
+                    if round_ not in so_far.rounds:
+                        so_far.accounts[place].add(block.account)
             if not parts:
+                so_far.whole = len(so_far.rounds) == round_
                 return
-            read.add(round_)
+            so_far.rounds.add(round_)
             yield Examples.joined(parts)
 
     size = sum(source.size for source in sources)
@@ -302,8 +313,9 @@ def _streamed(
     )
 
     def account() -> DataReport:
-        part = min(1.0, per_row * sum(one.rows for one in accounts) / size)
-        return _report_of(config, sources, accounts, held_counts, eval_rows, first, part)
+        rows = sum(one.rows for one in so_far.accounts)
+        part = 1.0 if so_far.whole else min(0.99, per_row * rows / size)
+        return _report_of(config, sources, so_far.accounts, held_counts, eval_rows, first, part)
 
     return PreparedData(stream, evaluation, account, _shown(sources[0], first.examples, shown))
 
