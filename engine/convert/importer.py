@@ -68,6 +68,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConvertError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
         raise ConvertError(f"{path}: is not UTF-8 text: {error.reason}; save it as UTF-8") from None
+    except IsADirectoryError:
+        raise ConvertError(f"{path}: is a folder; name the configuration file in it") from None
     except (OSError, ValueError) as error:
         raise ConvertError(f"{path}: cannot be read: {error}") from error
     try:

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenfall.engine import events as ev
-from evenfall.engine.data.report import SourceReport
 from evenfall.engine.events import EVENT_TYPES, decode_event, encode_event
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.sampled_from(
@@ -27,31 +26,29 @@ json_values = st.recursive(
 )
 
 
-def values(hint: Any) -> st.SearchStrategy[Any]:
+def values(hint: Any, finite: bool = False) -> st.SearchStrategy[Any]:
     """Any value that a field of this type may hold."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return st.sampled_from(arguments)
     if origin is types.UnionType:
-        return st.one_of(*(values(part) for part in arguments))
+        return st.one_of(*(values(part, finite) for part in arguments))
     if origin is list:
-        return st.lists(values(arguments[0]), max_size=4)
+        return st.lists(values(arguments[0], finite), max_size=4)
     if origin is dict:
-        return st.dictionaries(texts, values(arguments[1]), max_size=4)
+        return st.dictionaries(texts, values(arguments[1], finite), max_size=4)
     if dataclasses.is_dataclass(hint):
-        return instances(typing.cast(type, hint))
+        return instances(typing.cast(type, hint), finite=True)
     known = {str: texts, int: whole, bool: st.booleans(), type(None): st.none(), Any: json_values}
-    return st.floats() if hint is float else known[hint]
+    return (
+        st.floats(allow_nan=not finite, allow_infinity=not finite) if hint is float else known[hint]
+    )
 
 
-def instances(kind: type) -> st.SearchStrategy[Any]:
+def instances(kind: type, finite: bool = False) -> st.SearchStrategy[Any]:
+    """Of a dataclass; only an event's own numbers may be NaN, not those of what it holds."""
     hints = typing.get_type_hints(kind)
-    fields = {item.name: values(hints[item.name]) for item in dataclasses.fields(kind)}
-    if kind is ev.Rung:  # estimates are numbers or None: only an event's own may be NaN
-        finite = st.none() | st.floats(allow_nan=False, allow_infinity=False)
-        fields |= {"peak_gb": finite, "speed": finite}
-    if kind is SourceReport:
-        fields |= {"weight": st.floats(allow_nan=False, allow_infinity=False)}
+    fields = {item.name: values(hints[item.name], finite) for item in dataclasses.fields(kind)}
     return st.builds(kind, **fields)
 
 

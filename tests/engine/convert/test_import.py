@@ -330,7 +330,7 @@ def test_files_that_cannot_be_read(tmp_path, content, words):
 def test_files_that_are_not_there(tmp_path):
     with pytest.raises(ConvertError, match="no such file"):
         import_config(tmp_path / "nothing.yaml")
-    with pytest.raises(ConvertError, match="cannot be read"):
+    with pytest.raises(ConvertError, match="is a folder; name the configuration file"):
         import_config(tmp_path)
 
 
