@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .config_fields import ConfigField, explain, shown, unknown_key, walk
+from .data.problems import DropCode
 from .yaml12 import dump_yaml, load_yaml
 
 
@@ -137,6 +138,9 @@ class DataConfig(_Section):
     )
     assistant_only_loss: bool = Field(
         default=True, description="learn the answers only; false learns prompts too"
+    )
+    drop: list[DropCode] = Field(
+        default=[], description="rows to leave out: `evenfall data check` names their problems"
     )
     eval_path: str | None = Field(
         default=None, description="held-out file; default: taken from `path`"

@@ -23,10 +23,10 @@ from .checkpoint import rng_state, save_now, set_rng_state
 from .device import read_memory
 from .evaluate import evaluate
 from .micro_step import MicroStep
-from .schedule import Schedule, in_steps
+from .schedule import Schedule, in_steps, total_steps
 from .session import Control
 from .state import Ending, OutOfMemoryEnd, Run, TrainingError
-from .updates import advance, micro_batches, next_update, total_steps
+from .updates import advance, micro_batches, next_update
 
 MAX_SKIPPED = 5
 """Updates in a row without a finite gradient after which the run ends."""

@@ -5,7 +5,6 @@ are cut into micro-batches, and a shorter max_length only cuts rows and splits b
 update: whatever a recovery changes, each update holds the same rows in the same order.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -45,14 +44,6 @@ def advance(data: Windows, state: LoopState, done: int) -> None:
             return
         state.window, state.position = state.window + 1, state.position - len(bins)
     state.epoch, state.window, state.position, state.bins_done = state.epoch + 1, 0, 0, 0
-
-
-def total_steps(config: RunConfig, bins: int, bins_per_update: int) -> int:
-    """Optimiser steps of the whole run: `max_steps`, or epochs times updates in an epoch."""
-    if config.train.max_steps is not None:
-        return config.train.max_steps
-    per_epoch = math.ceil(bins / bins_per_update)  # the last update takes what is left
-    return max(1, math.ceil(config.train.num_train_epochs * per_epoch))
 
 
 def micro_batches(chosen: Sequence[list[Example]], config: RunConfig, packed: bool) -> list[Batch]:

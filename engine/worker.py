@@ -38,11 +38,12 @@ from .patch_attention import patch_attention
 from .patch_layers import patch_layers
 from .patch_matmuls import patch_matmuls
 from .runs import RunDirectory
+from .schedule import total_steps
 from .session import Control
 from .state import LoopState, OutOfMemoryEnd, Run
 from .tokenizer import load_tokenizer
 from .train import train
-from .updates import micro_batches, total_steps
+from .updates import micro_batches
 
 log = logging.getLogger("evenfall")
 

@@ -31,7 +31,7 @@ from .slices import Slice
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_LAYOUT = "1"
+_LAYOUT = "2"
 """Of the files, and of what the code makes of a row: raised when either changes."""
 _UNUSED_DAYS = 30
 _SPARE_BYTES = 5_000_000_000
@@ -68,6 +68,7 @@ class BlockCache:
             with safe_open(str(file), "np") as stored:
                 told = orjson.loads((stored.metadata() or {})["evenfall"])
                 columns = {name: stored.get_tensor(name) for name in _COLUMNS}
+                problems = stored.get_tensor("problems")
                 account = told["account"]
             os.utime(file)
         except (OSError, SafetensorError, KeyError, orjson.JSONDecodeError):
@@ -83,7 +84,10 @@ class BlockCache:
             Account(
                 account["rows"], places(account["dropped"]), places(account["found"]),
                 Counter(account["notes"]),
+                Counter(dict(account["lengths"])),
+                [(names[file], text) for file, text in account["errors"]],
             ),
+            problems,
         )  # fmt: skip
 
     def save(self, key: str, part: Slice, block: Block) -> None:
@@ -108,10 +112,13 @@ class BlockCache:
                     "dropped": numbered(account.dropped),
                     "found": numbered(account.found),
                     "notes": account.notes,
+                    "lengths": list(account.lengths.items()),
+                    "errors": [(names.index(file), text) for file, text in account.errors],
                 },
             }
         ).decode()
         arrays = {name: np.ascontiguousarray(getattr(block.examples, name)) for name in _COLUMNS}
+        arrays["problems"] = block.problems
         own = file.with_name(f".{file.name}.{os.getpid()}")
         with contextlib.suppress(OSError, SafetensorError):
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -13,23 +13,26 @@ Rows are held out before a data set is weighted, so a row that is taken twice is
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..config import DataConfig, DatasetConfig, RunConfig
+from ..config import RunConfig
 from .ahead import Ahead
-from .block import CUT_AWAY, TOO_LONG, Account, Block, Recipe
+from .block import Account, Block, note_rows
+from .dropping import Dropping
+from .duplicates import Seen
 from .errors import DataError
 from .examples import Examples
-from .formats import Detection, detect
-from .problems import CUT
+from .held_out import Tested, evaluation_file, held_out, hold_out, leaks_of
+from .problems import CUT, DUPLICATE, LEAK, in_words
 from .read import size_of
 from .report import DataReport, SourceReport
 from .row import SourceRow
-from .slices import SLICE_BYTES, Slice, slices_of
+from .slices import SLICE_BYTES, Slice
+from .source import Source, begin, nothing_left, whole_block
 from .stream import Stream
 from .windows import Bins, OneWindow, Windows, random_keys
 
@@ -57,22 +60,6 @@ class PreparedData:
         return self.account()
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A data set that is about to be read."""
-
-    config: DatasetConfig
-    detection: Detection
-    recipe: Recipe
-    size: int
-    """Bytes of content, about."""
-    slice_bytes: int
-    first: Slice
-
-    def slices(self) -> Iterator[Slice]:
-        return slices_of(self.config, self.slice_bytes)
-
-
 def prepare(
     config: RunConfig, tokenizer: "PreTrainedTokenizerBase", report: Report, shown: int = 50
 ) -> PreparedData:
@@ -93,27 +80,14 @@ def prepare(
     for source, size in zip(data.sources, sizes, strict=True):
         report(f"reading {source.path}", None)
         part = max(_SMALLEST_SLICE, SLICE_BYTES * size // total) if streamed else SLICE_BYTES
-        sources.append(_begun(data, source, size, part))
-    evaluation, eval_rows = None, 0
+        sources.append(begin(data, source, size, part))
+    tested = None
     if data.eval_path is not None:
-        evaluation, eval_rows = _evaluation_file(config, tokenizer, report)
+        examples = evaluation_file(config, tokenizer, report)
+        tested = Tested(Bins.packed(examples, data.max_length), examples)
     if not streamed:
-        return _held_whole(config, tokenizer, sources, evaluation, eval_rows, report, shown)
-    return _streamed(config, tokenizer, sources, evaluation, eval_rows, report, shown)
-
-
-def _begun(data: DataConfig, source: DatasetConfig, size: int, slice_bytes: int) -> _Source:
-    """Read the first slice of a data set, and tell its format."""
-    first = next(slices_of(source, slice_bytes), None)
-    if first is None:
-        raise DataError(f"{source.path}: holds no rows")
-    detection = (
-        detect(first.rows, source.columns)
-        if source.format == "auto"
-        else Detection(source.format, f"data.format={source.format}")
-    )
-    recipe = Recipe.of(data, source, detection.format)
-    return _Source(source, detection, recipe, size, slice_bytes, first)
+        return _held_whole(config, tokenizer, sources, tested, report, shown)
+    return _streamed(config, tokenizer, sources, tested, report, shown)
 
 
 # Held whole
@@ -122,27 +96,33 @@ def _begun(data: DataConfig, source: DatasetConfig, size: int, slice_bytes: int)
 def _held_whole(
     config: RunConfig,
     tokenizer: "PreTrainedTokenizerBase",
-    sources: list[_Source],
-    evaluation: Bins | None,
-    eval_rows: int,
+    sources: list[Source],
+    tested: Tested | None,
     report: Report,
     shown: int,
 ) -> PreparedData:
     data, seed = config.data, config.train.seed
     accounts, parts = [], []
+    dropping = Dropping(data.drop, tested and tested.hashes)
     with Ahead(tokenizer, sum(source.size for source in sources), report) as ahead:
         for source in sources:
-            whole = _whole(source, ahead, data)
+            whole = whole_block(source, ahead, data, dropping)
             accounts.append(whole.account)
             parts.append(whole.examples)
     kept = [np.arange(part.row_count) for part in parts]
     held = [np.arange(0)] * len(parts)
-    if data.eval_fraction and evaluation is None:
+    if data.eval_fraction and tested is None:
         names = ", ".join(source.config.path for source in sources)
         kept, held = hold_out([len(rows) for rows in kept], data.eval_fraction, seed, names)
-        held_out = [part.of_these_rows(rows) for part, rows in zip(parts, held, strict=True)]
-        evaluation = Bins.packed(Examples.joined(held_out), data.max_length)
-        eval_rows = sum(map(len, held))
+        tested = held_out(parts, held, data.max_length)
+        if LEAK in data.drop:
+            evaluated = Seen(tested.hashes)
+            leaks = [leaks_of(part, evaluated, out) for part, out in zip(parts, held, strict=True)]
+            for part, account, leak in zip(parts, accounts, leaks, strict=True):
+                note_rows(account.dropped, in_words(LEAK), part, leak)
+            kept = [rows[~leak[rows]] for rows, leak in zip(kept, leaks, strict=True)]
+            if not any(map(len, kept)):
+                raise DataError(f"{names}: every row is in the evaluation set too")
     report("packing", None)
     train = []
     for place, (source, part, rows) in enumerate(zip(sources, parts, kept, strict=True)):
@@ -150,70 +130,10 @@ def _held_whole(
         everything = len(weighted) == part.row_count and source.config.weight == 1
         train.append(part if everything else part.of_these_rows(weighted))
     bins = Bins.packed(Examples.joined(train), data.max_length)
-    account = _report_of(
-        config, sources, accounts, [len(rows) for rows in held], eval_rows, bins, 1.0
-    )
+    held_counts = [len(rows) for rows in held]
+    account = _report_of(config, sources, accounts, held_counts, tested, bins, 1.0)
     first = _shown(sources[0], bins.examples, shown)
-    return PreparedData(OneWindow(bins), evaluation, lambda: account, first)
-
-
-def _whole(source: _Source, ahead: Ahead, data: DataConfig) -> Block:
-    """All of a data set as one block."""
-    account, parts = Account(), []
-    rows = source.config.max_rows or 0
-    per_row = sum(len(row.content) for row in source.first.rows) / len(source.first.rows)
-
-    def at(done: int) -> float | None:
-        guess = rows or source.size / per_row
-        return min(1.0, done / guess) if guess else None
-
-    for block in ahead.blocks(source.slices(), source.recipe, source.config.path, at):
-        account.add(block.account)
-        parts.append(block.examples)
-    whole = Examples.joined(parts)
-    if not len(whole):
-        raise DataError(_nothing_left(source.config.path, account, data))
-    return Block(whole, account)
-
-
-def _evaluation_file(
-    config: RunConfig, tokenizer: "PreTrainedTokenizerBase", report: Report
-) -> tuple[Bins, int]:
-    data = config.data
-    assert data.eval_path is not None
-    own = DatasetConfig(path=data.eval_path, format=data.format, columns=data.columns)
-    report(f"reading {own.path}", None)
-    source = _begun(data, own, size_of(own), SLICE_BYTES)
-    with Ahead(tokenizer, source.size, report) as ahead:
-        examples = _whole(source, ahead, data).examples
-    return Bins.packed(examples, data.max_length), examples.row_count
-
-
-def hold_out(
-    counts: Sequence[int], fraction: float, seed: int, path: str
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Choose a random share of the rows (at least one) for evaluation.
-
-    Args:
-        counts: rows of each data set.
-
-    Returns:
-        The rows of each data set that are trained on, and those that are held out; in order.
-
-    Raises:
-        DataError: fewer than two rows.
-    """
-    total = sum(counts)
-    if total < 2:
-        raise DataError(
-            f"{path}: data.eval_fraction={fraction} holds rows out, but there is {total} row "
-            "to learn from; set data.eval_path to a file of its own, or data.eval_fraction=0"
-        )
-    count = min(max(1, round(fraction * total)), total - 1)
-    chosen = np.zeros(total, bool)
-    chosen[np.argsort(random_keys(total, seed, _EVALUATION_STREAM), kind="stable")[:count]] = True
-    each = np.split(chosen, np.cumsum(counts)[:-1])
-    return [np.flatnonzero(~one) for one in each], [np.flatnonzero(one) for one in each]
+    return PreparedData(OneWindow(bins), tested and tested.bins, lambda: account, first)
 
 
 def weighted_rows(rows: np.ndarray, weight: float, seed: int, *stream: int) -> np.ndarray:
@@ -229,8 +149,7 @@ def weighted_rows(rows: np.ndarray, weight: float, seed: int, *stream: int) -> n
     return np.concatenate([*[rows] * whole, rows[part]])
 
 
-_EVALUATION_STREAM = 2**32 - 1  # no epoch has these numbers
-_WEIGHT_STREAM = 2**32 - 2
+_WEIGHT_STREAM = 2**32 - 2  # no epoch has this number
 
 
 # Streamed
@@ -250,54 +169,71 @@ class _SoFar:
 def _streamed(
     config: RunConfig,
     tokenizer: "PreTrainedTokenizerBase",
-    sources: list[_Source],
-    evaluation: Bins | None,
-    eval_rows: int,
+    sources: list[Source],
+    tested: Tested | None,
     report: Report,
     shown: int,
 ) -> PreparedData:
     """Windows that are made while training runs; the account is that of the first."""
     data, seed = config.data, config.train.seed
+    separate = tested and tested.hashes
     ahead = Ahead(tokenizer, sum(source.size for source in sources), _silent)
 
-    def blocks(source: _Source, slices: Iterator[Slice]) -> Generator[Block]:
+    def blocks(source: Source, slices: Iterator[Slice]) -> Generator[Block]:
         return ahead.blocks(slices, source.recipe, source.config.path, lambda rows: None)
 
     report("rendering the first rows", None)
-    begin = [ahead.block(source.first, source.recipe) for source in sources]
-    for source, block in zip(sources, begin, strict=True):
+    dropping = Dropping(data.drop, separate)
+    firsts = [dropping.of(ahead.block(source.first, source.recipe)) for source in sources]
+    for source, block in zip(sources, firsts, strict=True):
         if not len(block.examples):
-            raise DataError(_nothing_left(source.config.path, block.account, data))
+            raise DataError(nothing_left(source.config.path, block.account, data))
     held = [np.arange(0)] * len(sources)
-    if data.eval_fraction and evaluation is None:
-        evaluation, held = _held_out_of_first(config, sources, begin)
-        eval_rows = sum(map(len, held))
-
-    def rows_of(round_: int, place: int, part: Examples) -> Examples:
-        rows = np.arange(part.row_count)
-        if round_ == 0:
-            rows = np.setdiff1d(rows, held[place])
-        weight = sources[place].config.weight
-        chosen = weighted_rows(rows, weight, seed, place, round_)
-        return part if weight == 1 and len(rows) == part.row_count else part.of_these_rows(chosen)
+    evaluated: Seen | None = None
+    if data.eval_fraction and tested is None:
+        held = _held_out_of_first(config, sources, firsts)
+        parts = [block.examples for block in firsts]
+        tested = held_out(parts, held, data.max_length)
+        evaluated = Seen(tested.hashes) if LEAK in data.drop else None
 
     so_far = _SoFar([Account() for _ in sources])
 
+    def taken(round_: int, place: int, block: Block) -> Examples:
+        """The rows of a block that are trained on, weighted; the account takes note the first time."""
+        part, out = block.examples, held[place] if round_ == 0 else held[place][:0]
+        leaks = np.zeros(part.row_count, bool)
+        if evaluated is not None:
+            leaks = leaks_of(part, evaluated, out)
+        if round_ not in so_far.rounds:
+            so_far.accounts[place].add(block.account)
+            note_rows(so_far.accounts[place].dropped, in_words(LEAK), part, leaks)
+        keep = ~leaks
+        keep[out] = False
+        weight = sources[place].config.weight
+        if weight == 1 and keep.all():
+            return part
+        return part.of_these_rows(weighted_rows(np.flatnonzero(keep), weight, seed, place, round_))
+
     def rounds(skip: int) -> Generator[Examples]:
-        each = [blocks(source, itertools.islice(source.slices(), skip, None)) for source in sources]
-        for round_ in itertools.count(skip):
+        # Which rows are copies is known only from the rounds before: they are gone through again,
+        # which takes little time where their tokens are in the cache.
+        begin = 0 if DUPLICATE in data.drop else skip
+        dropping = Dropping(data.drop, separate)
+        each = [
+            blocks(source, itertools.islice(source.slices(), begin, None)) for source in sources
+        ]
+        for round_ in itertools.count(begin):
             parts = []
             for place, made in enumerate(each):
                 block = next(made, None)
                 if block is not None:
-                    parts.append(rows_of(round_, place, block.examples))
-                    if round_ not in so_far.rounds:
-                        so_far.accounts[place].add(block.account)
+                    parts.append(taken(round_, place, dropping.of(block)))
             if not parts:
                 so_far.whole = len(so_far.rounds) == round_
                 return
             so_far.rounds.add(round_)
-            yield Examples.joined(parts)
+            if round_ >= skip:
+                yield Examples.joined(parts)
 
     size = sum(source.size for source in sources)
     share = min(1.0, sum(source.first.size for source in sources) / size)
@@ -315,22 +251,21 @@ def _streamed(
     def account() -> DataReport:
         rows = sum(one.rows for one in so_far.accounts)
         part = 1.0 if so_far.whole else min(0.99, per_row * rows / size)
-        return _report_of(config, sources, so_far.accounts, held_counts, eval_rows, first, part)
+        return _report_of(config, sources, so_far.accounts, held_counts, tested, first, part)
 
-    return PreparedData(stream, evaluation, account, _shown(sources[0], first.examples, shown))
+    first_rows = _shown(sources[0], first.examples, shown)
+    return PreparedData(stream, tested and tested.bins, account, first_rows)
 
 
 def _held_out_of_first(
-    config: RunConfig, sources: list[_Source], begin: list[Block]
-) -> tuple[Bins, list[np.ndarray]]:
+    config: RunConfig, sources: list[Source], firsts: list[Block]
+) -> list[np.ndarray]:
     """Hold out of the first slices as many rows as the fraction means of all, at most half of them."""
     fraction, seed = config.data.eval_fraction, config.train.seed
-    counts = [block.examples.row_count for block in begin]
+    counts = [block.examples.row_count for block in firsts]
     share = sum(source.first.size for source in sources) / sum(source.size for source in sources)
     names = ", ".join(source.config.path for source in sources)
-    _, held = hold_out(counts, min(0.5, fraction / share), seed, names)
-    parts = [block.examples.of_these_rows(rows) for block, rows in zip(begin, held, strict=True)]
-    return Bins.packed(Examples.joined(parts), config.data.max_length), held
+    return hold_out(counts, min(0.5, fraction / share), seed, names)[1]
 
 
 def _silent(stage: str, fraction: float | None) -> None:
@@ -342,10 +277,10 @@ def _silent(stage: str, fraction: float | None) -> None:
 
 def _report_of(
     config: RunConfig,
-    sources: list[_Source],
+    sources: list[Source],
     accounts: list[Account],
     held: list[int],
-    eval_rows: int,
+    tested: Tested | None,
     bins: Bins,
     share: float,
 ) -> DataReport:
@@ -363,10 +298,11 @@ def _report_of(
                 dropped=dict(account.dropped.ranked()),
                 cut=account.found.counts[CUT],
                 weight=source.config.weight,
+                found=dict(account.found.ranked()),
             )
             for place, (source, account) in enumerate(zip(sources, accounts, strict=True))
         ],
-        eval_rows=eval_rows,
+        eval_rows=tested.examples.row_count if tested else 0,
         tokens=bins.examples.tokens,
         trained_tokens=bins.examples.trained_tokens,
         bins=len(bins),
@@ -377,7 +313,7 @@ def _report_of(
     )
 
 
-def _shown(source: _Source, examples: Examples, count: int) -> tuple[SourceRow, ...]:
+def _shown(source: Source, examples: Examples, count: int) -> tuple[SourceRow, ...]:
     """The rows of a data set's beginning that the first examples are of."""
     wanted = {(one.file, one.number) for one in examples[:count]}
     return tuple(row for row in source.first.rows if (row.file, row.number) in wanted)
@@ -387,11 +323,3 @@ def _evenly(values: list[int], most: int) -> list[int]:
     if len(values) <= most:
         return values
     return [values[place * (len(values) - 1) // (most - 1)] for place in range(most)]
-
-
-def _nothing_left(path: str, account: Account, data: DataConfig) -> str:
-    reasons = ", ".join(f"{rows} x {reason}" for reason, rows in account.dropped.ranked().items())
-    text = f"{path}: nothing is left to learn of {account.rows} rows: {reasons}"
-    if account.dropped.counts.keys() & {CUT_AWAY, TOO_LONG}:
-        text += f"; raise data.max_length (now {data.max_length})"
-    return text

@@ -1,4 +1,123 @@
-"""What can be odd about rows that are trained on all the same."""
+"""What can be wrong with rows: the code of each problem, how grave it is, and what it is in words.
 
+A problem of the first list is found in a row by itself (`row_problems.py`), one of the second between rows
+(`duplicates.py`, `check.py`), one of the third in the tokenizer and its template (`tokenizer_check.py`). Codes that a
+`data.drop` may name leave their rows out; that is configuration, so a run records it.
+
+Light: the configuration and the screens import it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Level = Literal["green", "amber", "red"]
+
+DropCode = Literal[
+    "bad", "turn_order", "control_characters", "special_tokens", "tool_calls", "end_untrained",
+    "duplicate", "leak",
+]  # fmt: skip
+"""What `data.drop` takes. A row that has several of them is counted under the first."""
+
+BAD = "bad"
+TURN_ORDER = "turn_order"
+CONTROL_CHARACTERS = "control_characters"
+SPECIAL_TOKENS = "special_tokens"
+TOOL_CALLS = "tool_calls"
+END_UNTRAINED = "end_untrained"
 CUT = "cut"
 """Longer than data.max_length: its end, and the end of its last answer, is not learnt."""
+DUPLICATE = "duplicate"
+LEAK = "leak"
+NEAR_DUPLICATE = "near_duplicate"
+NOTHING_TO_LEARN = "nothing_to_learn"
+CUT_AWAY = "cut_away"
+TOO_LONG = "too_long"
+
+ROW_PROBLEMS = (TURN_ORDER, CONTROL_CHARACTERS, SPECIAL_TOKENS, TOOL_CALLS, END_UNTRAINED, CUT)
+"""What is told from a row by itself; its place here is its bit in `Block.problems`."""
+DROP_CODES: tuple[str, ...] = get_args(DropCode)
+
+
+@dataclass(frozen=True)
+class Problem:
+    level: Level
+    """Where there are such rows, or it is so."""
+    title: str
+    """What is wrong, in a few words: a number of rows can stand before it."""
+    none: str
+    """What is said where there is none."""
+    meaning: str
+    """What comes of it, in a sentence."""
+
+
+PROBLEMS: dict[str, Problem] = {
+    BAD: Problem(
+        "red", "cannot be read or rendered", "all rows can be read and rendered",
+        "training ends with an error at the first of them",
+    ),
+    NOTHING_TO_LEARN: Problem(
+        "amber", "have nothing to learn", "every row has something to learn",
+        "they are left out",
+    ),
+    CUT_AWAY: Problem(
+        "amber", "lose their whole answer at data.max_length", "no answer is lost at data.max_length",
+        "they are left out: the prompt alone fills the bin",
+    ),
+    TOO_LONG: Problem(
+        "green", "are longer than data.max_length and left out", "no row is left out for its length",
+        "data.over_long=drop leaves them out",
+    ),
+    CUT: Problem(
+        "amber", "are cut at data.max_length", "no answer is cut at data.max_length",
+        "the end of the answer, and to stop after it, is not learnt from them",
+    ),
+    END_UNTRAINED: Problem(
+        "red", "do not learn to end the answer", "every answer learns its end of turn",
+        "a model that learns no end of turn goes on for ever",
+    ),
+    TURN_ORDER: Problem(
+        "amber", "have turns out of order", "turns alternate, the user's first",
+        "the assistant speaks first, one role speaks twice in a row, or system text comes late",
+    ),
+    TOOL_CALLS: Problem(
+        "amber", "call tools wrongly", "tool calls fit the tools",
+        "the call names none of the row's tools, or leaves out an argument that is required",
+    ),
+    CONTROL_CHARACTERS: Problem(
+        "amber", "hold control characters", "no control characters",
+        "escape sequences, bidirectional overrides or U+FFFD (text decoded wrongly) would be learnt",
+    ),
+    SPECIAL_TOKENS: Problem(
+        "amber", "spell out special tokens", "no text spells out special tokens",
+        "they become the control tokens themselves, so a row can end its turn early",
+    ),
+    DUPLICATE: Problem(
+        "amber", "repeat an earlier row", "no duplicates",
+        "what is there twice is learnt twice",
+    ),
+    NEAR_DUPLICATE: Problem(
+        "amber", "nearly repeat an earlier row", "no near-duplicates",
+        "four fifths of their three-token pieces are those of another row",
+    ),
+    LEAK: Problem(
+        "red", "are in the evaluation set too", "no row is in the evaluation set too",
+        "the evaluation loss of what was trained on says nothing",
+    ),
+}  # fmt: skip
+
+
+def in_words(code: str) -> str:
+    """How an account names rows that were dropped for a problem."""
+    return _REASONS[code]
+
+
+_REASONS = {
+    BAD: "unreadable",
+    TURN_ORDER: "turns out of order",
+    CONTROL_CHARACTERS: "control characters",
+    SPECIAL_TOKENS: "special tokens spelled out",
+    TOOL_CALLS: "wrong tool call",
+    END_UNTRAINED: "end of turn not learnt",
+    DUPLICATE: "duplicate",
+    LEAK: "in the evaluation set",
+}

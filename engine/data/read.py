@@ -35,9 +35,13 @@ _NOT_DATA = re.compile(
 """Files beside the data of a data set: what people and the `datasets` library write about it."""
 
 
-def read_rows(source: DatasetConfig) -> Iterator[SourceRow]:
+def read_rows(source: DatasetConfig, keep_broken: bool = False) -> Iterator[SourceRow]:
     """Yield the rows of a data set, read as the module's docstring says. Nothing is read before the
     first row is asked for.
+
+    Args:
+        keep_broken: a line of JSON Lines that cannot be read is a row that says why (`broken`).
+            In other files one fault hides where the next row begins: there it is an error still.
 
     Raises:
         DataError: there is no such file or data set, or a row cannot be read.
@@ -50,10 +54,11 @@ def read_rows(source: DatasetConfig) -> Iterator[SourceRow]:
         return
     file = Path(path).expanduser()
     if file.is_file():
-        yield from _read_file(file, path)
+        yield from _read_file(file, path, keep_broken)
     elif file.is_dir():
         for inside in files_of(file, path, source.split):
-            yield from _read_file(inside, f"{path.rstrip('/')}/{inside.relative_to(file)}")
+            name = f"{path.rstrip('/')}/{inside.relative_to(file)}"
+            yield from _read_file(inside, name, keep_broken)
     elif _HUB_ID.fullmatch(path) and file.suffix.lower() not in _NO_HUB_SUFFIXES:
         yield from _read_hub(source)
     else:
@@ -137,12 +142,12 @@ def _near_miss(file: Path) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
-def _read_file(file: Path, name: str) -> Iterator[SourceRow]:
+def _read_file(file: Path, name: str, keep_broken: bool = False) -> Iterator[SourceRow]:
     kind = sniff(file, name)
     if kind == "array":
         yield from read_array(file, name)
     elif kind == "object":
-        yield from read_objects(file, name)
+        yield from read_objects(file, name, keep_broken)
     elif kind == "table":
         yield from read_table(file, name)
     elif kind == "text":

@@ -38,19 +38,23 @@ def read_array(file: Path, name: str) -> Iterator[SourceRow]:
     yield from _objects(rows, name, size)
 
 
-def read_objects(file: Path, name: str) -> Iterator[SourceRow]:
-    """The rows of a file that begins with an object: JSON Lines, or all in one."""
+def read_objects(file: Path, name: str, keep_broken: bool = False) -> Iterator[SourceRow]:
+    """The rows of a file that begins with an object: JSON Lines, or all in one.
+
+    Args:
+        keep_broken: a line that cannot be read is a row that says why, instead of an error.
+    """
     lines = (line for _, line in lines_of(file, name) if line.strip())
     if _is_object(next(lines, b"")) and next(lines, None) is not None:
         lines.close()
-        yield from _read_lines(file, name)
+        yield from _read_lines(file, name, keep_broken)
         return
     lines.close()
     text = text_of(file, name)
     try:
         whole = orjson.loads(text)
     except orjson.JSONDecodeError:
-        yield from _read_lines(file, name)  # names the line at fault
+        yield from _read_lines(file, name, keep_broken)  # names the line at fault
         return
     del text
     yield from _of_object(whole, name)
@@ -63,21 +67,32 @@ def _is_object(line: bytes) -> bool:
         return False
 
 
-def _read_lines(file: Path, name: str) -> Iterator[SourceRow]:
+def _read_lines(file: Path, name: str, keep_broken: bool = False) -> Iterator[SourceRow]:
     for number, line in lines_of(file, name):
         if not line.strip():
             continue
         try:
-            value = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            text = decoded(line, name, number)
-            raise DataError(
-                f"{name}: line {number}, column {error.colno}: is not JSON: {error.msg}; expected "
-                f"one whole object in each line, got {shown(text.strip())}"
-            ) from error
-        if not isinstance(value, dict):
-            raise DataError(f"{name}: line {number}: expected an object, got {shown(value)}")
-        yield SourceRow(name, number, value, "line", len(line))
+            value = _object_of(line, name, number)
+        except DataError as error:
+            if not keep_broken:
+                raise
+            yield SourceRow(name, number, {}, "line", len(line), str(error))
+        else:
+            yield SourceRow(name, number, value, "line", len(line))
+
+
+def _object_of(line: bytes, name: str, number: int) -> dict[str, Any]:
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        text = decoded(line, name, number)
+        raise DataError(
+            f"{name}: line {number}, column {error.colno}: is not JSON: {error.msg}; expected "
+            f"one whole object in each line, got {shown(text.strip())}"
+        ) from error
+    if not isinstance(value, dict):
+        raise DataError(f"{name}: line {number}: expected an object, got {shown(value)}")
+    return value
 
 
 def _of_object(whole: Any, name: str) -> Iterator[SourceRow]:

@@ -6,7 +6,7 @@ Light: events carry it, and the screens draw from it.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class SourceReport:
     """Rows whose end was cut at max_length."""
     weight: float = 1.0
     """Passes over its kept rows in an epoch."""
+    found: dict[str, int] = field(default_factory=dict)
+    """What is wrong with rows that are not dropped (`problems.py`) -> rows."""
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,14 @@ class SourceRow:
     """What `number` counts: `row` or `line`."""
     size: int = 0
     """Bytes that it takes in its file, about (`read.size_of` is their sum); 0: not known."""
+    broken: str = ""
+    """Why it could not be read, with its place; `value` is then empty."""
 
     @property
     def content(self) -> bytes:
         """The value as bytes: the same for the same value."""
+        if self.broken:
+            return self.broken.encode(errors="surrogatepass")
         try:
             return orjson.dumps(self.value, default=str)
         except TypeError:  # half of a surrogate pair, or a number of more than 64 bits

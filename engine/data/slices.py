@@ -35,17 +35,17 @@ class Slice:
 
 def slices_of(source: DatasetConfig, size: int = SLICE_BYTES) -> Iterator[Slice]:
     """The rows of a data set in slices of at least `size` bytes (half of it for the first); the last
-    takes what is left.
+    takes what is left. Lines that cannot be read are among them (`SourceRow.broken`).
 
     Raises:
         DataError: as `read_rows`.
     """
     rows: list[SourceRow] = []
     held, digest, enough = 0, hashlib.blake2b(digest_size=20), size // _FIRST
-    for row in itertools.islice(read_rows(source), source.max_rows):
+    for row in itertools.islice(read_rows(source, keep_broken=True), source.max_rows):
         content = row.content
         changed = bool(rows) and row.file != rows[-1].file
-        digest.update(f"\0{changed}\0{row.number}\0{len(content)}\0".encode())
+        digest.update(f"\0{changed}\0{row.number}\0{bool(row.broken)}\0{len(content)}\0".encode())
         digest.update(content)
         rows.append(row)
         held += row.size or len(content)

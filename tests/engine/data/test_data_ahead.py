@@ -14,8 +14,7 @@ import pytest
 from evenfall.engine.config import DataConfig, DatasetConfig
 from evenfall.engine.data import ahead as ahead_module
 from evenfall.engine.data.ahead import Ahead
-from evenfall.engine.data.block import Block, Recipe
-from evenfall.engine.data.errors import DataError
+from evenfall.engine.data.block import Account, Block, Recipe
 from evenfall.engine.data.slices import slices_of
 
 
@@ -149,8 +148,13 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(chatml, tmp_path, monkeypa
 def test_an_error_names_its_row_whoever_met_it(chatml, tmp_path):
     source = write(tmp_path / "a.jsonl", 400, bad=[333])
     for size in (0, 10**8):
-        with pytest.raises(DataError, match=r"a\.jsonl: line 334: `completion`: expected text"):
-            blocks(chatml, source, size=size)
+        account = Account()
+        for block in blocks(chatml, source, size=size):
+            account.add(block.account)
+        assert account.rows == 400 and account.dropped.first["unreadable"] == [(source.path, 334)]
+        [(file, text)] = account.errors
+        assert file == source.path
+        assert text.startswith(": line 334: `completion`: expected text")
 
 
 def test_a_process_that_is_killed_costs_nothing_but_time(chatml, tmp_path):

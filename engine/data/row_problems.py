@@ -1,0 +1,145 @@
+"""What is odd about a row by itself, as bits: cheap enough for every row of millions.
+
+Bits, not a decision: what is done about a row (`data.drop`) is decided later, so that a block that was tokenised once
+serves whatever is dropped from it.
+
+* Turns out of order. An assistant may speak twice where tools came between, or where its first turn calls one.
+* Control characters: C0 and C1 but for tab and line ends, bidirectional overrides, U+FFFD.
+* Special tokens spelled out in a text: the tokenizer makes the control tokens of them.
+* Tool calls of a name that the row's tools do not have, or without an argument that they require. A row that
+  lists no tools is not judged: its tools may stand in its system text.
+* An answer whose last tokens, as they are learnt, hold no token that ends a turn.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .formats import Conversation, Document
+from .problems import (
+    CONTROL_CHARACTERS,
+    END_UNTRAINED,
+    ROW_PROBLEMS,
+    SPECIAL_TOKENS,
+    TOOL_CALLS,
+    TURN_ORDER,
+)
+from .template import Encoded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BIT = {code: 1 << place for place, code in enumerate(ROW_PROBLEMS)}
+
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufffd]")
+_TAIL = 4
+"""Tokens at the end of an answer among which the one that ends the turn is: templates put a line break behind it."""
+
+
+class RowProblems:
+    """Looks at the rows of one tokenizer."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        added = tokenizer.added_tokens_decoder
+        special = {
+            *tokenizer.all_special_ids,
+            *(number for number, token in added.items() if token.special),
+        }
+        self._ends = np.array(sorted({*special, *added}), np.int32)
+        texts = [text for text in tokenizer.convert_ids_to_tokens(sorted(special)) if text]
+        self._special = re.compile("|".join(map(re.escape, texts))) if texts else None
+
+    def of(self, row: Conversation | Document, encoded: Sequence[Encoded]) -> int:
+        """The bits of a row.
+
+        Args:
+            encoded: its examples, uncut.
+        """
+        found = 0
+        for text in _texts(row):
+            if _CONTROL.search(text):
+                found |= BIT[CONTROL_CHARACTERS]
+            if self._special and self._special.search(text):
+                found |= BIT[SPECIAL_TOKENS]
+        if isinstance(row, Conversation):
+            if _out_of_order(row):
+                found |= BIT[TURN_ORDER]
+            if row.tools and _wrong_call(row):
+                found |= BIT[TOOL_CALLS]
+        if any(map(self._has_open_end, encoded)):
+            found |= BIT[END_UNTRAINED]
+        return found
+
+    def _has_open_end(self, one: Encoded) -> bool:
+        trained = one.trained
+        last = np.flatnonzero(trained[:-1] & ~trained[1:]).tolist()
+        if len(trained) and trained[-1]:
+            last.append(len(trained) - 1)
+        for end in last:
+            tail = slice(max(0, end + 1 - _TAIL), end + 1)
+            if not np.isin(one.ids[tail][trained[tail]], self._ends).any():
+                return True
+        return False
+
+
+def _texts(row: Conversation | Document) -> Iterator[str]:
+    if isinstance(row, Document):
+        yield row.text
+        return
+    for message in row.messages:
+        yield message["content"]
+        for key in ("reasoning_content", "thinking"):
+            if key in message:
+                yield message[key]
+        for call in message.get("tool_calls", ()):
+            yield from _strings(call["function"]["arguments"])
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _strings(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(part)
+
+
+def _out_of_order(row: Conversation) -> bool:
+    before = "system"
+    calls = False
+    for place, message in enumerate(row.messages):
+        role = message["role"]
+        if role == "system":
+            if place:
+                return True
+        elif role == "assistant":
+            if before == "system" or (before == "assistant" and not calls):
+                return True
+            calls = "tool_calls" in message
+        elif (role == "user" and before == "user") or (
+            role == "tool" and before in ("system", "user")
+        ):
+            return True
+        before = role
+    return False
+
+
+def _wrong_call(row: Conversation) -> bool:
+    required: dict[Any, list[Any]] = {}
+    for tool in row.tools:
+        function = tool.get("function")
+        if isinstance(function, dict):
+            schema = function.get("parameters")
+            needs = schema.get("required") if isinstance(schema, dict) else None
+            required[function.get("name")] = needs if isinstance(needs, list) else []
+    for message in row.messages:
+        for call in message.get("tool_calls", ()):
+            function = call["function"]
+            needs = required.get(function["name"])
+            if needs is None or any(name not in function["arguments"] for name in needs):
+                return True
+    return False
