@@ -76,7 +76,10 @@ class AdapterConfig(_Section):
     )
 
 
-DataFormat = Literal["auto", "alpaca", "messages", "sharegpt", "prompt_completion", "text"]
+DataFormat = Literal[
+    "auto", "alpaca", "messages", "sharegpt", "prompt_completion", "text", "preference", "kto",
+    "tokens", "segments",
+]  # fmt: skip
 
 
 class DatasetConfig(_Section):

@@ -15,15 +15,15 @@ Light: no torch.
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..config import DataConfig, DataFormat, DatasetConfig
-from .columns import renamed
 from .errors import DataError
 from .examples import Example, Examples
-from .formats import Conversation, Document, Dropped, normalise
+from .formats import normalise
+from .normal import Conversation, Document, Dropped, Learnable
 from .places import Places
 from .problems import BAD, CUT, in_words
 from .row import SourceRow
@@ -80,6 +80,8 @@ class Account:
     """Tokens of an example before it is cut or dropped for its length (of a document whole) -> examples."""
     errors: list[tuple[str, str]] = field(default_factory=list)
     """Why the first of the rows that cannot be read or rendered cannot: the file, what follows its name."""
+    roles: Counter[str] = field(default_factory=Counter)
+    """Role -> messages of the rows with examples."""
 
     def add(self, other: "Account") -> None:
         self.rows += other.rows
@@ -87,6 +89,7 @@ class Account:
         self.found.add(other.found)
         self.notes.update(other.notes)
         self.lengths.update(other.lengths)
+        self.roles.update(other.roles)
         self.errors += other.errors[: _ERRORS - len(self.errors)]
 
     def note_bad(self, row: SourceRow, error: str) -> None:
@@ -122,20 +125,17 @@ def make_block(
     problems: list[int] = []
     for start in range(0, len(rows), _CHUNK):
         tell(start)
-        normal: list[Conversation | Document] = []
+        normal: list[Learnable] = []
         renderings, counts = [], []
         for row in rows[start : start + _CHUNK]:
             if row.broken:
                 account.note_bad(row, row.broken)
                 continue
             try:
-                one = normalise(
-                    renamed(row, columns), recipe.format, drop_system=recipe.drop_system
-                )
+                one = normalise(row, recipe.format, columns, drop_system=recipe.drop_system)
                 if isinstance(one, Dropped):
                     account.dropped.note(one.reason, row)
                     continue
-                one = replace(one, source=row)
                 made = renderer.render(one)
             except DataError as error:
                 account.note_bad(row, str(error))
@@ -151,6 +151,8 @@ def make_block(
             if examples:
                 kept.append(examples)
                 problems.append(look.of(one, whole) | (BIT[CUT] if cut else 0))
+                if isinstance(one, Conversation):
+                    account.roles.update(message["role"] for message in one.messages)
     account.notes.update(renderer.take_notes())
     block = Block(Examples.of_rows(kept), account, np.array(problems, np.uint8))
     account.found = found_in(block)
@@ -177,7 +179,7 @@ def note_rows(places: Places, kind: str, examples: Examples, chosen: np.ndarray)
 
 
 def _fit_length(
-    normal: Conversation | Document, encoded: list[Encoded], recipe: Recipe, account: Account
+    normal: Learnable, encoded: list[Encoded], recipe: Recipe, account: Account
 ) -> tuple[list[Example], bool]:
     """The examples of a row within max_length (none, and the reason counted, where none is left), and
     whether they are cut."""

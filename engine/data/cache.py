@@ -69,7 +69,7 @@ class BlockCache:
                 told = orjson.loads((stored.metadata() or {})["evenfall"])
                 columns = {name: stored.get_tensor(name) for name in _COLUMNS}
                 problems = stored.get_tensor("problems")
-                account = told["account"]
+                account, roles = told["account"], told["account"]["roles"]
             os.utime(file)
         except (OSError, SafetensorError, KeyError, orjson.JSONDecodeError):
             return None
@@ -86,6 +86,7 @@ class BlockCache:
                 Counter(account["notes"]),
                 Counter(dict(account["lengths"])),
                 [(names[file], text) for file, text in account["errors"]],
+                Counter(roles),
             ),
             problems,
         )  # fmt: skip
@@ -114,6 +115,7 @@ class BlockCache:
                     "notes": account.notes,
                     "lengths": list(account.lengths.items()),
                     "errors": [(names.index(file), text) for file, text in account.errors],
+                    "roles": account.roles,
                 },
             }
         ).decode()

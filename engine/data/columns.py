@@ -15,7 +15,9 @@ from .errors import listed
 from .row import SourceRow
 
 TURN_KEYS = ("role", "content", "from", "value")
-CHAT_COLUMNS = ("messages", "conversations", "conversation", "prompt", "completion")
+CHAT_COLUMNS = ("messages", "conversations", "conversation", "dialogue", "texts")
+"""The names of a column of turns."""
+_HOLD_TURNS = (*CHAT_COLUMNS, "prompt", "completion", "chosen", "rejected")
 
 
 def renamed(row: SourceRow, columns: Mapping[str, str]) -> SourceRow:
@@ -26,24 +28,33 @@ def renamed(row: SourceRow, columns: Mapping[str, str]) -> SourceRow:
     """
     if not columns or isinstance(row.value, str):
         return row
-    own = {key: column for key, column in columns.items() if key not in TURN_KEYS}
-    missing = [column for column in own.values() if column not in row.value]
+    own = {key: column for key, column in row_keys(columns).items() if key != column}
+    missing = {key: column for key, column in own.items() if column not in row.value}
     if missing:
         raise row.error(
-            f"data.columns names {listed(missing)}, but the row has {listed(row.value)}"
+            f"has no {listed(missing.values())}, which {listed(missing)} is read from "
+            f"(data.columns); it has {listed(row.value)}"
         )
     moved = set(own.values())
     value = {key: item for key, item in row.value.items() if key not in moved}
     value |= {key: row.value[column] for key, column in own.items()}
     turns = {column: key for key, column in columns.items() if key in TURN_KEYS}
     if turns:
-        for key in CHAT_COLUMNS:
+        for key in _HOLD_TURNS:
             if isinstance(value.get(key), list):
                 value[key] = [_renamed_turn(turn, turns) for turn in value[key]]
+            elif isinstance(value.get(key), dict):
+                value[key] = _renamed_turn(value[key], turns)
     return replace(row, value=value)
 
 
+def row_keys(columns: Mapping[str, str]) -> dict[str, str]:
+    """Those of `columns` that name columns of the row, not keys of a turn."""
+    return {key: column for key, column in columns.items() if key not in TURN_KEYS}
+
+
 def _renamed_turn(turn: Any, keys: Mapping[str, str]) -> Any:
-    return (
-        {keys.get(key, key): item for key, item in turn.items()} if isinstance(turn, dict) else turn
-    )
+    if not isinstance(turn, dict):
+        return turn
+    new = {keys[key]: item for key, item in turn.items() if key in keys}
+    return {key: item for key, item in turn.items() if key not in keys and key not in new} | new

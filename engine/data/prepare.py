@@ -299,6 +299,9 @@ def _report_of(
                 cut=account.found.counts[CUT],
                 weight=source.config.weight,
                 found=dict(account.found.ranked()),
+                confidence=source.detection.confidence,
+                columns=source.detection.columns,
+                roles=dict(account.roles.most_common()),
             )
             for place, (source, account) in enumerate(zip(sources, accounts, strict=True))
         ],

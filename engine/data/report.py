@@ -31,6 +31,12 @@ class SourceReport:
     """Passes over its kept rows in an epoch."""
     found: dict[str, int] = field(default_factory=dict)
     """What is wrong with rows that are not dropped (`problems.py`) -> rows."""
+    confidence: str = "certain"
+    """Of the format: `certain`, or `likely` where it was told from names that say little."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """The format's key -> the column that it is read from."""
+    roles: dict[str, int] = field(default_factory=dict)
+    """Role -> messages of the rows that have something to learn, the most frequent first."""
 
 
 @dataclass(frozen=True)

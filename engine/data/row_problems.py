@@ -5,10 +5,12 @@ serves whatever is dropped from it.
 
 * Turns out of order. An assistant may speak twice where tools came between, or where its first turn calls one.
 * Control characters: C0 and C1 but for tab and line ends, bidirectional overrides, U+FFFD.
-* Special tokens spelled out in a text: the tokenizer makes the control tokens of them.
+* Special tokens spelled out in a text: the tokenizer makes the control tokens of them. In segments, which are
+  written as they stand, they are meant.
 * Tool calls of a name that the row's tools do not have, or without an argument that they require. A row that
   lists no tools is not judged: its tools may stand in its system text.
-* An answer whose last tokens, as they are learnt, hold no token that ends a turn.
+* An answer whose last tokens, as they are learnt, hold no token that ends a turn. Of segments and token ids, which
+  have no turns, the last is judged; what is learnt whole is a document.
 """
 
 import re
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .formats import Conversation, Document
+from .normal import Conversation, Document, Learnable, Segments
 from .problems import (
     CONTROL_CHARACTERS,
     END_UNTRAINED,
@@ -51,7 +53,7 @@ class RowProblems:
         texts = [text for text in tokenizer.convert_ids_to_tokens(sorted(special)) if text]
         self._special = re.compile("|".join(map(re.escape, texts))) if texts else None
 
-    def of(self, row: Conversation | Document, encoded: Sequence[Encoded]) -> int:
+    def of(self, row: Learnable, encoded: Sequence[Encoded]) -> int:
         """The bits of a row.
 
         Args:
@@ -61,32 +63,38 @@ class RowProblems:
         for text in _texts(row):
             if _CONTROL.search(text):
                 found |= BIT[CONTROL_CHARACTERS]
-            if self._special and self._special.search(text):
+            if not isinstance(row, Segments) and self._special and self._special.search(text):
                 found |= BIT[SPECIAL_TOKENS]
         if isinstance(row, Conversation):
             if _out_of_order(row):
                 found |= BIT[TURN_ORDER]
             if row.tools and _wrong_call(row):
                 found |= BIT[TOOL_CALLS]
-        if any(map(self._has_open_end, encoded)):
+            if any(self._has_open_end(one, every=True) for one in encoded):
+                found |= BIT[END_UNTRAINED]
+        elif not isinstance(row, Document) and any(
+            not one.trained[1:].all() and self._has_open_end(one, every=False) for one in encoded
+        ):
             found |= BIT[END_UNTRAINED]
         return found
 
-    def _has_open_end(self, one: Encoded) -> bool:
+    def _has_open_end(self, one: Encoded, every: bool) -> bool:
+        """Whether an answer does not end; the last one, or any where each is a turn of its own."""
         trained = one.trained
         last = np.flatnonzero(trained[:-1] & ~trained[1:]).tolist()
         if len(trained) and trained[-1]:
             last.append(len(trained) - 1)
-        for end in last:
+        for end in last if every else last[-1:]:
             tail = slice(max(0, end + 1 - _TAIL), end + 1)
             if not np.isin(one.ids[tail][trained[tail]], self._ends).any():
                 return True
         return False
 
 
-def _texts(row: Conversation | Document) -> Iterator[str]:
-    if isinstance(row, Document):
+def _texts(row: Learnable) -> Iterator[str]:
+    if isinstance(row, Document | Segments):
         yield row.text
+    if not isinstance(row, Conversation):
         return
     for message in row.messages:
         yield message["content"]

@@ -8,10 +8,10 @@ import numpy as np
 from ..config import DataConfig, DatasetConfig
 from .ahead import Ahead
 from .block import CUT_AWAY, TOO_LONG, Account, Block, Recipe
+from .detect import Detection, ask_what_to_learn, detect
 from .dropping import Dropping
 from .errors import DataError
 from .examples import Examples
-from .formats import Detection, detect
 from .problems import BAD
 from .slices import Slice, slices_of
 
@@ -45,12 +45,11 @@ def begin(data: DataConfig, source: DatasetConfig, size: int, slice_bytes: int) 
     good = [row for row in first.rows if not row.broken]
     if not good or (len(good) < len(first.rows) and BAD not in data.drop):
         raise DataError(next(row.broken for row in first.rows if row.broken))
-    detection = (
-        detect(good, source.columns)
-        if source.format == "auto"
-        else Detection(source.format, f"data.format={source.format}")
-    )
-    recipe = Recipe.of(data, source, detection.format)
+    detection = detect(good, source.columns, format=source.format)
+    if source.format == "auto":
+        ask_what_to_learn(detection, good[0], source.columns)
+    settled = source.model_copy(update={"columns": {**detection.settled, **source.columns}})
+    recipe = Recipe.of(data, settled, detection.format)
     return Source(source, detection, recipe, size, slice_bytes, first)
 
 

@@ -31,12 +31,12 @@ import collections
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
 from .errors import DataError
-from .formats import Conversation, Document, Message
+from .normal import Conversation, Document, Learnable, Message, Segments, Tokens
 from .row import SourceRow
 from .template_fit import FittedTemplate, Spans, Tools
 
@@ -62,6 +62,8 @@ class Rendering:
     adds those it adds by default, and an end-of-sequence token is appended."""
     closed: bool = False
     """The template's own markers enclose the end of a turn: what follows a span need not be it."""
+    as_it_stands: bool = False
+    """No token is added, and none is learnt besides those of the spans."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +108,26 @@ class Renderer:
         self._added = {*self._special, *added}
         self._special_texts = tuple(tokenizer.convert_ids_to_tokens(sorted(self._special)))
 
-    def render(self, row: Conversation | Document) -> list[Rendering]:
-        """The examples of a row: one, unless the template rewrites earlier turns.
+    @overload
+    def render(self, row: Conversation | Document | Segments) -> list[Rendering]: ...
+
+    @overload
+    def render(self, row: Learnable) -> "Sequence[Rendering | Encoded]": ...
+
+    def render(self, row: Learnable) -> "Sequence[Rendering | Encoded]":
+        """The examples of a row: one, unless the template rewrites earlier turns. Token ids are
+        encoded already.
 
         Raises:
-            DataError: the template cannot render the row, or not so that its answers can be told.
+            DataError: the template cannot render the row, or not so that its answers can be told;
+                a token id is not in the vocabulary.
         """
         if isinstance(row, Document):
             return [Rendering(row.source, row.text, None, chat=False)]
+        if isinstance(row, Segments):
+            return [Rendering(row.source, row.text, row.spans, chat=True, as_it_stands=True)]
+        if isinstance(row, Tokens):
+            return [self._as_tokens(row)]
         if not self.tokenizer.chat_template:
             if row.plain is None:
                 raise row.source.error(
@@ -152,37 +166,54 @@ class Renderer:
                 return [Rendering(row.source, text, spans, chat=True, closed=closed)]
         return self._derive(row.source, messages, tools, answers)
 
-    def encode(self, renderings: Sequence[Rendering]) -> list[Encoded]:
+    def encode(self, renderings: "Sequence[Rendering | Encoded]") -> list[Encoded]:
         """Tokenise; uncut. One call for many rows is much faster than one for each."""
-        encoded: list[Encoded | None] = [None] * len(renderings)
+        encoded = [one if isinstance(one, Encoded) else None for one in renderings]
         for chat in (True, False):
-            places = [place for place, one in enumerate(renderings) if one.chat is chat]
-            if not places:
+            batch_of = {
+                place: one
+                for place, one in enumerate(renderings)
+                if isinstance(one, Rendering) and one.chat is chat
+            }
+            if not batch_of:
                 continue
             batch = self.tokenizer(
-                [renderings[place].text for place in places],
+                [one.text for one in batch_of.values()],
                 add_special_tokens=not chat,
                 return_attention_mask=False,
                 verbose=False,
             )
             assert batch.encodings is not None  # the tokenizer is a fast one
-            for place, ids, encoding in zip(
-                places, batch["input_ids"], batch.encodings, strict=True
+            for (place, one), ids, encoding in zip(
+                batch_of.items(), batch["input_ids"], batch.encodings, strict=True
             ):
-                encoded[place] = self._mask(
-                    renderings[place], np.array(ids, dtype=np.int32), encoding
-                )
+                encoded[place] = self._mask(one, np.array(ids, dtype=np.int32), encoding)
         return [one for one in encoded if one is not None]
+
+    def _as_tokens(self, row: Tokens) -> Encoded:
+        vocabulary = len(self.tokenizer)
+        for place, token in enumerate(row.ids):
+            if not 0 <= token < vocabulary:
+                raise row.source.error(
+                    f"`{row.key}[{place}]`: expected a token of the model's tokenizer, 0 to "
+                    f"{vocabulary - 1}, got {token}; the row was tokenised for another model: give "
+                    "its text instead, or choose that model"
+                )
+        trained = row.trained.copy()
+        trained[0] = False
+        return Encoded(row.source, np.array(row.ids, np.int32), trained)
 
     def _mask(self, one: Rendering, ids: np.ndarray, encoding: "Encoding") -> Encoded:
         trained = np.full(len(ids), one.spans is None)
         ended = False
-        spans = one.spans or ((0, len(one.text)),)
+        spans = ((0, len(one.text)),) if one.spans is None else one.spans
         for start, end in spans:
             inside = _tokens_of(encoding, start, end)
             if not inside:
                 continue
             trained[inside.start : inside.stop] = True
+            if one.as_it_stands:
+                continue
             last, following = inside[-1], inside.stop
             while last > inside.start and not one.text[slice(*_characters(encoding, last))].strip():
                 last -= 1  # the line break that many templates put behind the end-of-turn
@@ -193,7 +224,7 @@ class Renderer:
             if closes and int(ids[last]) not in self._special:
                 trained[following] = ended = True
         eos = self.tokenizer.eos_token_id
-        if isinstance(eos, int) and not (one.chat and ended):
+        if isinstance(eos, int) and not (one.chat and ended) and not one.as_it_stands:
             if one.chat:
                 self._note(EOS_ADDED, one.source)
             if not (len(ids) and ids[-1] == eos):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from .errors import DataError
-from .formats import Conversation, Message
+from .normal import Conversation, Message
 from .row import SourceRow
 from .training_template import template_for_training
 

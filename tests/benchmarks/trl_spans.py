@@ -30,8 +30,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from evenfall.engine.config import DatasetConfig
+from evenfall.engine.data.detect import detect
 from evenfall.engine.data.errors import DataError
-from evenfall.engine.data.formats import Conversation, detect, normalise
+from evenfall.engine.data.formats import normalise
+from evenfall.engine.data.normal import Conversation
 from evenfall.engine.data.read import read_rows
 from evenfall.engine.data.template import Renderer
 from evenfall.engine.data.template_fit import CALLS_AS_TEXT, SYSTEM_FOLDED

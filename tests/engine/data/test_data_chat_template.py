@@ -5,8 +5,10 @@ from transformers import AutoTokenizer
 
 from evenfall.engine.config import DataConfig, RunConfig
 from evenfall.engine.data.chat_template import read_chat_template
+from evenfall.engine.data.detect import detect
 from evenfall.engine.data.errors import DataError
-from evenfall.engine.data.formats import Conversation, detect, normalise
+from evenfall.engine.data.formats import normalise
+from evenfall.engine.data.normal import Conversation
 from evenfall.engine.data.row import SourceRow
 from evenfall.engine.data.template import Renderer
 from evenfall.engine.tokenizer import load_tokenizer

@@ -4,16 +4,16 @@ from typing import Any
 
 import pytest
 
+from evenfall.engine.data.detect import detect
 from evenfall.engine.data.errors import DataError
-from evenfall.engine.data.formats import (
+from evenfall.engine.data.formats import normalise
+from evenfall.engine.data.normal import (
     EMPTY_ANSWER,
     EMPTY_TEXT,
     NO_ANSWER,
     Conversation,
     Document,
     Dropped,
-    detect,
-    normalise,
 )
 from evenfall.engine.data.row import SourceRow
 
@@ -73,21 +73,6 @@ def test_aliases_and_empty_conversations_may_be_mixed():
     empty = {"conversations": []}
     assert detect(rows(empty, {"conversations": SHARE}, empty)).format == "sharegpt"
     assert detect(rows({"conversations": CHAT}, empty)).format == "messages"
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ({"title": "t", "body": "b"}, "it has `title`, `body`; accepted are: messages"),
-        ({"prompt": "p", "chosen": "c", "rejected": "r"}, "preference data"),
-        ({"messages": CHAT, "label": True}, "KTO"),
-        ({"input_ids": [1, 2], "labels": [1, 2]}, "token ids"),
-        ({"messages": ["a", "b"]}, "role and content"),
-    ],
-)
-def test_refuses_what_it_would_train_wrongly(value, message):
-    with pytest.raises(DataError, match=rf"f\.json: row 1: .*{message}"):
-        detect(rows(value))
 
 
 def test_alpaca():
@@ -217,7 +202,11 @@ def test_rows_with_nothing_to_learn_are_dropped_under_a_reason(value, reason):
         ({"conversations": [{"from": "gpt", "value": None}]}, "sharegpt", r"value`: .*got null"),
         ({"conversations": [{"from": "function_call", "value": "{"}]}, "sharegpt", "is not JSON"),
         ({"conversations": SHARE, "tools": "{oops"}, "sharegpt", "`tools`: is not JSON"),
-        ({"prompt": "p", "completion": CHAT}, "prompt_completion", "two texts or two lists"),
+        (
+            {"prompt": "p", "completion": CHAT},
+            "prompt_completion",
+            "expected the answer to `prompt`, got a user",
+        ),
         ({"text": "\ud800"}, "text", "surrogate"),
         ("running text", "messages", "is running text"),
     ],

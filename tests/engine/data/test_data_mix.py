@@ -118,7 +118,7 @@ def test_turns_under_other_names(run, chatml, tmp_path):
 def test_a_column_that_is_not_there_is_named_with_its_row(run, tmp_path):
     path = write(tmp_path / "a.jsonl", [{"frage": "q", "antwort": "a"}, {"frage": "q"}])
     with pytest.raises(
-        DataError, match=r"a\.jsonl: line 2: data\.columns names `antwort`.*`frage`"
+        DataError, match=r"a\.jsonl: line 2: has no `antwort`, which `completion`.*`frage`"
     ):
         run(path, columns={"prompt": "frage", "completion": "antwort"})
 

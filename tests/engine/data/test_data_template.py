@@ -7,8 +7,10 @@ import pytest
 
 from evenfall.engine.data import template as t
 from evenfall.engine.data import template_fit as fit
+from evenfall.engine.data.detect import detect
 from evenfall.engine.data.errors import DataError
-from evenfall.engine.data.formats import Conversation, Document, detect, normalise
+from evenfall.engine.data.formats import normalise
+from evenfall.engine.data.normal import Conversation, Document
 from evenfall.engine.data.row import SourceRow
 from evenfall.engine.data.template import Renderer
 

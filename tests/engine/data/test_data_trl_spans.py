@@ -13,7 +13,8 @@ import pytest
 
 from evenfall.engine.data import training_template
 from evenfall.engine.data.errors import DataError
-from evenfall.engine.data.formats import Conversation, normalise
+from evenfall.engine.data.formats import normalise
+from evenfall.engine.data.normal import Conversation
 from evenfall.engine.data.row import SourceRow
 from evenfall.engine.data.template import EOS_ADDED, Renderer
 from evenfall.presets.load import chat_template, chat_template_names
