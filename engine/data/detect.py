@@ -85,8 +85,8 @@ class Detection:
     columns: dict[str, str] = field(default_factory=dict)
     """The format's key -> the column in the file that it is read from."""
     settled: dict[str, str] = field(default_factory=dict)
-    """What to add to `data.columns`, so that all rows are read from the columns that every row looked
-    at has."""
+    """What to add to `data.columns` so that every row is read from the same columns, where the rows
+    themselves do not tell."""
     shapes: tuple[Shape, ...] = ()
     """What the rows look like, renamed by `data.columns`."""
 
@@ -143,9 +143,18 @@ def detect(
         given or observed,
         "likely" if not given and any(shape.likely for shape in shapes) else "certain",
         _in_file(every, columns),
-        {k: c for k, c in shapes[0].required.items() if c not in columns} if same else {},
+        _settled(shapes[0], columns, bool(given)) if same else {},
         shapes,
     )
+
+
+def _settled(shape: Shape, columns: Mapping[str, str], given: bool) -> dict[str, str]:
+    """The columns that names do not tell; and those that have the names of a given format."""
+    return {
+        key: column
+        for key, column in shape.required.items()
+        if column not in columns and (shape.loose or (given and key == column))
+    }
 
 
 def _among(count: int, rows: int) -> str:
@@ -168,6 +177,9 @@ def _shape(
     shapes = shapes_of(row.value, format, row_keys(columns))
     if shapes is None or (not shapes and format != "auto"):
         return None
+    if format != "auto" and len(shapes) > 1:  # its own names are what it was given for
+        own = [shape for shape in shapes if all(k == c for k, c in shape.required.items())]
+        shapes = own or shapes
     if len(shapes) == 1:
         return shapes[0]
     if shapes:

@@ -87,6 +87,7 @@ _NO_TEXT = {
 _BESIDE = {
     "id", "uuid", "index", "idx", "url", "uri", "source", "date", "time", "timestamp", "created",
     "score", "lang", "language", "split", "license", "licence", "author", "category",
+    "meta", "metadata", "dataset", "domain", "tags",
 }  # fmt: skip
 """Columns of text that say something about a row, and are not the row."""
 
@@ -107,9 +108,7 @@ def shapes_of(
     """
     value = {key: item for key, item in value.items() if item is not None}
     if format != "auto":
-        found = _using(_FORMATS[format](value), value, named)
-        own = [shape for shape in found if all(k == c for k, c in shape.required.items())]
-        return own[:1] or found
+        return _using(_FORMATS[format](value), value, named)
     for level in _LEVELS:
         if found := _using(level(value), value, named):
             return found
@@ -329,7 +328,9 @@ _FORMATS: dict[DataFormat, Callable[[Value], list[Shape]]] = {
     "tokens": _tokens,
     "segments": _segments,
     "preference": _preferences,
-    "kto": lambda value: _kto(value) or _labelled(value, "label"),
+    "kto": lambda value: _labelled(
+        value, next((name for name in _LABELS if name in value), "label")
+    ),
     "messages": _as_chat("messages"),
     "sharegpt": _as_chat("sharegpt"),
     "alpaca": _alpaca,
