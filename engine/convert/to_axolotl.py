@@ -4,13 +4,19 @@ from typing import Any
 
 from ..config import DatasetConfig, RunConfig
 from ..yaml12 import dump_yaml
+from .writable import check_formats
 
 _TEMPLATES = {"llama-3": "llama3", "qwen": "qwen_25", "phi": "phi_35", "mistral": "mistral_v1"}
 _DTYPES = {"auto": {"bf16": "auto"}, "bfloat16": {"bf16": True}, "float16": {"fp16": True}}
 
 
 def to_axolotl(config: RunConfig) -> str:
-    """The YAML text."""
+    """The YAML text.
+
+    Raises:
+        ConvertError: axolotl is not told of a data set's format.
+    """
+    check_formats(config, "axolotl")
     model, adapter, data, train = config.model, config.adapter, config.data, config.train
     notes: list[str] = []
     tree: dict[str, Any] = {"base_model": model.name_or_path}
@@ -41,6 +47,8 @@ def to_axolotl(config: RunConfig) -> str:
         tree["test_datasets"] = [{**first, "path": data.eval_path}]
     else:
         tree["val_set_size"] = data.eval_fraction
+    if data.drop:
+        notes.append(f"data.drop={data.drop}: axolotl keeps such rows")
     if data.assistant_turns == "last":
         notes.append("data.assistant_turns=last: axolotl learns every answer of a conversation")
     tree |= {

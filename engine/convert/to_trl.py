@@ -11,6 +11,7 @@ All data sets of a run become rows of one kind, as TRL wants them: `text`, `prom
 from typing import Literal
 
 from ..config import DatasetConfig, RunConfig
+from .writable import check_formats
 
 Kind = Literal["text", "plain", "pair", "chat"]
 
@@ -102,7 +103,12 @@ def text(row, columns):
 
 
 def to_trl(config: RunConfig) -> str:
-    """The script's text."""
+    """The script's text.
+
+    Raises:
+        ConvertError: a data set's format has no reader in such a script.
+    """
+    check_formats(config, "TRL")
     kind = _kind(config)
     sources = [one for one in config.data.sources if (one.format == "text") == (kind == "text")]
     notes = _notes(config, kind, len(sources) < len(config.data.sources))
@@ -138,6 +144,8 @@ def _notes(config: RunConfig, kind: Kind, left_out: bool) -> list[str]:
     ]
     if kind == "chat" and data.assistant_only_loss:
         notes.append("answers alone are learnt only if TRL knows the chat template's answers")
+    if data.drop:
+        notes.append(f"data.drop={data.drop}: TRL keeps such rows")
     if data.over_long == "drop":
         notes.append("data.over_long=drop: TRL cuts rows that are longer than max_length")
     if not data.shuffle:

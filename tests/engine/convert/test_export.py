@@ -9,6 +9,7 @@ import pytest
 
 from evenfall.engine.config import parse_config
 from evenfall.engine.convert.importer import import_config
+from evenfall.engine.convert.report import ConvertError
 from evenfall.engine.convert.to_axolotl import to_axolotl
 from evenfall.engine.convert.to_trl import to_trl
 from evenfall.engine.yaml12 import load_yaml
@@ -62,6 +63,21 @@ def test_axolotl_and_back(tmp_path, sections):
     file.write_text(to_axolotl(config))
     back = import_config(file)
     assert back.config == config, back.to_text()
+
+
+@pytest.mark.parametrize("write", [to_trl, to_axolotl])
+@pytest.mark.parametrize("format", ["preference", "kto", "tokens", "segments"])
+def test_a_format_that_has_no_reader_there_is_refused(write, format):
+    mix = [{"path": "a.jsonl", "format": "messages"}, {"path": "b.jsonl", "format": format}]
+    with pytest.raises(ConvertError, match=rf"data.datasets\[1\].format: {format} .*b.jsonl"):
+        write(sample(data={"path": None, "datasets": mix}))
+    with pytest.raises(ConvertError, match=rf"^data.format: {format} "):
+        write(sample(data={"path": "b.jsonl", "format": format}))
+
+
+@pytest.mark.parametrize("write", [to_trl, to_axolotl])
+def test_rows_that_are_dropped_here_alone_are_said(write):
+    assert "data.drop=['duplicate']" in write(sample(data={"path": "a", "drop": ["duplicate"]}))
 
 
 def test_what_axolotl_has_no_key_for_is_said():
