@@ -2,6 +2,7 @@
 
 import bisect
 from collections.abc import Sequence
+from typing import Any
 
 from evenfall.engine.data.errors import DataError
 from evenfall.engine.data.findings import Place
@@ -35,15 +36,15 @@ class FakeInspector:
     def index_at(self, place: Place) -> int:
         return bisect.bisect_left([one.number for one in self.places], place.number)
 
-    def look(self, place: Place, tell: object = None) -> InspectedRow:
+    def look(self, place: Place, tell: Any = None) -> InspectedRow:
         if place not in self.rows:
             raise DataError(f"{place.file}: there is no row {place.number}")
         return self.rows[place]
 
-    def find(self, text: str, start: Place, back: bool = False, tell: object = None):
+    def find(self, text: str, start: Place, back: bool = False, tell: Any = None):
         return self._next(start, back, lambda row: text.casefold() in row.raw.casefold())
 
-    def next_problem(self, start: Place, check: object = None, tell: object = None):
+    def next_problem(self, start: Place, check: object = None, tell: Any = None):
         return self._next(start, False, lambda row: row.problems)
 
     def _next(self, start, back, wanted):

@@ -58,7 +58,7 @@ class InspectorPane(Vertical):
             yield TokenView(id="data-tokens")
             yield TokenView(id="data-raw")
         yield Static(
-            LEGEND + Content.assemble(("      3", "$accent bold"), " goes on to training"),
+            LEGEND + Content.assemble(("  3", "$accent bold"), " goes on to training"),
             id="data-legend",
             markup=False,
         )
@@ -130,7 +130,8 @@ class InspectorPane(Vertical):
             )
 
     def _look_at(self, place: Place) -> None:
-        self._target = place
+        self.cancel()
+        self._target = place  # at once: a key that comes before the row is there goes on from it
         self._go_where(lambda tell: place, "")
 
     def _go_where(self, place_of: Callable[[Tell], Place | None], none: str) -> None:
