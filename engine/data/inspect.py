@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import orjson
 
 from ..config import RunConfig
 from .block import Account, fit_length, make_block
@@ -31,6 +30,7 @@ from .row import SourceRow
 from .row_problems import BIT, RowProblems
 from .source import Source
 from .template import Encoded
+from .token_text import as_text, raw_text, token_texts
 from .windows import Bins
 
 if TYPE_CHECKING:
@@ -38,13 +38,8 @@ if TYPE_CHECKING:
 
 Fate = Literal["trained", "read", "cut"]
 
-_RAW_CHARACTERS = 20_000
 _MOST_TOKENS = 20_000
 """Tokens taken apart of a row: a book is one row, and nobody reads all of it here."""
-_LONGEST_CHARACTER = 4
-"""Tokens that a character can span: UTF-8 has four bytes at most."""
-_HALF = "\ufffd"
-"""What the bytes of half a character are decoded to."""
 _ROWS_AT_ONCE = 64
 _NUMBERS = 1 << 40
 """More than a file has rows: file and number in one key that sorts."""
@@ -329,7 +324,7 @@ class Inspector:
                 if back and before is not None:
                     return before
                 continue
-            if wanted not in _as_text(row).casefold():
+            if wanted not in as_text(row).casefold():
                 continue
             if passed and not back:
                 return place
@@ -344,7 +339,7 @@ class Inspector:
 
     def _holds(self, place: Place, wanted: str, tell: Tell) -> bool:
         with self._one_at_a_time:
-            return wanted in _as_text(self._row(place, tell)[1]).casefold()
+            return wanted in as_text(self._row(place, tell)[1]).casefold()
 
     def next_problem(
         self, start: Place | None, check: DataCheck | None = None, tell: Tell = silent
@@ -382,53 +377,6 @@ class Inspector:
 def _normal(source: Source, row: SourceRow) -> Normal:
     recipe = source.recipe
     return normalise(row, recipe.format, dict(recipe.columns), drop_system=recipe.drop_system)
-
-
-def raw_text(row: SourceRow) -> str:
-    """The row as it stands in the file, its end cut where it is very long."""
-    text = _as_text(row)
-    if len(text) > _RAW_CHARACTERS:
-        text = text[:_RAW_CHARACTERS] + f"\n... {len(text) - _RAW_CHARACTERS:,} more characters"
-    return text
-
-
-def _as_text(row: SourceRow) -> str:
-    if row.broken:
-        return row.broken
-    if isinstance(row.value, str):
-        return row.value
-    try:
-        return orjson.dumps(row.value, default=str, option=orjson.OPT_INDENT_2).decode()
-    except TypeError:  # half of a surrogate pair, or a number of more than 64 bits
-        return repr(row.value)
-
-
-def token_texts(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[str]:
-    """The text of each token in its place; of a character that spans tokens, all of it at its last.
-
-    Each token is decoded with the one before, since a tokenizer can take the first space of a text away; never
-    with more, so that a long row takes no longer for each token than a short one.
-    """
-    decode = tokenizer.backend_tokenizer.decode  # type: ignore[attr-defined]
-
-    def text_of(start: int, end: int) -> str:
-        return decode(list(ids[start:end]), skip_special_tokens=False)
-
-    texts: list[str] = []
-    context = done = 0
-    for end in range(1, len(ids) + 1):
-        text = text_of(context, end)
-        if not text.endswith(_HALF) or end == len(ids):
-            texts.append(text[len(text_of(context, done)) :])
-            context, done = done, end
-            continue
-        texts.append("")
-        if (
-            end - done == _LONGEST_CHARACTER
-        ):  # no character, or U+FFFD itself: only the last may go on
-            texts[-2] = text_of(context, end - 1)[len(text_of(context, done)) :]
-            context, done = done, end - 1
-    return texts
 
 
 def _joined(pieces: list[_Piece], whole: Sequence[Encoded], longest: int) -> list[_Piece]:

@@ -8,8 +8,9 @@ import pytest
 from evenfall.engine.config import RunConfig
 from evenfall.engine.data.errors import DataError
 from evenfall.engine.data.findings import DataCheck, Finding, Place, Statistics
-from evenfall.engine.data.inspect import Inspector, token_texts
+from evenfall.engine.data.inspect import Inspector
 from evenfall.engine.data.prepare import prepare
+from evenfall.engine.data.token_text import token_texts
 
 
 @pytest.fixture
