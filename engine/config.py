@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .config_fields import ConfigField, explain, shown, unknown_key, walk
-from .data.problems import DropCode
+from .data.problems import DropCode, KeepCode
 from .yaml12 import dump_yaml, load_yaml
 
 
@@ -144,6 +144,9 @@ class DataConfig(_Section):
     )
     drop: list[DropCode] = Field(
         default=[], description="rows to leave out: `evenfall data check` names their problems"
+    )
+    keep: list[KeepCode] = Field(
+        default=[], description="problems that are known and meant: they hold no run up"
     )
     eval_path: str | None = Field(
         default=None, description="held-out file; default: taken from `path`"

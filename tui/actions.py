@@ -71,9 +71,15 @@ VERBS: tuple[Verb, ...] = (
     Verb("leave_field", "escape", "Back", "Empty the search and go back to the list", "model", False),
     # Data
     Verb("data_path", "slash", "Path", "Type the file, folder or hub id to learn from", "data"),
-    Verb("next_row", "j,n", "Next row", "Look at the next row", "data"),
-    Verb("previous_row", "k,p", "Previous", "Look at the row before", "data"),
+    Verb("next_row", "j", "Next row", "Look at the next row", "data"),
+    Verb("previous_row", "k", "Previous", "Look at the row before", "data"),
     Verb("raw", "r", "Raw", "Show the row as it stands in the file, or as tokens again", "data"),
+    Verb("next_problem", "p", "Problem", "Look at the next row with which something is wrong", "data"),
+    Verb("find_row", "f", "Find", "Look for text in the rows of the file", "data"),
+    Verb("next_match", "n", "Next match", "Look at the next row with the text", "data", False),
+    Verb("previous_match", "N", "Match before", "Look at the row before with the text", "data", False),
+    Verb("go_row", "g", "Go to", "Look at the row of a number", "data"),
+    Verb("token_ids", "t", "Ids", "Show the id of each token, or not", "data"),
     Verb("reload", "u", "Read again", "Read the data again", "data", False),
     Verb("stop_reading", "escape", "Cancel", "Stop reading; else leave a field", "data", False),
     # Export

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from textual.content import Content
 
+from ..engine.data.problems import PROBLEMS
 from ..presets.load import RecipePreset
 from .machine import Machine
 from .model_catalog import ModelEntry
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..engine.chat import Chat
     from ..engine.config import RunConfig
+    from ..engine.data.inspect import InspectedRow
     from ..engine.data.report import DataReport, SourceReport
     from ..engine.export.run import Exported
     from ..engine.runs import RunDirectory
@@ -207,6 +209,27 @@ def preview(found: "DataReport") -> Content:
         pairs.append(("! note", safe_text(notes, 300, style="$warning")))
     pairs.append(("tokens", Content(tokens)))
     return _pairs(pairs)
+
+
+def inspected(row: "InspectedRow", before: int, count: int) -> Content:
+    """A row's number, its tokens, what is wrong with it, and where it stands among the rows trained on.
+
+    Args:
+        before: rows that come before it.
+        count: rows in all.
+    """
+    parts = [Content.styled(f"row {row.place.number:,}", "bold")]
+    if row.left_out:
+        parts.append(safe_text(f"left out: {row.left_out}", 300, style="$warning"))
+    else:
+        share = 100 * row.trained / row.length if row.length else 0
+        parts.append(Content(f"{row.length:,} tokens, {row.trained:,} learnt ({share:.0f} %)"))
+    if len(row.starts) > 1:
+        parts.append(Content(f"{len(row.starts):,} documents"))
+    parts += [Content.styled(f"! {PROBLEMS[code].title}", "$warning") for code in row.problems]
+    if not row.left_out:
+        parts.append(Content.styled(f"row {before + 1:,} of {count:,}", "$text-muted"))
+    return Content(" · ").join(parts)
 
 
 _FEW = 4

@@ -61,7 +61,7 @@ def real_rows(
 
     config = parse_config({"data": {"path": path, "max_length": tokens, "shuffle": False}})
     tokenizer = _tokenizer_of(config.data, path, min(_VOCABULARY, shape.vocabulary))
-    prepared = prepare(config, tokenizer, lambda text, fraction: tell(text), shown=0)
+    prepared = prepare(config, tokenizer, lambda text, fraction: tell(text))
     bins = prepared.train.window(0, 0)
     prepared.train.close()
     assert bins is not None

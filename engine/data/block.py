@@ -147,7 +147,7 @@ def make_block(
         for one, count in zip(normal, counts, strict=True):
             whole = list(itertools.islice(encoded, count))
             account.lengths.update(len(example.ids) for example in whole)
-            examples, cut = _fit_length(one, whole, recipe, account)
+            examples, cut = fit_length(one, whole, recipe, account)
             if examples:
                 kept.append(examples)
                 problems.append(look.of(one, whole) | (BIT[CUT] if cut else 0))
@@ -178,7 +178,7 @@ def note_rows(places: Places, kind: str, examples: Examples, chosen: np.ndarray)
         places.note_place(kind, examples.files[examples.file[first]], int(examples.numbers[first]))
 
 
-def _fit_length(
+def fit_length(
     normal: Learnable, encoded: list[Encoded], recipe: Recipe, account: Account
 ) -> tuple[list[Example], bool]:
     """The examples of a row within max_length (none, and the reason counted, where none is left), and

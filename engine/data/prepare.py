@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..config import RunConfig
+from ..config import DataConfig, RunConfig
 from .ahead import Ahead
 from .block import Account, Block, note_rows
 from .dropping import Dropping
@@ -30,7 +30,6 @@ from .held_out import Tested, evaluation_file, held_out, hold_out, leaks_of
 from .problems import CUT, DUPLICATE, LEAK, in_words
 from .read import size_of
 from .report import DataReport, SourceReport
-from .row import SourceRow
 from .slices import SLICE_BYTES, Slice
 from .source import Source, begin, nothing_left, whole_block
 from .stream import Stream
@@ -52,8 +51,8 @@ class PreparedData:
     evaluation: Bins | None
     account: Callable[[], DataReport]
     """What has become of the rows that were read so far: of a stream more as training goes on."""
-    shown: tuple[SourceRow, ...]
-    """The first rows that are trained on, as they stand in the file."""
+    sources: tuple[Source, ...]
+    """The data sets, as they were begun."""
 
     @property
     def report(self) -> DataReport:
@@ -61,13 +60,12 @@ class PreparedData:
 
 
 def prepare(
-    config: RunConfig, tokenizer: "PreTrainedTokenizerBase", report: Report, shown: int = 50
+    config: RunConfig, tokenizer: "PreTrainedTokenizerBase", report: Report
 ) -> PreparedData:
     """Read, render and pack what `config.data` names.
 
     Args:
         report: is told the stage and how far it is; what it raises ends the work.
-        shown: source rows to keep for a preview.
 
     Raises:
         DataError: something cannot be read or rendered, or there is nothing left to learn.
@@ -75,7 +73,7 @@ def prepare(
     data = config.data
     sizes = [size_of(source) for source in data.sources]
     total = sum(sizes)
-    streamed = total > STREAM_ABOVE and all(source.max_rows is None for source in data.sources)
+    streamed = is_streamed(data, total)
     sources = []
     for source, size in zip(data.sources, sizes, strict=True):
         report(f"reading {source.path}", None)
@@ -86,8 +84,13 @@ def prepare(
         examples = evaluation_file(config, tokenizer, report)
         tested = Tested(Bins.packed(examples, data.max_length), examples)
     if not streamed:
-        return _held_whole(config, tokenizer, sources, tested, report, shown)
-    return _streamed(config, tokenizer, sources, tested, report, shown)
+        return _held_whole(config, tokenizer, sources, tested, report)
+    return _streamed(config, tokenizer, sources, tested, report)
+
+
+def is_streamed(data: DataConfig, size: int) -> bool:
+    """Whether data sets of so many bytes together are read while training runs."""
+    return size > STREAM_ABOVE and all(source.max_rows is None for source in data.sources)
 
 
 # Held whole
@@ -99,7 +102,6 @@ def _held_whole(
     sources: list[Source],
     tested: Tested | None,
     report: Report,
-    shown: int,
 ) -> PreparedData:
     data, seed = config.data, config.train.seed
     accounts, parts = [], []
@@ -132,8 +134,7 @@ def _held_whole(
     bins = Bins.packed(Examples.joined(train), data.max_length)
     held_counts = [len(rows) for rows in held]
     account = _report_of(config, sources, accounts, held_counts, tested, bins, 1.0)
-    first = _shown(sources[0], bins.examples, shown)
-    return PreparedData(OneWindow(bins), tested and tested.bins, lambda: account, first)
+    return PreparedData(OneWindow(bins), tested and tested.bins, lambda: account, tuple(sources))
 
 
 def weighted_rows(rows: np.ndarray, weight: float, seed: int, *stream: int) -> np.ndarray:
@@ -172,7 +173,6 @@ def _streamed(
     sources: list[Source],
     tested: Tested | None,
     report: Report,
-    shown: int,
 ) -> PreparedData:
     """Windows that are made while training runs; the account is that of the first."""
     data, seed = config.data, config.train.seed
@@ -253,8 +253,7 @@ def _streamed(
         part = 1.0 if so_far.whole else min(0.99, per_row * rows / size)
         return _report_of(config, sources, so_far.accounts, held_counts, tested, first, part)
 
-    first_rows = _shown(sources[0], first.examples, shown)
-    return PreparedData(stream, tested and tested.bins, account, first_rows)
+    return PreparedData(stream, tested and tested.bins, account, tuple(sources))
 
 
 def _held_out_of_first(
@@ -314,12 +313,6 @@ def _report_of(
         notes=dict(notes),
         share=share,
     )
-
-
-def _shown(source: Source, examples: Examples, count: int) -> tuple[SourceRow, ...]:
-    """The rows of a data set's beginning that the first examples are of."""
-    wanted = {(one.file, one.number) for one in examples[:count]}
-    return tuple(row for row in source.first.rows if (row.file, row.number) in wanted)
 
 
 def _evenly(values: list[int], most: int) -> list[int]:

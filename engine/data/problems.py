@@ -18,6 +18,13 @@ DropCode = Literal[
 ]  # fmt: skip
 """What `data.drop` takes. A row that has several of them is counted under the first."""
 
+KeepCode = Literal[
+    "turn_order", "control_characters", "special_tokens", "tool_calls", "end_untrained",
+    "duplicate", "leak", "near_duplicate", "cut", "cut_away", "nothing_to_learn",
+    "pad_is_eos", "eos_differs", "special_split",
+]  # fmt: skip
+"""What `data.keep` takes: known, and as it should be."""
+
 BAD = "bad"
 TURN_ORDER = "turn_order"
 CONTROL_CHARACTERS = "control_characters"
@@ -32,10 +39,14 @@ NEAR_DUPLICATE = "near_duplicate"
 NOTHING_TO_LEARN = "nothing_to_learn"
 CUT_AWAY = "cut_away"
 TOO_LONG = "too_long"
+PAD_IS_EOS = "pad_is_eos"
+EOS_DIFFERS = "eos_differs"
+SPECIAL_SPLIT = "special_split"
 
 ROW_PROBLEMS = (TURN_ORDER, CONTROL_CHARACTERS, SPECIAL_TOKENS, TOOL_CALLS, END_UNTRAINED, CUT)
 """What is told from a row by itself; its place here is its bit in `Block.problems`."""
 DROP_CODES: tuple[str, ...] = get_args(DropCode)
+KEEP_CODES: tuple[str, ...] = get_args(KeepCode)
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,20 @@ PROBLEMS: dict[str, Problem] = {
     LEAK: Problem(
         "red", "are in the evaluation set too", "no row is in the evaluation set too",
         "the evaluation loss of what was trained on says nothing",
+    ),
+    PAD_IS_EOS: Problem(
+        "amber", "the token that pads is also the one that ends", "padding has a token of its own",
+        "nothing is padded here, but trainers that mask padding would not learn to end",
+    ),
+    EOS_DIFFERS: Problem(
+        "amber", "answers end with a token that is not the tokenizer's eos",
+        "answers end with a token that ends generation",
+        "a program that stops at eos alone goes on after the answer: it must be told to stop at that token",
+    ),
+    SPECIAL_SPLIT: Problem(
+        "amber", "markers of the chat template are not tokens of this tokenizer",
+        "the chat template's markers are tokens",
+        "they are spelled out in several ordinary tokens: this template belongs to another model",
     ),
 }  # fmt: skip
 

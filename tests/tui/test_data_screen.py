@@ -1,38 +1,48 @@
 """The Data screen: a preview that follows the draft, and rows shown as the model will see them."""
 
 import asyncio
+import re
 import threading
 
 import pytest
+from fake_inspector import FakeInspector, inspected
 from textual.content import Content
 from waiting import until
 
 from evenfall.engine.config import RunConfig
-from evenfall.engine.data.preview import DataPreview, PreviewRow, TokenRun
+from evenfall.engine.data.inspect import InspectedRow, InspectedToken
+from evenfall.engine.data.preview import DataPreview
 from evenfall.engine.data.report import DataReport, SourceReport
 from evenfall.tui.app import EvenfallApp
 from evenfall.tui.screens import data as data_screen
 from evenfall.tui.widgets.histogram import ranges
-from evenfall.tui.widgets.token_view import _line, _wrapped
+from evenfall.tui.widgets.token_view import Run, _line, _wrapped
 
 SIZES = [(120, 36), (80, 24)]
 
 
-def row(number: int) -> PreviewRow:
-    return PreviewRow(
-        number, 61, 18,
-        (
-            TokenRun("<|user|>", False, True),
-            TokenRun(f"\nRow {number}: name two primes, and say in one or two sentences why they "
-                     "are primes.", False, False),
-            TokenRun("<|end|>", False, True),
-            TokenRun("\n", False, False),
-            TokenRun("<|assistant|>", False, True),
-            TokenRun("\n", False, False),
-            TokenRun("2 and 3: no number but 1 and themselves divides them.", True, False),
-            TokenRun("<|end|>", True, True),
-        ),
-    )  # fmt: skip
+def row(number: int, problems=(), left_out="", tail="") -> InspectedRow:
+    question = (
+        f"\nRow {number}: name two primes, and say in one or two sentences why they are primes."
+    )
+    answer = "2 and 3: no number but 1 and themselves divides them."
+    tokens = [
+        InspectedToken(256, "<|user|>", "read", True),
+        *(InspectedToken(n, word, "read", False) for n, word in enumerate(words(question))),
+        InspectedToken(258, "<|end|>", "read", True),
+        InspectedToken(10, "\n", "read", False),
+        InspectedToken(257, "<|assistant|>", "read", True),
+        InspectedToken(10, "\n", "read", False),
+        *(InspectedToken(n, word, "trained", False) for n, word in enumerate(words(answer))),
+        InspectedToken(258, "<|end|>", "trained", True),
+        *(InspectedToken(n, word, "cut", False) for n, word in enumerate(words(tail))),
+    ]
+    raw = f'{{\n  "prompt": "Row {number}",\n  "completion": "2 and 3{tail}"\n}}'
+    return inspected(number, tokens, raw, problems, left_out)
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"\s?\S+", text)
 
 
 PREVIEW = DataPreview(
@@ -45,7 +55,10 @@ PREVIEW = DataPreview(
         eval_rows=120, tokens=1_200_345, trained_tokens=402_111, bins=612, max_length=256,
         lengths=[20] * 50 + [70] * 400 + [130] * 300 + [256] * 50, notes={},
     ),
-    rows_shown=tuple(row(n) for n in (1, 2, 4)), raw='{\n  "messages": []\n}',
+    FakeInspector([  # type: ignore[arg-type]
+        row(1), row(2), row(3, left_out="empty answer"), row(4, ("cut",), tail=" and so are 5 and 7"),
+        row(1200),
+    ]),
 )  # fmt: skip
 
 
@@ -136,22 +149,125 @@ def test_an_error_stands_in_place_of_the_rows(app, drive, see, same_as_snapshot,
     drive(app, scenario, size)
 
 
-def test_rows_are_walked_and_the_first_is_shown_raw(app, asked, drive, see):
+def test_rows_are_walked(app, asked, drive, see):
     async def scenario(pilot):
         await show_data(pilot)
-        assert "row 1 ·" in see(app) and "▌T  2 and 3" in see(app)
-        await pilot.press("j", "n")
-        assert "row 4 ·" in see(app) and "Row 4: name" in see(app)
-        await pilot.press("j")
-        assert "this is the last row shown" in see(app)
-        await pilot.press("k", "p")
+        assert "row 1 ·" in see(app) and "▌T  2 and 3" in see(app) and "row 1 of 4" in see(app)
+        await pilot.press("j", "j")
+        assert "row 4 ·" in see(app) and "Row 4: name" in see(app) and "row 3 of 4" in see(app)
+        await pilot.press("j", "j")
+        assert "this is the last row" in see(app) and "row 1,200 ·" in see(app)
+        await pilot.press("k", "k", "k")
         assert "row 1 ·" in see(app)
-        await pilot.press("r")
-        assert "as it stands in the file" in see(app) and '"messages": []' in see(app)
-        await pilot.press("r")
-        assert "▌T" in see(app)
+        await pilot.press("k")
+        assert "this is the first row" in see(app)
 
     drive(app, scenario)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_cut_row_is_found_by_its_problem(app, asked, drive, see, same_as_snapshot, size):
+    async def scenario(pilot):
+        await show_data(pilot)
+        await pilot.press("p")
+        assert "! are cut at data.max_length" in see(app)
+        assert "✂   and so are 5 and 7" in see(app)
+        same_as_snapshot(app, "data-cut")
+
+    drive(app, scenario, size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_ids_stand_before_their_tokens(app, asked, drive, see, same_as_snapshot, size):
+    async def scenario(pilot):
+        await show_data(pilot)
+        await pilot.press("t")
+        assert "‹⟦256⟧<|user|>›" in see(app)
+        same_as_snapshot(app, "data-ids")
+        await pilot.press("t")
+        assert "⟦" not in see(app)
+
+    drive(app, scenario, size)
+
+
+def test_a_row_is_gone_to_by_its_number(app, asked, drive, see):
+    async def scenario(pilot):
+        await show_data(pilot)
+        await pilot.press("g", *"1,200", "enter")
+        assert "row 1,200 ·" in see(app)
+        await pilot.press("g", *"3", "enter")
+        assert "row 3 · left out: empty answer" in see(app)
+        await pilot.press("k")
+        assert "row 2 ·" in see(app)
+        await pilot.press("g", *"3", "enter", "j")
+        assert "row 4 ·" in see(app)
+        await pilot.press("g", *"77", "enter")
+        assert "there is no row 77" in see(app) and "row 4 ·" in see(app)
+        await pilot.press("g", *"x", "enter")
+        assert "is no row number" in see(app)
+        await pilot.press("g", "escape", "j")
+        assert "row 1,200 ·" in see(app)
+
+    drive(app, scenario)
+    assert len(asked) == 1  # the field is no setting
+
+
+def test_text_is_found_forward_and_back(app, asked, drive, see):
+    async def scenario(pilot):
+        await show_data(pilot)
+        await pilot.press("n")
+        assert "nothing to look for yet" in see(app)
+        await pilot.press("f", *"ROW", "enter")
+        assert "row 2 ·" in see(app)
+        await pilot.press("n", "n")
+        assert "row 4 ·" in see(app)
+        await pilot.press("N", "N", "N")
+        assert "row 1 ·" in see(app)
+        await pilot.press("f", *"[/nowhere]", "enter")
+        assert "no row holds '[/nowhere]'" in see(app) and "row 1 ·" in see(app)
+
+    drive(app, scenario)
+
+
+def test_raw_takes_the_place_of_the_tokens_or_stands_beside_them(app, asked, drive, see):
+    async def scenario(pilot):
+        await show_data(pilot)
+        assert '"prompt"' not in see(app) and "▌T  2" in see(app)
+        await pilot.press("r")
+        assert '"prompt": "Row 1"' in see(app) and "▌T  2" not in see(app)
+        await pilot.press("j")
+        assert '"prompt": "Row 2"' in see(app)
+        await pilot.press("r")
+        assert "▌T  2" in see(app)
+        await pilot.resize_terminal(120, 36)
+        await pilot.pause()
+        assert '"prompt": "Row 2"' in see(app) and "▌T  2" in see(app)
+
+    drive(app, scenario, (80, 24))
+
+
+def test_a_long_look_leaves_the_screen_alive_and_can_be_stopped(app, drive, see, monkeypatch):
+    class Slow(FakeInspector):
+        def look(self, place, tell=None):
+            while place.number in (2, 4) and not over.wait(0.01):
+                tell(5000)
+            return super().look(place)
+
+    over = threading.Event()
+    slow = DataPreview(PREVIEW.report, Slow([row(1), row(2), row(4), row(5)]))  # type: ignore[arg-type]
+    monkeypatch.setattr(data_screen, "load_preview", lambda config, job: slow)
+
+    async def scenario(pilot):
+        await show_data(pilot)
+        await pilot.press("j")
+        await until(pilot, lambda: "5,000 rows read" in see(app))
+        await pilot.press("escape")
+        assert "row 1 ·" in see(app)
+        await pilot.press("j", "j", "j")  # each overtakes the one before
+        await until(pilot, lambda: "row 5 ·" in see(app))
+
+    drive(app, scenario)
+    over.set()
 
 
 def test_a_changed_field_reads_anew_and_an_unchanged_one_does_not(app, asked, drive, see):
@@ -236,23 +352,24 @@ def test_ranges_end_at_the_limit_and_lose_no_row():
 
 
 @pytest.mark.parametrize("width", [6, 20, 71])
-def test_lines_fit_and_never_mix_what_is_learnt_with_what_is_not(width):
+def test_lines_fit_and_never_mix_fates_or_documents(width):
     runs = [
-        ("<s>", False, True), ("a prompt of some words\nand a second line ", False, False),
-        ("日本語" * 20, True, False), ("x" * 50 + " end", True, False), ("\n", False, False),
+        Run("<s>", "read", True), Run("a prompt of some words\nand a second line ", "read", False),
+        Run("日本語" * 20, "trained", False), Run("x" * 50 + " end", "trained", False),
+        Run("\n", "read", False), Run("another", "read", False, 1), Run(" tail", "cut", False, 1),
     ]  # fmt: skip
     lines = _wrapped(runs, width)
     for line in lines:
-        assert len({trained for _, trained, _ in line}) == 1
+        assert len({(run.fate, run.document) for run in line}) == 1
         assert _line(line).cell_length <= width + 6
-    shown = "".join(text for line in lines for text, _, _ in line)
-    assert shown == "‹<s>›" + "".join(text for text, _, _ in runs[1:]).replace("\n", "⏎")
+    shown = "".join(run.text for line in lines for run in line)
+    assert shown == "‹<s>›" + "".join(run.text for run in runs[1:]).replace("\n", "⏎")
 
 
-def test_learnt_and_read_differ_without_colour():
-    learnt, read = _line([("x", True, False)]), _line([("x", False, False)])
-    assert isinstance(learnt, Content)
-    assert learnt.plain != read.plain
+def test_fates_differ_without_colour():
+    lines = [_line([Run("x", fate, False)]) for fate in ("trained", "read", "cut")]
+    assert all(isinstance(line, Content) for line in lines)
+    assert len({line.plain for line in lines}) == 3
 
 
 def test_several_data_sets_are_told_and_give_way_to_a_path(

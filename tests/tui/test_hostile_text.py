@@ -9,10 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from fake_inspector import FakeInspector, inspected
 from textual.app import App
 from waiting import until
 
-from evenfall.engine.data.preview import DataPreview, PreviewRow, TokenRun
+from evenfall.engine.data.inspect import InspectedToken
+from evenfall.engine.data.preview import DataPreview
 from evenfall.engine.data.report import DataReport, SourceReport
 from evenfall.engine.runs import RunDirectory
 from evenfall.tui.app import EvenfallApp
@@ -53,13 +55,17 @@ def app(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("many", "weight"), [(1, 1.0), (6, 0.5)])
 @pytest.mark.parametrize("text", HOSTILE)
 def test_data(app, drive, monkeypatch, text, many, weight):
-    runs = (TokenRun(text, False, False), TokenRun(text, True, True), TokenRun(text, True, False))
+    tokens = [
+        InspectedToken(1, text, "read", False), InspectedToken(2, text, "trained", True),
+        InspectedToken(3, text, "trained", False), InspectedToken(4, text, "cut", False),
+    ]  # fmt: skip
+    rows = [inspected(1, tokens, text, file=text), inspected(2, [], text, ("bad",), text, text)]
     preview = DataPreview(
         DataReport(
             [SourceReport(text, text, text, 1, 1, 0, {text: 1}, 0, weight)] * many,
             0, 3, 2, 1, 64, [3], {text: 1},
         ),
-        (PreviewRow(1, 3, 2, runs),), text,
+        FakeInspector(rows),  # type: ignore[arg-type]
     )  # fmt: skip
 
     def load(config, job):
@@ -74,7 +80,12 @@ def test_data(app, drive, monkeypatch, text, many, weight):
         await pilot.press("f3")
         await until(pilot, lambda: getattr(app.screen, "_preview", None) is not None)
         assert_clean(app)
-        await pilot.press("r")
+        for key in ("t", "r", "p", "r", "g", "9", "enter", "f"):
+            await pilot.press(key)
+            assert_clean(app)
+        app.screen.query_one("#data-ask").value = text
+        await pilot.press("enter")
+        await pilot.pause()
         assert_clean(app)
         app.screen.query_one("#data-path").value = text
         await pilot.press("slash")

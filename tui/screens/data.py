@@ -1,15 +1,15 @@
-"""Data: what is learnt from, and how every row will reach the model.
+"""Data: what is learnt from, and how every row will reach the model (`widgets/inspector.py`).
 
 The preview prepares the data exactly as a run does, on a thread, whenever what it depends on has
 changed: a wrong format or mask is seen here, before GPU time is spent on it. What is wrong with the data
 is said in place of the rows, with file, row and fix.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.containers import Container, Horizontal, Vertical
+from textual.containers import Container, Horizontal
 from textual.content import Content
 from textual.widgets import Static
 
@@ -21,9 +21,9 @@ from ..settings import FIELDS, override_of, value_of
 from ..value_text import field_text
 from ..widgets.field import Choice, TextField
 from ..widgets.histogram import Histogram
+from ..widgets.inspector import InspectorPane
 from ..widgets.job_line import JobLine
-from ..widgets.token_view import LEGEND, TokenView
-from .base import EvenfallScreen
+from .base import WIDTH_CLASSES, EvenfallScreen
 
 if TYPE_CHECKING:
     from ...engine.data.preview import DataPreview
@@ -54,6 +54,7 @@ def preview_key(config: RunConfig) -> tuple[object, ...]:
 class DataScreen(EvenfallScreen):
     NAME = "data"
     CSS_PATH = "../styles/data.tcss"
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [*WIDTH_CLASSES, (120, "-widest")]
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,8 +62,6 @@ class DataScreen(EvenfallScreen):
         self._key: tuple[object, ...] | None = None
         self._preview: DataPreview | None = None
         self._error = ""
-        self._row = 0
-        self._raw = False
 
     def compose_body(self) -> ComposeResult:
         with Horizontal(id="data-line"):
@@ -83,20 +82,17 @@ class DataScreen(EvenfallScreen):
         yield JobLine("esc cancels", id="data-job")
         yield Static("", id="data-status", markup=False)
         with Container(id="data-panes"):
-            with Vertical(id="data-rows"):
-                yield Static("", id="data-row", markup=False)
-                yield TokenView(id="data-tokens")
-                yield Static(
-                    LEGEND + Content.assemble(("      3", "$accent bold"), " goes on to training"),
-                    id="data-legend",
-                    markup=False,
-                )
+            yield InspectorPane(id="data-rows")
             yield Histogram(id="data-lengths")
 
     def on_mount(self) -> None:
         super().on_mount()
-        self.query_one(TokenView).focus()
+        self._pane.focus_view()
         self.poll_every(0.25, self._poll)
+
+    @property
+    def _pane(self) -> InspectorPane:
+        return self.query_one(InspectorPane)
 
     # The draft and its preview
 
@@ -125,6 +121,7 @@ class DataScreen(EvenfallScreen):
         self._poll()
 
     def _poll(self) -> None:
+        self._pane.poll()
         job = self._job
         if job is None:
             return
@@ -138,7 +135,8 @@ class DataScreen(EvenfallScreen):
         elif job.error is not None:
             self._error = job.error
         else:
-            self._preview, self._row, self._raw = job.result, 0, False
+            self._preview = job.result
+        self._pane.set_data(self._preview)
         self.evenfall.set_mark("data", "done" if self._preview else "attention")
         self._show()
 
@@ -157,29 +155,7 @@ class DataScreen(EvenfallScreen):
             report = preview.report
             status.update(describe.preview(report))
             self.query_one(Histogram).set_data(report.lengths, report.max_length)
-            self._show_row()
         self.refresh_keys()
-
-    def _show_row(self) -> None:
-        preview = self._preview
-        if preview is None:
-            return
-        head, view = self.query_one("#data-row", Static), self.query_one(TokenView)
-        if self._raw:
-            number = preview.rows_shown[0].number
-            head.update(Content.styled(f"row {number:,} as it stands in the file", "bold"))
-            view.set_raw(preview.raw)
-            return
-        row = preview.rows_shown[self._row]
-        share = 100 * row.trained / row.tokens if row.tokens else 0
-        head.update(
-            Content.assemble(
-                (f"row {row.number:,}", "bold"),
-                f" · {row.tokens:,} tokens, {row.trained:,} learnt ({share:.0f} %)",
-                (f"   {self._row + 1} of the first {len(preview.rows_shown)}", "$text-muted"),
-            )
-        )
-        view.set_runs((run.text, run.trained, run.special) for run in row.runs)
 
     # Editing
 
@@ -187,7 +163,7 @@ class DataScreen(EvenfallScreen):
     def _typed(self, event: TextField.Committed) -> None:
         self._set(event.field, event.text)
         if event.entered and not event.field.has_class("-bad"):
-            self.query_one(TokenView).focus()
+            self._pane.focus_view()
 
     @on(Choice.Changed)
     def _turned(self, event: Choice.Changed) -> None:
@@ -212,44 +188,48 @@ class DataScreen(EvenfallScreen):
     # Verbs
 
     def why_not(self, verb: str) -> str | None:
-        if verb not in ("next_row", "previous_row", "raw"):
+        if verb in ("data_path", "reload", "stop_reading"):
             return None
         if self._job is not None:
             return "the data is still being read"
-        if self._preview is None:
-            return "there are no rows to show: give a data set first (/)"
-        if self._raw and verb != "raw":
-            return None
-        if verb == "next_row" and self._row + 1 >= len(self._preview.rows_shown):
-            return "this is the last row shown; the run takes all of them"
-        if verb == "previous_row" and self._row == 0:
-            return "this is the first row"
-        return None
+        return self._pane.why_not(verb)
 
     def verb_title(self, verb: str) -> str | None:
-        return "Tokens" if verb == "raw" and self._raw else None
+        return "Tokens" if verb == "raw" and self._pane.raw else None
+
+    @on(InspectorPane.Changed)
+    def _other_row(self) -> None:
+        self.refresh_keys()
 
     def action_data_path(self) -> None:
         self.query_one("#data-path", TextField).focus()
 
     def action_next_row(self) -> None:
-        self._step(1)
+        self._pane.step(1)
 
     def action_previous_row(self) -> None:
-        self._step(-1)
+        self._pane.step(-1)
 
-    def _step(self, by: int) -> None:
-        if self._preview is None:
-            return
-        last = len(self._preview.rows_shown) - 1
-        self._raw, self._row = False, min(last, max(0, self._row + by))
-        self._show_row()
-        self.refresh_keys()
+    def action_next_problem(self) -> None:
+        self._pane.next_problem()
+
+    def action_find_row(self) -> None:
+        self._pane.ask("find")
+
+    def action_next_match(self) -> None:
+        self._pane.find()
+
+    def action_previous_match(self) -> None:
+        self._pane.find(back=True)
+
+    def action_go_row(self) -> None:
+        self._pane.ask("go")
+
+    def action_token_ids(self) -> None:
+        self._pane.turn_ids()
 
     def action_raw(self) -> None:
-        self._raw = not self._raw
-        self._show_row()
-        self.refresh_keys()
+        self._pane.turn_raw()
 
     def action_reload(self) -> None:
         self._read()
@@ -257,5 +237,8 @@ class DataScreen(EvenfallScreen):
     def action_stop_reading(self) -> None:
         if self._job is not None:
             self._job.cancel()
+        elif self._pane.working:
+            self._pane.cancel()
         else:
-            self.query_one(TokenView).focus()
+            self._pane.close_question()
+            self._pane.focus_view()

@@ -1,12 +1,13 @@
 """TokenView: one row of a data set, as the model will see it.
 
-Three things are told apart, each by more than colour: what is learnt (bold, underlined, and a `▌T` in the
-gutter), what is only read (dim, `·`), and special tokens (in ‹angle quotes›, so that a template's marker
-cannot be taken for text). A change between learnt and read starts a new line, so a gutter mark
-holds for its whole line.
+Four things are told apart, each by more than colour: what is learnt (bold, underlined, and a `▌T` in the
+gutter), what is only read (dim, `·`), what is cut off (struck through, `✂`), and special tokens (in
+‹angle quotes›, so that a template's marker cannot be taken for text). A change between them starts a new line,
+so a gutter mark holds for its whole line; so does a new document.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.cells import cell_len, get_character_cell_size
 from textual.app import ComposeResult
@@ -17,8 +18,19 @@ from textual.widgets import Static
 
 from ..safe_text import safe_str, safe_text
 
-Run = tuple[str, bool, bool]
-"""(text, trained, special): tokens that follow each other and are of one kind."""
+if TYPE_CHECKING:
+    from ...engine.data.inspect import Fate, InspectedRow
+
+
+class Run(NamedTuple):
+    """Tokens that follow each other and are of one kind."""
+
+    text: str
+    fate: "Fate"
+    special: bool
+    document: int = 0
+    """Which document of the row, from 0."""
+
 
 LIMIT = 20_000
 """Characters shown of a row; more than a few screens of one row help nobody."""
@@ -26,6 +38,8 @@ LEGEND = Content.assemble(
     ("▌T ", "$success"),
     ("learnt", "bold underline"),
     ("   · read only", "$text-muted"),
+    ("   ✂ ", "$warning"),
+    ("cut off", "$text-muted strike"),
     ("   ‹special›", "$accent"),
     (" token", "$text-muted"),
 )
@@ -70,29 +84,48 @@ class TokenView(VerticalScroll):
             self._body.update(Content("\n").join(lines))
 
 
+def runs_of(row: "InspectedRow", ids: bool) -> Iterator[Run]:
+    """The tokens of a row as runs; with `ids` each token by itself, behind its id."""
+    starts, document = set(row.starts), -1
+    held: Run | None = None
+    for place, token in enumerate(row.tokens):
+        document += place in starts
+        text = f"⟦{token.id}⟧{token.text}" if ids else token.text
+        run = Run(text, token.fate, token.special, document)
+        if held is not None and not ids and held[1:] == run[1:] and not token.special:
+            held = held._replace(text=held.text + text)
+            continue
+        if held is not None:
+            yield held
+        held = run
+    if held is not None:
+        yield held
+
+
 def _wrapped(runs: Sequence[Run], width: int) -> list[list[Run]]:
-    """Cut runs into lines of at most `width` cells; every line is all trained or all masked."""
+    """Cut runs into lines of at most `width` cells; every line is of one fate and one document."""
     lines: list[list[Run]] = [[]]
     shown = used = 0
-    for text, trained, special in runs:
-        if lines[-1] and lines[-1][-1][1] != trained:
+    for run in runs:
+        if lines[-1] and (lines[-1][-1].fate, lines[-1][-1].document) != (run.fate, run.document):
             lines.append([])
             used = 0
         if shown >= LIMIT:
-            lines[-1].append((f"… the first {LIMIT:,} characters are shown", trained, False))
+            end = f"… the first {LIMIT:,} characters are shown"
+            lines[-1].append(run._replace(text=end, special=False))
             break
-        clean = safe_str(text, LIMIT - shown, lines=not special)
+        clean = safe_str(run.text, LIMIT - shown, lines=not run.special)
         shown += len(clean)
-        for n, part in enumerate((f"‹{clean}›" if special else clean).split("\n")):
+        for n, part in enumerate((f"‹{clean}›" if run.special else clean).split("\n")):
             if n:
-                lines[-1].append(("⏎", trained, special))
+                lines[-1].append(run._replace(text="⏎"))
                 lines.append([])
                 used = 0
             for m, piece in enumerate(_cut(part, width - used, width)):
                 if m:
                     lines.append([])
                     used = 0
-                lines[-1].append((piece, trained, special))
+                lines[-1].append(run._replace(text=piece))
                 used += cell_len(piece)
     return [line for line in lines if line]
 
@@ -115,13 +148,16 @@ def _cut(text: str, first: int, width: int) -> Iterator[str]:
         text, room = text[end:], width
 
 
+_GUTTER = {"trained": " ▌T  ", "read": "  ·  ", "cut": "  ✂  "}
+_COLOUR = {"trained": "$success", "read": "$text-muted", "cut": "$warning"}
+_STYLE = {"trained": "bold underline", "read": "$text-muted", "cut": "$text-muted strike"}
+_SPECIAL = {"trained": "$accent bold underline", "read": "$accent", "cut": "$accent strike"}
+
+
 def _line(pieces: Sequence[Run]) -> Content:
-    trained = pieces[0][1]
-    line = Content.styled(" ▌T  " if trained else "  ·  ", "$success" if trained else "$text-muted")
-    for text, learnt, special in pieces:
-        if special:
-            style = "$accent bold underline" if learnt else "$accent"
-        else:
-            style = "bold underline" if learnt else "$text-muted"
-        line = line + Content.styled(text, style)
+    fate = pieces[0].fate
+    line = Content.styled(_GUTTER[fate], _COLOUR[fate])
+    for piece in pieces:
+        style = (_SPECIAL if piece.special else _STYLE)[piece.fate]
+        line = line + Content.styled(piece.text, style)
     return line

@@ -6,7 +6,7 @@ import pytest
 
 from evenfall.engine import tokenizer as tokenizer_module
 from evenfall.engine.config import RunConfig
-from evenfall.engine.data.preview import TokenRun, build_preview
+from evenfall.engine.data.preview import build_preview
 from evenfall.engine.jobs import Job
 
 
@@ -31,21 +31,13 @@ def test_a_row_as_the_model_sees_it(chatml, monkeypatch, tmp_path):
         60,
         {"empty answer": 1},
     )
-    assert len(shown.rows_shown) == 50
-    row = shown.rows_shown[3]
-    assert (row.number, row.tokens, row.trained) == (4, 27, 6)
-    assert row.runs == (
-        TokenRun("<|im_start|>", False, True),
-        TokenRun("user\nq3", False, False),
-        TokenRun("<|im_end|>", False, True),
-        TokenRun("\n", False, False),
-        TokenRun("<|im_start|>", False, True),
-        TokenRun("assistant\n", False, False),
-        TokenRun(" é!", True, False),
-        TokenRun("<|im_end|>", True, True),
-        TokenRun("\n", True, False),
+    assert len(shown.inspector.places) == 60
+    row = shown.inspector.look(shown.inspector.places[3])
+    assert (row.place.number, row.length, row.trained) == (4, 27, 6)
+    assert "".join(token.text for token in row.tokens if token.fate == "trained") == (
+        " é!<|im_end|>\n"
     )
-    assert json.loads(shown.raw) == rows[0]
+    assert json.loads(row.raw) == rows[3]
 
 
 def test_a_data_error_reaches_the_screen(chatml, monkeypatch, tmp_path):
