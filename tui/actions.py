@@ -71,6 +71,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("leave_field", "escape", "Back", "Empty the search and go back to the list", "model", False),
     # Data
     Verb("data_path", "slash", "Path", "Type the file, folder or hub id to learn from", "data"),
+    Verb("check", "c", "Check", "Show what is wrong with the data, or the rows again", "data"),
     Verb("next_row", "j", "Next row", "Look at the next row", "data"),
     Verb("previous_row", "k", "Previous", "Look at the row before", "data"),
     Verb("raw", "r", "Raw", "Show the row as it stands in the file, or as tokens again", "data"),
@@ -80,6 +81,10 @@ VERBS: tuple[Verb, ...] = (
     Verb("previous_match", "N", "Match before", "Look at the row before with the text", "data", False),
     Verb("go_row", "g", "Go to", "Look at the row of a number", "data"),
     Verb("token_ids", "t", "Ids", "Show the id of each token, or not", "data"),
+    Verb("drop_rows", "x", "Drop", "Leave out the rows of this finding; or take them in again", "data"),
+    Verb("cut_rows", "s", "Cut", "Cut the rows that are too long instead of leaving them out", "data"),
+    Verb("keep_rows", "v", "Keep", "Say that this finding is meant; or that it is not", "data"),
+    Verb("take_length", "l", "Length", "Take the length that this finding asks for, or the recommended one", "data"),
     Verb("reload", "u", "Read again", "Read the data again", "data", False),
     Verb("stop_reading", "escape", "Cancel", "Stop reading; else leave a field", "data", False),
     # Export

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..engine.chat import Chat
     from ..engine.config import RunConfig
+    from ..engine.data.findings import DataCheck
     from ..engine.data.inspect import InspectedRow
     from ..engine.data.report import DataReport, SourceReport
     from ..engine.export.run import Exported
@@ -177,8 +178,8 @@ def failure(message: str, hint: str = "") -> Content:
     return text + Content.styled(f"\n{hint}", MUTED) if hint else text
 
 
-def preview(found: "DataReport") -> Content:
-    """The account of the data: format, rows and tokens, and what was left out and why."""
+def preview(found: "DataReport", check: "DataCheck") -> Content:
+    """The account of the data: format, rows and tokens, what was left out and why, and how many problems were found."""
     rows = [f"{found.rows:,} read", f"{found.kept:,} to learn from"]
     if found.eval_rows:
         rows.append(f"{found.eval_rows:,} held out")
@@ -189,7 +190,8 @@ def preview(found: "DataReport") -> Content:
         f"{found.tokens:,}, of which {found.trained_tokens:,} are learnt ({share:.0f} %)"
         f" · {found.bins:,} bins of {found.max_length:,}"
     )
-    pairs = [("found", _source(source, len(found.sources) > 1)) for source in found.sources[:_FEW]]
+    pairs = [("check", _check(check))]
+    pairs += [("found", _source(source, len(found.sources) > 1)) for source in found.sources[:_FEW]]
     if len(found.sources) > _FEW:
         pairs.append(("", Content(f"and {len(found.sources) - _FEW} data sets more")))
     pairs.append(("rows", Content(" · ".join(rows))))
@@ -209,6 +211,17 @@ def preview(found: "DataReport") -> Content:
         pairs.append(("! note", safe_text(notes, 300, style="$warning")))
     pairs.append(("tokens", Content(tokens)))
     return _pairs(pairs)
+
+
+def _check(check: "DataCheck") -> Content:
+    red, amber = (check.of_level(level) for level in ("red", "amber"))
+    if not red and not amber:
+        return Content.styled("✓ nothing is wrong", "$success")
+    counts = [Content.styled(f"✗ {len(red)} red", "bold $error")] if red else []
+    counts += [Content.styled(f"! {len(amber)} amber", "$warning")] if amber else []
+    return Content(" · ").join(counts) + Content.assemble(
+        "   ", ("c", "$accent bold"), " shows them"
+    )
 
 
 def inspected(row: "InspectedRow", before: int, count: int) -> Content:

@@ -9,6 +9,7 @@ import math
 import sys
 
 from ..engine import events as ev
+from ..engine.data.report import DataReport
 from ..engine.progress import RunProgress
 from .safe_text import safe_str
 from .story import count_text, graph_line, memory_line, seconds_text
@@ -79,7 +80,7 @@ def describe(event: ev.Event) -> str:
             stock = [f"{part['name']}: {part['reason']}" for part in parts if not part["fast"]]
             return "; ".join([f"proven kernels: {', '.join(fast)}"] * bool(fast) + stock)
         case ev.DataPrepared():
-            return _data_line(event)
+            return "\n".join(data_lines(event.data, event.total_steps))
         case ev.MemoryPlanned():
             return memory_line(event)
         case ev.StepCaptured():
@@ -113,8 +114,8 @@ def describe(event: ev.Event) -> str:
     return ""
 
 
-def _data_line(event: ev.DataPrepared) -> str:
-    data = event.data
+def data_lines(data: DataReport, steps: int) -> list[str]:
+    """The account of the data: where each was told from, what became of its rows, what an epoch holds."""
     share = 100 * data.trained_tokens / max(1, data.tokens)
     filled = 100 * data.tokens / max(1, data.bins * data.max_length)
     lines = [
@@ -124,7 +125,7 @@ def _data_line(event: ev.DataPrepared) -> str:
     ]
     sizes = (
         f"{data.tokens:,} tokens, {share:.0f} % trained, {data.bins} bins {filled:.0f} % full, "
-        f"{event.total_steps} steps"
+        f"{steps} steps"
     )
     more = [sizes]
     more += [f"{count} rows dropped: {reason}" for reason, count in data.dropped.items()]
@@ -135,7 +136,7 @@ def _data_line(event: ev.DataPrepared) -> str:
         more.append(f"of the first {share_text(data.share)}: the rest is read while it trains")
     if data.eval_rows:
         more.append(f"{data.eval_rows} rows held out for evaluation")
-    return "\n".join([*lines, *(f"      {text}" for text in more)])
+    return [*lines, *(f"      {text}" for text in more)]
 
 
 def _out_of_memory_lines(event: ev.OutOfMemory) -> str:

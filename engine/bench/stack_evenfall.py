@@ -119,7 +119,7 @@ def _prepared(rows: Path) -> Any:
 
     bins = read_bins(rows)
     report = DataReport([], 0, 0, 0, len(bins), 0, [], {})
-    return PreparedData(OneWindow(bins), None, lambda: report, ())
+    return PreparedData(OneWindow(bins), None, lambda: report, (), ())
 
 
 class _Story(Control):

@@ -78,6 +78,8 @@ class DataCheck:
     findings: tuple[Finding, ...]
     """The gravest first."""
     statistics: Statistics
+    drop_all: str = ""
+    """The setting that leaves out all rows found that can be left out; empty where that are fewer than two kinds."""
     notes: tuple[str, ...] = field(default=())
     """What was not looked at, and why."""
 

@@ -29,6 +29,7 @@ from .reread import Reread, Tell, all_rows, silent
 from .row import SourceRow
 from .row_problems import BIT, RowProblems
 from .source import Source
+from .special import special_ids
 from .template import Encoded
 from .token_text import as_text, raw_text, token_texts
 from .windows import Bins
@@ -133,10 +134,7 @@ class Inspector:
         self._tokenizer = tokenizer
         self._renderer = self._sources[0].recipe.renderer(tokenizer)
         self._look = RowProblems(tokenizer)
-        self._special = {
-            *tokenizer.all_special_ids,
-            *(number for number, token in tokenizer.added_tokens_decoder.items() if token.special),
-        }
+        self._special = special_ids(tokenizer)
         self._rereads = [Reread(source) for source in self._sources]
         self._known = _Places(bins.examples)
         self._bin_of = np.empty(len(bins.examples), np.int64)

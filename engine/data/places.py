@@ -28,10 +28,14 @@ class Places:
             places.append((file, number))
 
     def add(self, other: "Places") -> None:
-        self.counts.update(other.counts)
-        for kind, places in other.first.items():
-            own = self.first.setdefault(kind, [])
-            own += places[: _MOST - len(own)]
+        for kind in other.counts:
+            self.add_kind(kind, other, kind)
+
+    def add_kind(self, kind: str, other: "Places", of: str) -> None:
+        """Count the rows that the other has of one kind under `kind`."""
+        self.counts[kind] += other.counts[of]
+        own = self.first.setdefault(kind, [])
+        own += other.first.get(of, [])[: _MOST - len(own)]
 
     def ranked(self) -> Mapping[str, int]:
         """Kind -> rows, the most frequent first."""

@@ -13,7 +13,7 @@ Rows are held out before a data set is weighted, so a row that is taken twice is
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -53,6 +53,8 @@ class PreparedData:
     """What has become of the rows that were read so far: of a stream more as training goes on."""
     sources: tuple[Source, ...]
     """The data sets, as they were begun."""
+    accounts: Sequence[Account]
+    """Of each data set, its rows before any are held out: of a stream it grows as `account` does."""
 
     @property
     def report(self) -> DataReport:
@@ -134,7 +136,8 @@ def _held_whole(
     bins = Bins.packed(Examples.joined(train), data.max_length)
     held_counts = [len(rows) for rows in held]
     account = _report_of(config, sources, accounts, held_counts, tested, bins, 1.0)
-    return PreparedData(OneWindow(bins), tested and tested.bins, lambda: account, tuple(sources))
+    evaluation = tested and tested.bins
+    return PreparedData(OneWindow(bins), evaluation, lambda: account, tuple(sources), accounts)
 
 
 def weighted_rows(rows: np.ndarray, weight: float, seed: int, *stream: int) -> np.ndarray:
@@ -253,7 +256,8 @@ def _streamed(
         part = 1.0 if so_far.whole else min(0.99, per_row * rows / size)
         return _report_of(config, sources, so_far.accounts, held_counts, tested, first, part)
 
-    return PreparedData(stream, tested and tested.bins, account, tuple(sources))
+    evaluation = tested and tested.bins
+    return PreparedData(stream, evaluation, account, tuple(sources), so_far.accounts)
 
 
 def _held_out_of_first(

@@ -1,4 +1,5 @@
-"""What the Data screen shows: the account of the data, and an inspector of its rows.
+"""What the Data screen and `evenfall data check` show: the account of the data, what is wrong with them, and an
+inspector of their rows.
 
 Nothing here is made for display: `prepare` runs as it does before training, and the inspector looks into the bins that
 come of it. So a wrong mask is seen before GPU time is spent on it.
@@ -6,12 +7,13 @@ come of it. So a wrong mask is seen before GPU time is spent on it.
 Light: what needs torch or transformers is imported inside `build_preview`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..config import RunConfig
-from ..jobs import Job
 from .findings import DataCheck
+from .problems import BAD
 from .report import DataReport
 
 if TYPE_CHECKING:
@@ -22,25 +24,38 @@ if TYPE_CHECKING:
 class DataPreview:
     report: DataReport
     inspector: "Inspector"
-    check: DataCheck | None = None
-    """None: the data were not checked."""
+    check: DataCheck
 
 
-def build_preview(config: RunConfig, job: Job[Any]) -> DataPreview:
-    """Prepare the data with the model's tokenizer (no weights).
+def build_preview(
+    config: RunConfig, report: Callable[[str, float | None], None], pace: float | None = None
+) -> DataPreview:
+    """Prepare the data with the model's tokenizer (no weights), and check them. Rows that cannot be read or rendered,
+    which end a run, are a finding here, so that all of them can be looked at.
+
+    Args:
+        report: is told the stage and how far it is; what it raises ends the work.
+        pace: tokens/s of training, where it is known.
 
     Raises:
         DataError: as `prepare`.
         LoadError: the model has no tokenizer.
     """
-    job.report("loading the tokenizer")
+    report("loading the tokenizer", None)
     from ..tokenizer import load_tokenizer
+    from .check import check_data
     from .inspect import Inspector
     from .prepare import prepare
 
     tokenizer = load_tokenizer(config)
-    prepared = prepare(config, tokenizer, job.report)
-    first = prepared.train.window(0, 0)
-    prepared.train.close()
+    data = config.data.model_copy(update={"drop": [*config.data.drop, BAD]})
+    prepared = prepare(config.model_copy(update={"data": data}), tokenizer, report)
+    try:
+        report("looking for duplicates", None)
+        check = check_data(config, prepared, tokenizer, pace=pace)
+        first = prepared.train.window(0, 0)
+    finally:
+        prepared.train.close()
     assert first is not None
-    return DataPreview(prepared.report, Inspector(config, tokenizer, prepared.sources, first))
+    inspector = Inspector(config, tokenizer, prepared.sources, first)
+    return DataPreview(check.report, inspector, check)

@@ -28,6 +28,7 @@ from .problems import (
     TOOL_CALLS,
     TURN_ORDER,
 )
+from .special import special_ids
 from .template import Encoded
 
 if TYPE_CHECKING:
@@ -45,10 +46,7 @@ class RowProblems:
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         added = tokenizer.added_tokens_decoder
-        special = {
-            *tokenizer.all_special_ids,
-            *(number for number, token in added.items() if token.special),
-        }
+        special = special_ids(tokenizer)
         self._ends = np.array(sorted({*special, *added}), np.int32)
         texts = [text for text in tokenizer.convert_ids_to_tokens(sorted(special)) if text]
         self._special = re.compile("|".join(map(re.escape, texts))) if texts else None

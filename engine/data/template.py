@@ -38,6 +38,7 @@ import numpy as np
 from .errors import DataError
 from .normal import Conversation, Document, Learnable, Message, Segments, Tokens
 from .row import SourceRow
+from .special import special_ids
 from .template_fit import FittedTemplate, Spans, Tools
 
 if TYPE_CHECKING:
@@ -101,10 +102,7 @@ class Renderer:
         self._noted: collections.Counter[str] = collections.Counter()
         self._noted_of: dict[str, SourceRow] = {}
         added = tokenizer.added_tokens_decoder
-        self._special = {
-            *tokenizer.all_special_ids,
-            *(number for number, token in added.items() if token.special),
-        }
+        self._special = special_ids(tokenizer)
         self._added = {*self._special, *added}
         self._special_texts = tuple(tokenizer.convert_ids_to_tokens(sorted(self._special)))
 

@@ -8,7 +8,7 @@ a note), otherwise refused.
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -75,7 +75,7 @@ class FittedTemplate:
         self, source: SourceRow | None, messages: list[Message], tools: Tools, prompt: bool = False
     ) -> str:
         """The text of a conversation; with `prompt`, up to where an answer would begin."""
-        return self._apply(source, self._written(messages), tools, prompt)
+        return self._apply(source, self._written(messages), tools, add_generation_prompt=prompt)[0]
 
     def marked(self, tools: Tools) -> bool:
         """Whether the template's markers say what is learnt."""
@@ -89,19 +89,9 @@ class FittedTemplate:
         Raises:
             DataError: the template refuses the row, or its markers enclose nothing in it.
         """
-        # apply_chat_template would give the token mask at once, but drops all later answers when
-        # one begins with a character that no token holds, and tokenises row by row.
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        with _template_errors(source, messages):
-            texts, spans = render_jinja_template(
-                [self._written(messages)],
-                tools=tools,  # type: ignore[arg-type]
-                chat_template=self._template(tools)[0],
-                return_assistant_tokens_mask=True,
-                **self.tokenizer.special_tokens_map,  # type: ignore[arg-type]
-            )
-        return texts[0], tuple((int(start), int(end)) for start, end in spans[0] if start < end)
+        written = self._written(messages)
+        text, spans = self._apply(source, written, tools, return_assistant_tokens_mask=True)
+        return text, tuple((int(start), int(end)) for start, end in spans if start < end)
 
     @functools.cached_property
     def markers_close(self) -> bool:
@@ -121,18 +111,23 @@ class FittedTemplate:
         return template_for_training(template) if self.training else (template, False)
 
     def _apply(
-        self, source: SourceRow | None, messages: list[Message], tools: Tools, prompt: bool = False
-    ) -> str:
+        self, source: SourceRow | None, messages: list[Message], tools: Tools, **how: bool
+    ) -> tuple[str, Sequence[Sequence[int]]]:
+        # apply_chat_template would give the token mask at once, but drops all later answers when one begins
+        # with a character that no token holds, tokenises row by row, and refuses what stands
+        # before a chat that the assistant opens.
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        settings: dict[str, Any] = {**self.tokenizer.special_tokens_map, **how}
         with _template_errors(source, messages):
-            text = self.tokenizer.apply_chat_template(
-                messages,
+            rendered: Any = render_jinja_template(
+                [messages],
                 tools=tools,  # type: ignore[arg-type]
                 chat_template=self._template(tools)[0],
-                add_generation_prompt=prompt,
-                tokenize=False,
+                **settings,
             )
-        assert isinstance(text, str)
-        return text
+        texts, spans = rendered
+        return texts[0], spans[0] if spans else ()
 
     def _written(self, messages: list[Message]) -> list[Message]:
         if not self._takes_blocks:
@@ -156,7 +151,7 @@ class FittedTemplate:
         blocks = [{"type": "text", "text": _PROBE}]
         for content in (_PROBE, blocks):
             with contextlib.suppress(DataError):
-                if _PROBE in self._apply(None, [{"role": "user", "content": content}], None):
+                if _PROBE in self._apply(None, [{"role": "user", "content": content}], None)[0]:
                     return content is blocks
         return False
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from evenfall.engine.data.errors import DataError
-from evenfall.engine.data.findings import Place
+from evenfall.engine.data.findings import DataCheck, Finding, Fix, Place, Statistics
 from evenfall.engine.data.inspect import InspectedRow, InspectedToken
+from evenfall.engine.data.report import DataReport
 
 
 def inspected(
@@ -54,3 +55,34 @@ class FakeInspector:
         if back:
             round_ = [*places[:at][::-1], *places[at:][::-1]]
         return next((place for place in round_ if wanted(self.rows[place])), None)
+
+
+FINDINGS = (
+    Finding(
+        "end_untrained", "red", 1431, "rows that do not learn to end the answer: 1,431",
+        "a model that learns no end of turn goes on for ever",
+        tuple(Place("chats.jsonl", number) for number in (4, 1200)),
+        (Fix("drop", "data.drop=[end_untrained]", "leave these rows out"),
+         Fix("keep", "data.keep=[end_untrained]", "it is meant: say no more of it")),
+    ),
+    Finding(
+        "cut", "amber", 12, "rows that are cut at data.max_length: 12",
+        "the end of the answer, and to stop after it, is not learnt from them",
+        (Place("chats.jsonl", 4),),
+        (Fix("drop", "data.over_long=drop", "leave out rows that are too long"),
+         Fix("length", "data.max_length=512", "longer bins")),
+    ),
+    Finding(
+        "too_long", "green", 2, "rows that are longer than data.max_length and left out: 2", "",
+        (Place("chats.jsonl", 9),), (Fix("cut", "data.over_long=cut", "keep them, their ends cut"),),
+    ),
+    Finding("duplicate", "green", 0, "no duplicates"),
+)  # fmt: skip
+FIGURES = Statistics(
+    {"p50": 70, "p90": 130, "p95": 256, "p99": 300, "longest": 412}, 320, 9, 0.335, 0.991,
+    1_200_345, 612, 77, 754.0,
+)  # fmt: skip
+
+
+def checked(report: DataReport, findings: tuple[Finding, ...] = FINDINGS) -> DataCheck:
+    return DataCheck(report, findings, FIGURES, notes=("leaks were not looked for",))

@@ -3,9 +3,10 @@
 import asyncio
 import re
 import threading
+from dataclasses import replace
 
 import pytest
-from fake_inspector import FakeInspector, inspected
+from fake_inspector import FIGURES, FINDINGS, FakeInspector, checked, inspected
 from textual.content import Content
 from waiting import until
 
@@ -14,6 +15,7 @@ from evenfall.engine.data.inspect import InspectedRow, InspectedToken
 from evenfall.engine.data.preview import DataPreview
 from evenfall.engine.data.report import DataReport, SourceReport
 from evenfall.tui.app import EvenfallApp
+from evenfall.tui.check_lines import statistics_lines
 from evenfall.tui.screens import data as data_screen
 from evenfall.tui.widgets.histogram import ranges
 from evenfall.tui.widgets.token_view import Run, _line, _wrapped
@@ -45,20 +47,34 @@ def words(text: str) -> list[str]:
     return re.findall(r"\s?\S+", text)
 
 
+REPORT = DataReport(
+    sources=[
+        SourceReport(
+            path="chats.jsonl",
+            format="messages",
+            reason="column `messages` holds lists of {role, content}",
+            rows=12_431,
+            kept=12_269,
+            held_out=120,
+            dropped={"empty answer": 28, "nothing to learn after rendering": 14},
+            cut=12,
+        )
+    ],
+    eval_rows=120,
+    tokens=1_200_345,
+    trained_tokens=402_111,
+    bins=612,
+    max_length=256,
+    lengths=[20] * 50 + [70] * 400 + [130] * 300 + [256] * 50,
+    notes={},
+)
 PREVIEW = DataPreview(
-    DataReport(
-        sources=[SourceReport(
-            path="chats.jsonl", format="messages",
-            reason="column `messages` holds lists of {role, content}", rows=12_431, kept=12_269,
-            held_out=120, dropped={"empty answer": 28, "nothing to learn after rendering": 14}, cut=12,
-        )],
-        eval_rows=120, tokens=1_200_345, trained_tokens=402_111, bins=612, max_length=256,
-        lengths=[20] * 50 + [70] * 400 + [130] * 300 + [256] * 50, notes={},
-    ),
+    REPORT,
     FakeInspector([  # type: ignore[arg-type]
         row(1), row(2), row(3, left_out="empty answer"), row(4, ("cut",), tail=" and so are 5 and 7"),
         row(1200),
     ]),
+    checked(REPORT),
 )  # fmt: skip
 
 
@@ -92,7 +108,7 @@ def test_loaded(app, asked, drive, see, same_as_snapshot, size):
     async def scenario(pilot):
         await show_data(pilot)
         assert "12,431 read" in see(app) and "28 empty answer" in see(app)
-        assert "2 Data ✓" in see(app)
+        assert "✗ 1 red" in see(app) and "2 Data !" in see(app)
         same_as_snapshot(app, "data-loaded")
 
     drive(app, scenario, size)
@@ -254,7 +270,11 @@ def test_a_long_look_leaves_the_screen_alive_and_can_be_stopped(app, drive, see,
             return super().look(place)
 
     over = threading.Event()
-    slow = DataPreview(PREVIEW.report, Slow([row(1), row(2), row(4), row(5)]))  # type: ignore[arg-type]
+    slow = DataPreview(
+        REPORT,
+        Slow([row(1), row(2), row(4), row(5)]),  # type: ignore[arg-type]
+        checked(REPORT),
+    )
     monkeypatch.setattr(data_screen, "load_preview", lambda config, job: slow)
 
     async def scenario(pilot):
@@ -388,3 +408,86 @@ def test_several_data_sets_are_told_and_give_way_to_a_path(
         assert "2 data sets" not in see(app)
 
     drive(app, scenario)
+
+
+# The check
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_the_check_found(app, asked, drive, see, same_as_snapshot, size):
+    async def scenario(pilot):
+        await show_data(pilot)
+        assert "✗ 1 red · ! 1 amber   c shows them" in see(app)
+        assert "2 Data !" in see(app)
+        await pilot.press("c")
+        assert "do not learn to end the answer" in see(app)
+        assert "rows 4, 1,200 and 1,429 more" in see(app)
+        assert "a model that learns no end of turn goes on for ever" in see(app)
+        assert "x  leave these rows out: data.drop=[end_untrained]" in see(app)
+        assert "data.max_length=320 holds 95 % of the rows (9 longer)" in see(app)
+        same_as_snapshot(app, "data-check")
+        await pilot.press("j")
+        assert "c shows them" in see(app)  # a key of the rows says where they are
+        await pilot.press("c")
+        assert "row 1 of 4" in see(app)
+
+    drive(app, scenario, size)
+
+
+def test_keys_that_settle_a_finding_change_the_run(app, asked, drive, see):
+    async def scenario(pilot):
+        await show_data(pilot)
+        await pilot.press("x")
+        assert "c shows it" in see(app)
+        await pilot.press("c", "s")
+        assert "does nothing for the finding" in see(app)
+        await pilot.press("x")
+        await until(pilot, lambda: app.screen._job is None)
+        assert app.draft.data.drop == ["end_untrained"]
+        assert asked[-1].data.drop == ["end_untrained"]  # the data are read again, without them
+        await pilot.press("v")
+        await until(pilot, lambda: app.screen._job is None)
+        assert app.draft.data.keep == ["end_untrained"]
+        await pilot.press("down", "x")
+        await until(pilot, lambda: app.screen._job is None)
+        assert app.draft.data.over_long == "drop"
+        await pilot.press("down", "l")
+        await until(pilot, lambda: app.screen._job is None)
+        assert app.draft.data.max_length == 512
+        await pilot.press("down", "down", "s")
+        await until(pilot, lambda: app.screen._job is None)
+        assert app.draft.data.over_long == "cut"
+        await pilot.press("l")  # this finding asks for no length: the recommended one
+        await until(pilot, lambda: app.screen._job is None)
+        assert app.draft.data.max_length == 320
+
+    drive(app, scenario)
+
+
+def test_enter_goes_to_the_first_row_of_a_finding(app, asked, drive, see):
+    async def scenario(pilot):
+        await show_data(pilot)
+        await pilot.press("c", "enter")
+        await until(pilot, lambda: "row 4 " in see(app))
+        assert "are cut at data.max_length" in see(app)
+
+    drive(app, scenario)
+
+
+def test_nothing_wrong_is_said_too(app, drive, see, monkeypatch):
+    fine = DataPreview(REPORT, PREVIEW.inspector, checked(REPORT, FINDINGS[2:]))
+    monkeypatch.setattr(data_screen, "load_preview", lambda config, job: fine)
+
+    async def scenario(pilot):
+        await show_data(pilot)
+        assert "✓ nothing is wrong" in see(app)
+        assert "2 Data ✓" in see(app)
+
+    drive(app, scenario)
+
+
+def test_how_long_a_run_takes_is_told_where_a_pace_is_known():
+    lines = list(statistics_lines(FIGURES, 256))
+    assert lines[-1] == "the run     77 steps, 12m34s at the last run's pace"
+    lines = list(statistics_lines(replace(FIGURES, seconds=None), 320))
+    assert lines[-1] == "the run     77 steps" and lines[1].endswith(": it is set")

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from fake_inspector import FakeInspector, inspected
+from fake_inspector import FakeInspector, checked, inspected
 from textual.app import App
 from waiting import until
 
+from evenfall.engine.data.findings import Finding, Fix, Place
 from evenfall.engine.data.inspect import InspectedToken
 from evenfall.engine.data.preview import DataPreview
 from evenfall.engine.data.report import DataReport, SourceReport
@@ -60,13 +61,14 @@ def test_data(app, drive, monkeypatch, text, many, weight):
         InspectedToken(3, text, "trained", False), InspectedToken(4, text, "cut", False),
     ]  # fmt: skip
     rows = [inspected(1, tokens, text, file=text), inspected(2, [], text, ("bad",), text, text)]
-    preview = DataPreview(
-        DataReport(
-            [SourceReport(text, text, text, 1, 1, 0, {text: 1}, 0, weight)] * many,
-            0, 3, 2, 1, 64, [3], {text: 1},
-        ),
-        FakeInspector(rows),  # type: ignore[arg-type]
+    report = DataReport(
+        [SourceReport(text, text, text, 1, 1, 0, {text: 1}, 0, weight)] * many,
+        0, 3, 2, 1, 64, [3], {text: 1},
     )  # fmt: skip
+    places = (Place(text, 1), Place(text * 2, 2))
+    findings = (Finding("bad", "red", 2, text, text, places, (Fix("drop", text, text),)),)
+    check = checked(report, findings)
+    preview = DataPreview(report, FakeInspector(rows), check)  # type: ignore[arg-type]
 
     def load(config, job):
         job.report(text, 0.5)
@@ -80,7 +82,7 @@ def test_data(app, drive, monkeypatch, text, many, weight):
         await pilot.press("f3")
         await until(pilot, lambda: getattr(app.screen, "_preview", None) is not None)
         assert_clean(app)
-        for key in ("t", "r", "p", "r", "g", "9", "enter", "f"):
+        for key in ("t", "r", "p", "r", "g", "9", "enter", "f", "escape", "c", "enter"):
             await pilot.press(key)
             assert_clean(app)
         app.screen.query_one("#data-ask").value = text

@@ -75,6 +75,10 @@ class EvenfallScreen(Screen[None]):
         """Why this screen's verb cannot be done now, in a sentence; None where it can."""
         return None
 
+    def in_footer(self, verb: str) -> bool:
+        """Whether a verb means anything in the screen's present view."""
+        return True
+
     def verb_title(self, verb: str) -> str | None:
         """Another title for a verb in its present meaning (`Resume` for `Pause`), if it has one."""
         return None
@@ -101,7 +105,7 @@ class EvenfallScreen(Screen[None]):
         """Look anew at which verbs can be done, and show it."""
         items = []
         for verb in verbs_of(self.NAME):
-            if verb.footer:
+            if verb.footer and self.in_footer(verb.id):
                 title = self.verb_title(verb.id) or verb.title
                 items.append(KeyItem(verb.id, shown_key(verb.key), title, not self._why(verb.id)))
         self.query_one(KeyBar).set_data(items)

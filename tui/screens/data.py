@@ -19,6 +19,7 @@ from .. import describe
 from ..safe_text import safe_text
 from ..settings import FIELDS, override_of, value_of
 from ..value_text import field_text
+from ..widgets.check_pane import CheckPane
 from ..widgets.field import Choice, TextField
 from ..widgets.histogram import Histogram
 from ..widgets.inspector import InspectorPane
@@ -36,14 +37,22 @@ KEYS = {
     "data-learn": "data.assistant_only_loss",
 }
 """Field -> the configuration key that it edits."""
+_FIXES = {
+    "drop_rows": "drop",
+    "cut_rows": "cut",
+    "keep_rows": "keep",
+    "take_length": "length",
+}
+"""Verb -> the kind of fix that it takes."""
 _PATH = "file, folder, hub id, or demo"
 
 
 def load_preview(config: RunConfig, job: Job[Any]) -> "DataPreview":
     """Runs in a job: the preview needs the model's tokenizer."""
     from ...engine.data.preview import build_preview
+    from ..pace import last_pace
 
-    return build_preview(config, job)
+    return build_preview(config, job.report, last_pace(config))
 
 
 def preview_key(config: RunConfig) -> tuple[object, ...]:
@@ -83,6 +92,7 @@ class DataScreen(EvenfallScreen):
         yield Static("", id="data-status", markup=False)
         with Container(id="data-panes"):
             yield InspectorPane(id="data-rows")
+            yield CheckPane(id="data-check")
             yield Histogram(id="data-lengths")
 
     def on_mount(self) -> None:
@@ -93,6 +103,10 @@ class DataScreen(EvenfallScreen):
     @property
     def _pane(self) -> InspectorPane:
         return self.query_one(InspectorPane)
+
+    @property
+    def _checks(self) -> CheckPane:
+        return self.query_one(CheckPane)
 
     # The draft and its preview
 
@@ -137,7 +151,9 @@ class DataScreen(EvenfallScreen):
         else:
             self._preview = job.result
         self._pane.set_data(self._preview)
-        self.evenfall.set_mark("data", "done" if self._preview else "attention")
+        check = self._preview.check if self._preview else None
+        self._checks.set_data(check)
+        self.evenfall.set_mark("data", "done" if check and check.level != "red" else "attention")
         self._show()
 
     # What is shown
@@ -153,7 +169,7 @@ class DataScreen(EvenfallScreen):
             status.update(Content.styled("The first rows appear here.", "$text-muted"))
         else:
             report = preview.report
-            status.update(describe.preview(report))
+            status.update(describe.preview(report, preview.check))
             self.query_one(Histogram).set_data(report.lengths, report.max_length)
         self.refresh_keys()
 
@@ -192,14 +208,81 @@ class DataScreen(EvenfallScreen):
             return None
         if self._job is not None:
             return "the data is still being read"
+        if verb == "check":
+            return None if self._preview else "there is nothing to check yet: give a data set (/)"
+        if self._is_checking:
+            return self._why_not_fixed(verb)
+        if verb in _FIXES:
+            return "this settles what the check found: c shows it"
         return self._pane.why_not(verb)
 
+    def _why_not_fixed(self, verb: str) -> str | None:
+        if verb not in _FIXES:
+            return "the rows are behind the check: c shows them"
+        if self._override_of(verb) is None:
+            return "this does nothing for the finding under the cursor"
+        return None
+
+    def _override_of(self, verb: str) -> str | None:
+        fix = self._checks.fix(_FIXES[verb])
+        if fix is not None:
+            return fix.override
+        return self._checks.recommended() if verb == "take_length" else None
+
+    def in_footer(self, verb: str) -> bool:
+        if self._is_checking:
+            return verb in _FIXES or verb in ("data_path", "check", "help", "quit")
+        return verb not in _FIXES
+
     def verb_title(self, verb: str) -> str | None:
+        if verb == "check" and self._is_checking:
+            return "Rows"
         return "Tokens" if verb == "raw" and self._pane.raw else None
+
+    @on(CheckPane.Moved)
+    def _other_finding(self) -> None:
+        self.refresh_keys()
+
+    @on(CheckPane.Asked)
+    def _look_at_row(self, event: CheckPane.Asked) -> None:
+        self._turn_check(False)
+        self._pane.look_at(event.place)
 
     @on(InspectorPane.Changed)
     def _other_row(self) -> None:
         self.refresh_keys()
+
+    @property
+    def _is_checking(self) -> bool:
+        return self.has_class("-check")
+
+    def _turn_check(self, shown: bool) -> None:
+        self.set_class(shown, "-check")
+        if shown:
+            self._checks.focus_findings()
+        else:
+            self._pane.focus_view()
+        self.refresh_keys()
+
+    def action_check(self) -> None:
+        self._turn_check(not self._is_checking)
+
+    def _fix(self, verb: str) -> None:
+        override = self._override_of(verb)
+        if override is not None:
+            self.evenfall.update_draft([override])
+
+    def action_drop_rows(self) -> None:
+        self._fix("drop_rows")
+
+    def action_cut_rows(self) -> None:
+        self._fix("cut_rows")
+
+    def action_keep_rows(self) -> None:
+        self._fix("keep_rows")
+
+    def action_take_length(self) -> None:
+        self._fix("take_length")
 
     def action_data_path(self) -> None:
         self.query_one("#data-path", TextField).focus()

@@ -71,13 +71,14 @@ class Histogram(Widget):
             lines.append(
                 Content.assemble(
                     (f"{label:>{left}} ", "$text-muted"),
-                    (_bar(count / most, room), style),
+                    (bar_of(count / most, room), style),
                     (shown, "" if high else "$warning"),
                 )
             )
         return Content("\n").join(lines)
 
 
-def _bar(fraction: float, room: int) -> str:
+def bar_of(fraction: float, room: int) -> str:
+    """A bar of blocks as long as a fraction of `room` columns; what is more than nothing is seen."""
     eighths = max(1, round(fraction * room * 8)) if fraction else 0
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()

@@ -80,7 +80,7 @@ class InspectorPane(Vertical):
         self.set_class(False, "-raw")
         self.close_question()
         if preview is not None and len(preview.inspector.places):
-            self._look_at(preview.inspector.places[0])
+            self.look_at(preview.inspector.places[0])
 
     def why_not(self, verb: str) -> str | None:
         """Why a verb cannot be done now; None where it can."""
@@ -100,7 +100,7 @@ class InspectorPane(Vertical):
         """Show the next row that is trained on, or the one before."""
         place = self._neighbour(by)
         if place is not None:
-            self._look_at(place)
+            self.look_at(place)
 
     def _neighbour(self, by: int) -> Place | None:
         if self._preview is None or self._target is None:
@@ -129,7 +129,8 @@ class InspectorPane(Vertical):
                 f"no row holds {text!r}",
             )
 
-    def _look_at(self, place: Place) -> None:
+    def look_at(self, place: Place) -> None:
+        """Show a row, trained on or not."""
         self.cancel()
         self._target = place  # at once: a key that comes before the row is there goes on from it
         self._go_where(lambda tell: place, "")
@@ -220,7 +221,7 @@ class InspectorPane(Vertical):
 
     def _go_to(self, number: int) -> None:
         if self._target is not None:
-            self._look_at(Place(self._target.file, number))
+            self.look_at(Place(self._target.file, number))
 
     # How it is shown
 

@@ -13,7 +13,7 @@ from evenfall.engine.jobs import Job
 def preview(path, tokenizer, monkeypatch, **data):
     monkeypatch.setattr(tokenizer_module, "load_tokenizer", lambda config: tokenizer)
     config = RunConfig.model_validate({"data": {"path": str(path), **data}})
-    job = Job(lambda job: build_preview(config, job))
+    job = Job(lambda job: build_preview(config, job.report))
     assert job.wait(60)
     return job
 

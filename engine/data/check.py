@@ -1,0 +1,199 @@
+"""The preflight: what is wrong with data that were prepared, how grave it is, and what settles it.
+
+Most of it was told while the rows were tokenised (`row_problems.py`) and is only summed up here. What lies between rows
+(duplicates, near-duplicates, rows that are evaluated on too) and in the tokenizer is looked for now, in the
+very examples that will be trained on. Of a stream that is its first window.
+
+A finding that is rare is amber even where its kind is grave: one row of a thousand ends no run.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..config import RunConfig
+from . import problems as codes
+from .block import CUT_AWAY, TOO_LONG, note_rows
+from .duplicates import Seen, row_hashes
+from .examples import Examples
+from .findings import DataCheck, Finding, Fix, Place, Statistics
+from .near_duplicates import near_duplicates
+from .normal import LABELLED_BAD
+from .places import Places
+from .prepare import PreparedData
+from .problems import BAD, DROP_CODES, KEEP_CODES, PROBLEMS, Level, in_words
+from .statistics import round_up, statistics_of
+from .tokenizer_check import check_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_GRAVE_SHARE = 0.1
+"""Of the rows: from here on what is called red is."""
+_LEVELS: tuple[Level, ...] = ("red", "amber", "green")
+_OF_REASON = {
+    **{in_words(code): code for code in DROP_CODES},
+    CUT_AWAY: codes.CUT_AWAY,
+    TOO_LONG: codes.TOO_LONG,
+    LABELLED_BAD: None,  # as they should be
+}
+"""Why a row was dropped -> the code of that; all other reasons come down to nothing to learn."""
+_RARELY_GRAVE = (codes.END_UNTRAINED, codes.LEAK)
+_TOKENIZER = (codes.PAD_IS_EOS, codes.EOS_DIFFERS, codes.SPECIAL_SPLIT)
+
+
+def check_data(
+    config: RunConfig,
+    prepared: PreparedData,
+    tokenizer: "PreTrainedTokenizerBase",
+    near: bool = True,
+    pace: float | None = None,
+) -> DataCheck:
+    """Look at data before they are trained on.
+
+    Args:
+        prepared: with `data.drop` of `config`, and `bad` besides where rows that cannot be read are to be a
+            finding, not an error.
+        near: look for near-duplicates, some ten seconds for ten million tokens.
+        pace: tokens/s, to tell how long the run takes; None where it is not known.
+    """
+    window = prepared.train.window(0, 0)
+    assert window is not None
+    examples = window.examples
+    found = Places()
+    bad = ""
+    for account in prepared.accounts:
+        found.add(account.found)
+        for reason in account.dropped.counts:
+            code = _OF_REASON.get(reason, codes.NOTHING_TO_LEARN)
+            if code is not None:
+                found.add_kind(code, account.dropped, reason)
+        bad = bad or "".join(account.errors[0] if account.errors else ())
+    evaluation = prepared.evaluation.examples if prepared.evaluation else None
+    _compare(found, _each_once(examples), evaluation, near)
+    rows = max(1, prepared.report.rows)
+    leaked = max(1, prepared.report.eval_rows)
+    statistics = statistics_of(config, prepared, window, pace)
+    findings = [
+        _finding(config, code, found, leaked if code == codes.LEAK else rows, bad, statistics)
+        for code in PROBLEMS
+        if code not in _TOKENIZER and (near or code != codes.NEAR_DUPLICATE)
+    ]
+    own = config.data.chat_template is None
+    about = check_tokenizer(tokenizer, examples, own)
+    findings += [_of_tokenizer(config, code, about.get(code)) for code in _TOKENIZER]
+    findings.sort(key=lambda one: (_LEVELS.index(one.level), not one.count))
+    open_ = [one.code for one in findings if one.level != "green" and one.code in DROP_CODES]
+    drop_all = _drop(config, open_) if len(open_) > 1 else ""
+    notes = tuple(_notes(prepared, near))
+    return DataCheck(prepared.report, tuple(findings), statistics, drop_all, notes)
+
+
+def _compare(found: Places, examples: Examples, evaluation: Examples | None, near: bool) -> None:
+    hashes = row_hashes(examples)
+    again = ~Seen().add(hashes)
+    note_rows(found, codes.DUPLICATE, examples, again)
+    if evaluation is not None:
+        note_rows(found, codes.LEAK, examples, Seen(row_hashes(evaluation)).has(hashes))
+    if near:
+        note_rows(found, codes.NEAR_DUPLICATE, examples, near_duplicates(examples) & ~again)
+
+
+def _each_once(examples: Examples) -> Examples:
+    """Without the repeats of rows that a weight makes."""
+    firsts = np.searchsorted(examples.rows, np.arange(examples.row_count))
+    places = np.stack([examples.file[firsts], examples.numbers[firsts]])
+    kept = np.sort(np.unique(places, axis=1, return_index=True)[1])
+    return examples if len(kept) == examples.row_count else examples.of_these_rows(kept)
+
+
+def _finding(
+    config: RunConfig, code: str, found: Places, out_of: int, bad: str, statistics: Statistics
+) -> Finding:
+    problem, count = PROBLEMS[code], found.counts[code]
+    if not count:
+        return Finding(code, "green", 0, problem.none)
+    level = problem.level
+    if code in _RARELY_GRAVE and count < _GRAVE_SHARE * out_of:
+        level = "amber"
+    text = f"rows that {problem.title}: {count:,}"
+    if code == BAD:
+        text += f"; the first: {bad}"
+    places = tuple(itertools.starmap(Place, found.first[code]))
+    if (settled := _settled(config, code)) is not None:
+        return Finding(code, "green", count, text, settled[0], places, settled[1:])
+    fixes = tuple(_fixes(config, code, statistics))
+    return Finding(code, level, count, text, problem.meaning, places, fixes)
+
+
+def _of_tokenizer(config: RunConfig, code: str, about: str | None) -> Finding:
+    problem = PROBLEMS[code]
+    if about is None:
+        return Finding(code, "green", 0, problem.none)
+    text = f"{problem.title}: {about}"
+    if (settled := _settled(config, code)) is not None:
+        return Finding(code, "green", 1, text, settled[0], (), settled[1:])
+    fixes = (_keep(config, code),)
+    return Finding(code, problem.level, 1, text, problem.meaning, (), fixes)
+
+
+def _settled(config: RunConfig, code: str) -> tuple[str, Fix] | None:
+    """What the configuration says of a problem, and what takes that back; None: nothing."""
+    drop, keep = list(config.data.drop), list(config.data.keep)
+    if code in drop:
+        back = _setting("drop", [one for one in drop if one != code])
+        return "settled: data.drop leaves them out", Fix("drop", back, "take these rows in again")
+    if code in keep:
+        back = _setting("keep", [one for one in keep if one != code])
+        return "settled: data.keep names it", Fix("keep", back, "hold it for a problem again")
+    return None
+
+
+def _fixes(config: RunConfig, code: str, statistics: Statistics) -> Iterator[Fix]:
+    data = config.data
+    if code in DROP_CODES:
+        yield Fix("drop", _drop(config, [code]), "leave these rows out")
+    elif code == codes.CUT:
+        yield Fix("drop", "data.over_long=drop", "leave out rows that are too long")
+    elif code == codes.TOO_LONG:
+        yield Fix("cut", "data.over_long=cut", "keep them, their ends cut")
+    if code in (codes.CUT, codes.CUT_AWAY, codes.TOO_LONG):
+        yield _longer(data.max_length, statistics)
+    if code in KEEP_CODES:
+        yield _keep(config, code)
+
+
+def _longer(now: int, statistics: Statistics) -> Fix:
+    """To the length that holds 95 of 100 rows, or all where it is that already."""
+    length = statistics.recommended_length
+    left = statistics.over_recommended
+    if length <= now:
+        length, left = round_up(statistics.percentiles["longest"]), 0
+    meaning = f"longer bins ({length / now:.2g} x the activations); rows still longer: {left:,}"
+    return Fix("length", f"data.max_length={length}", meaning)
+
+
+def _drop(config: RunConfig, more: list[str]) -> str:
+    return _setting("drop", [*config.data.drop, *more])
+
+
+def _setting(key: str, codes: list[str]) -> str:
+    return f"data.{key}=[{','.join(dict.fromkeys(codes))}]"
+
+
+def _keep(config: RunConfig, code: str) -> Fix:
+    return Fix(
+        "keep", _setting("keep", [*config.data.keep, code]), "it is meant: say no more of it"
+    )
+
+
+def _notes(prepared: PreparedData, near: bool) -> Iterator[str]:
+    if prepared.report.share < 1:
+        share = f"{100 * prepared.report.share:.2g} %"
+        yield f"the data are streamed: the first window was looked at, about {share} of the rows"
+    if not near:
+        yield "near-duplicates were not looked for"
+    if prepared.evaluation is None:
+        yield "nothing is held out (data.eval_fraction, data.eval_path): leaks were not looked for"

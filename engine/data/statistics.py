@@ -1,0 +1,66 @@
+"""Figures of data that were prepared: lengths, what an epoch holds, how long a run takes."""
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Mapping
+
+from ..config import RunConfig
+from ..schedule import total_steps
+from .findings import Statistics
+from .prepare import PreparedData
+from .windows import Bins
+
+
+def statistics_of(
+    config: RunConfig, prepared: PreparedData, window: Bins, pace: float | None
+) -> Statistics:
+    """Args:
+    window: the first of the epoch.
+    pace: tokens/s; None where it is not known.
+    """
+    data, train = config.data, config.train
+    room = len(window) * data.max_length
+    filled = window.examples.tokens / room
+    bins = prepared.train.bins_in_epoch
+    per_update = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    steps = total_steps(config, bins, per_update)
+    tokens = round(bins * data.max_length * filled)
+    of_run = tokens * steps * per_update / max(1, bins)
+    rows: Counter[int] = Counter()
+    documents: Counter[int] = Counter()  # in pieces: their lengths ask for no max_length
+    for source, account in zip(prepared.sources, prepared.accounts, strict=True):
+        (documents if source.recipe.format == "text" else rows).update(account.lengths)
+    recommended = round_up(percentile(rows, 0.95)) if rows else data.max_length
+    return Statistics(
+        percentiles={
+            f"p{share}" if share < 100 else "longest": percentile(rows or documents, share / 100)
+            for share in (50, 90, 95, 99, 100)
+        },
+        recommended_length=recommended,
+        over_recommended=sum(count for length, count in rows.items() if length > recommended),
+        trained_share=window.examples.trained_tokens / max(1, window.examples.tokens),
+        packing=filled,
+        tokens=tokens,
+        bins=bins,
+        steps=steps,
+        seconds=of_run / pace if pace else None,
+    )
+
+
+def percentile(lengths: Mapping[int, int], share: float) -> int:
+    """The smallest length that `share` of all are no longer than.
+
+    Args:
+        lengths: length -> how many there are.
+    """
+    each = sorted(lengths)
+    sums = list(itertools.accumulate(lengths[length] for length in each))
+    wanted = math.ceil(share * sums[-1])
+    return next(length for length, total in zip(each, sums, strict=True) if total >= wanted)
+
+
+def round_up(length: int) -> int:
+    """To a multiple of 256, up to 512 of 64."""
+    step = 64 if length <= 512 else 256
+    return step * math.ceil(length / step)

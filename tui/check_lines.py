@@ -1,0 +1,104 @@
+"""What a check of the data found, as lines of text: `evenfall data check` prints them.
+
+A level has a glyph and a word, so that a log without colour reads as well.
+"""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from ..engine.data.findings import DataCheck, Finding, Place, Statistics
+from ..engine.data.problems import Level
+from .plain import data_lines
+from .story import seconds_text
+from .value_text import share_text, short_count
+from .widgets.histogram import bar_of, ranges
+
+LEVELS: dict[Level, tuple[str, str]] = {
+    "red": ("✗", "RED"),
+    "amber": ("!", "AMBER"),
+    "green": ("✓", "GREEN"),
+}
+"""Level -> its glyph and its word."""
+_INDENT = " " * 9
+_BARS, _BAR_WIDTH = 8, 40
+
+
+def check_lines(check: DataCheck, width: int = 100) -> Iterator[str]:
+    """The whole of a check: the account, every finding with what settles it, and the figures."""
+    report, figures = check.report, check.statistics
+    yield from data_lines(report, figures.steps)
+    yield ""
+    for finding in check.findings:
+        yield from _finding_lines(finding, check.report.rows, width)
+    if check.drop_all:
+        yield f"·        what can be left out, all at once: {check.drop_all}"
+    for note in check.notes:
+        yield from _wrapped(f"·        {note}", width)
+    yield ""
+    yield from _length_lines(report.lengths, report.max_length)
+    yield ""
+    yield from statistics_lines(figures, report.max_length)
+
+
+def _finding_lines(finding: Finding, rows: int, width: int) -> Iterator[str]:
+    glyph, word = LEVELS[finding.level]
+    share = f" ({share_text(finding.count / rows)})" if finding.places and rows else ""
+    yield from _wrapped(f"{glyph} {word:<7}{finding.text}{share}", width)
+    if finding.places:
+        yield from _wrapped(_INDENT + places_text(finding.places, finding.count), width)
+    if finding.meaning:
+        yield from _wrapped(_INDENT + finding.meaning, width)
+    wide = max((len(fix.override) for fix in finding.fixes), default=0)
+    for fix in finding.fixes:
+        yield f"{_INDENT}{fix.override:<{wide}}  {fix.meaning}"
+
+
+def places_text(places: Sequence[Place], count: int, most: int = 8) -> str:
+    """`rows 3, 9 and 12 more`; behind the file's name where they are of several."""
+    several = len({place.file for place in places}) > 1
+    shown = [
+        f"{place.file}:{place.number}" if several else f"{place.number:,}"
+        for place in places[:most]
+    ]
+    more = f" and {count - len(shown):,} more" if count > len(shown) else ""
+    return f"{'row' if count == 1 else 'rows'} {', '.join(shown)}{more}"
+
+
+def _length_lines(lengths: Sequence[int], limit: int) -> Iterator[str]:
+    bins = ranges(lengths, limit, _BARS)
+    labels = [f"{low:,}-{high - 1:,}" if high else f"> {low - 1:,}" for low, high, _ in bins]
+    left = max(map(len, labels))
+    most = max(count for _, _, count in bins) or 1
+    yield "length in tokens, of what is trained on"
+    for label, (_, _, count) in zip(labels, bins, strict=True):
+        yield f"{label:>{left}} {bar_of(count / most, _BAR_WIDTH)} {share_text(count / len(lengths))}"
+
+
+def statistics_lines(figures: Statistics, max_length: int) -> Iterator[str]:
+    """Lengths, what an epoch holds, what the run takes."""
+    each = [f"{name} {length:,}" for name, length in figures.percentiles.items()]
+    yield f"lengths     {' · '.join(each)}"
+    yield f"recommended {recommendation(figures, max_length)}"
+    yield (
+        f"an epoch    {short_count(figures.tokens)} tokens, {share_text(figures.trained_share)} learnt, "
+        f"in {figures.bins:,} bins {100 * figures.packing:.1f} % full"
+    )
+    took = f", {seconds_text(figures.seconds)} at the last run's pace" if figures.seconds else ""
+    yield f"the run     {figures.steps:,} steps{took}"
+
+
+def recommendation(figures: Statistics, max_length: int) -> str:
+    """The length that holds 95 of 100 rows, and what it costs."""
+    length, over = figures.recommended_length, figures.over_recommended
+    rest = f"{over:,} longer" if over else "all of them fit"
+    text = f"data.max_length={length} holds 95 % of the rows ({rest})"
+    if length == max_length:
+        return f"{text}: it is set"
+    return f"{text}; {length / max_length:.2g} x the activations of {max_length:,}"
+
+
+def _wrapped(text: str, width: int) -> Iterator[str]:
+    yield from textwrap.wrap(
+        text, width, subsequent_indent=_INDENT, break_long_words=False, break_on_hyphens=False,
+        drop_whitespace=True,
+    )  # fmt: skip

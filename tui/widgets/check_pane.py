@@ -1,0 +1,122 @@
+"""CheckPane: what the check of the data found, what comes of it, and the keys that settle it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import Static
+
+from ..check_lines import LEVELS, places_text, statistics_lines
+from ..safe_text import safe_text
+from .pick_list import Column, PickList, PickRow
+
+if TYPE_CHECKING:
+    from ...engine.data.findings import DataCheck, Finding, Fix, Place
+
+_STYLES = {"red": "$error", "amber": "$warning", "green": "$success"}
+FIX_KEYS = {"drop": "x", "cut": "s", "keep": "v", "length": "l"}
+"""Verb of a fix -> the key that takes it."""
+
+
+class CheckPane(Vertical):
+    """A list of findings, the gravest first; below it the one under the cursor, and the figures."""
+
+    @dataclass
+    class Moved(Message):
+        """Another finding is under the cursor: other keys may work."""
+
+    @dataclass
+    class Asked(Message):
+        """The rows of a finding are to be looked at, from this one on."""
+
+        place: "Place"
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._check: DataCheck | None = None
+
+    def compose(self) -> ComposeResult:
+        columns = (Column("level", 8), Column("rows", 7, right=True), Column("what", 0))
+        yield PickList(columns, id="check-findings")
+        yield Static("", id="check-about", markup=False)
+        yield Static("", id="check-figures", markup=False)
+
+    def set_data(self, check: "DataCheck | None") -> None:
+        """Show what a check found; None: nothing."""
+        self._check = check
+        rows = [_row(finding) for finding in check.findings] if check else []
+        rows += [PickRow(note, ("· NOTE", "", note)) for note in check.notes] if check else []
+        self.query_one(PickList).set_rows(rows, highlight=rows[0].id if rows else None)
+        figures = Content("")
+        if check is not None:
+            lines = statistics_lines(check.statistics, check.report.max_length)
+            figures = Content("\n").join(safe_text(line, 200) for line in lines)
+        self.query_one("#check-figures", Static).update(figures)
+        self._show()
+
+    def focus_findings(self) -> None:
+        self.query_one(PickList).focus_rows()
+
+    @property
+    def finding(self) -> "Finding | None":
+        """The one under the cursor."""
+        code = self.query_one(PickList).highlighted
+        each = self._check.findings if self._check else ()
+        return next((one for one in each if one.code == code), None)
+
+    def fix(self, verb: str) -> "Fix | None":
+        """What a verb sets for the finding under the cursor; None: it does nothing for it."""
+        finding = self.finding
+        each = finding.fixes if finding else ()
+        return next((fix for fix in each if fix.verb == verb), None)
+
+    def recommended(self) -> str | None:
+        """The setting of the length that holds 95 of 100 rows; None where it is set."""
+        if self._check is None:
+            return None
+        length = self._check.statistics.recommended_length
+        return f"data.max_length={length}" if length != self._check.report.max_length else None
+
+    @on(PickList.Highlighted)
+    def _moved(self, event: PickList.Highlighted) -> None:
+        event.stop()
+        self._show()
+        self.post_message(self.Moved())
+
+    @on(PickList.Picked)
+    def _picked(self, event: PickList.Picked) -> None:
+        event.stop()
+        if (finding := self.finding) and finding.places:
+            self.post_message(self.Asked(finding.places[0]))
+
+    def _show(self) -> None:
+        finding = self.finding
+        about = Content("") if finding is None else _about(finding)
+        self.query_one("#check-about", Static).update(about)
+
+
+def _row(finding: "Finding") -> PickRow:
+    glyph, word = LEVELS[finding.level]
+    count = f"{finding.count:,}" if finding.places else ""
+    text = finding.text
+    if finding.places:
+        text = text.partition(": ")[0].removeprefix("rows that ")
+    return PickRow(finding.code, (f"{glyph} {word}", count, text))
+
+
+def _about(finding: "Finding") -> Content:
+    style = _STYLES[finding.level]
+    lines = [safe_text(finding.text, 200, style=style)]
+    if finding.places:
+        where = safe_text(places_text(finding.places, finding.count), 300)
+        lines.append(where + Content.assemble(("   enter", "$accent bold"), " looks at the first"))
+    if finding.meaning:
+        lines.append(safe_text(finding.meaning, 300, style="$text-muted"))
+    for fix in finding.fixes:
+        line = Content.styled(FIX_KEYS[fix.verb], "$accent bold")
+        lines.append(line + safe_text(f"  {fix.meaning}: {fix.override}", 300))
+    return Content("\n").join(lines)
