@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import orjson
 
+from .data.findings import Finding
 from .data.report import DataReport
 
 State = Literal[
@@ -119,6 +120,13 @@ class StepCaptured(Event):
 class DataPrepared(Event):
     data: DataReport
     total_steps: int
+
+
+@dataclass(frozen=True)
+class DataChecked(Event):
+    """What the check found in the data, before anything was loaded: the gravest first, none where all is well."""
+
+    findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True)
@@ -271,6 +279,7 @@ AnyEvent = (
     | ModelLoaded
     | PartsPatched
     | DataPrepared
+    | DataChecked
     | MemoryPlanned
     | StepCaptured
     | Step
@@ -344,6 +353,8 @@ def _build(kind: type, tree: dict[str, Any]) -> Any:
             value = _build(accepted[0], value)
         elif element := _element(kind, name):
             value = [_build(element, one) for one in value]
+        if tuple in accepted and isinstance(value, list):
+            value = tuple(value)
         if not isinstance(value, accepted):
             raise TypeError(f"{kind.__name__}.{name}: got {type(value).__name__}")
         values[name] = value

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import time
+from typing import Any
 
 import orjson
 import torch
@@ -21,6 +22,7 @@ from . import recovery, wake
 from .attention import STOCK_WAYS
 from .checkpoint import load_checkpoint, save_final_adapter
 from .config import RunConfig
+from .data.check import check_data, require_no_red
 from .data.prepare import PreparedData, prepare
 from .device import describe_device, pick_device, read_memory
 from .fast_layer import fast_states
@@ -83,11 +85,25 @@ def _work(directory: RunDirectory, control: Control, *, resume: bool) -> None:
     report = _reporter(control)
     tokenizer = load_tokenizer(config)
     packed_length = _packed_length(directory, steps) or config.data.max_length
-    data = prepare(_with_length(config, packed_length), tokenizer, report)
+    config_of_data = _with_length(config, packed_length)
+    data = prepare(config_of_data, tokenizer, report)
     try:
+        if not steps:
+            _preflight(config_of_data, data, tokenizer, control)
         _load_and_train(directory, config, control, data, device, packed_length, steps)
     finally:
         data.train.close()
+
+
+def _preflight(config: RunConfig, data: PreparedData, tokenizer: Any, control: Control) -> None:
+    """Tell what is wrong with the data before anything is loaded for them.
+
+    Raises:
+        DataError: something is red, and data.keep does not name it.
+    """
+    check = check_data(config, data, tokenizer, near=False)
+    control.emit(ev.DataChecked(check.problems(20)))
+    require_no_red(check)
 
 
 def _load_and_train(

@@ -6,19 +6,12 @@ A level has a glyph and a word, so that a log without colour reads as well.
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from ..engine.data.findings import DataCheck, Finding, Place, Statistics
-from ..engine.data.problems import Level
+from ..engine.data.findings import DataCheck, Finding, Statistics
 from .plain import data_lines
 from .story import seconds_text
-from .value_text import share_text, short_count
+from .value_text import LEVELS, places_text, share_text, short_count
 from .widgets.histogram import bar_of, ranges
 
-LEVELS: dict[Level, tuple[str, str]] = {
-    "red": ("✗", "RED"),
-    "amber": ("!", "AMBER"),
-    "green": ("✓", "GREEN"),
-}
-"""Level -> its glyph and its word."""
 _INDENT = " " * 9
 _BARS, _BAR_WIDTH = 8, 40
 
@@ -51,17 +44,6 @@ def _finding_lines(finding: Finding, rows: int, width: int) -> Iterator[str]:
     wide = max((len(fix.override) for fix in finding.fixes), default=0)
     for fix in finding.fixes:
         yield f"{_INDENT}{fix.override:<{wide}}  {fix.meaning}"
-
-
-def places_text(places: Sequence[Place], count: int, most: int = 8) -> str:
-    """`rows 3, 9 and 12 more`; behind the file's name where they are of several."""
-    several = len({place.file for place in places}) > 1
-    shown = [
-        f"{place.file}:{place.number}" if several else f"{place.number:,}"
-        for place in places[:most]
-    ]
-    more = f" and {count - len(shown):,} more" if count > len(shown) else ""
-    return f"{'row' if count == 1 else 'rows'} {', '.join(shown)}{more}"
 
 
 def _length_lines(lengths: Sequence[int], limit: int) -> Iterator[str]:

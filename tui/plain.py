@@ -7,13 +7,15 @@ terminal that went away must not end the training: once a line cannot be written
 import contextlib
 import math
 import sys
+from collections.abc import Sequence
 
 from ..engine import events as ev
+from ..engine.data.findings import Finding
 from ..engine.data.report import DataReport
 from ..engine.progress import RunProgress
 from .safe_text import safe_str
 from .story import count_text, graph_line, memory_line, seconds_text
-from .value_text import share_text
+from .value_text import LEVELS, places_text, share_text
 
 
 class PlainLines:
@@ -81,6 +83,8 @@ def describe(event: ev.Event) -> str:
             return "; ".join([f"proven kernels: {', '.join(fast)}"] * bool(fast) + stock)
         case ev.DataPrepared():
             return "\n".join(data_lines(event.data, event.total_steps))
+        case ev.DataChecked(findings=findings):
+            return _check_lines(findings)
         case ev.MemoryPlanned():
             return memory_line(event)
         case ev.StepCaptured():
@@ -137,6 +141,15 @@ def data_lines(data: DataReport, steps: int) -> list[str]:
     if data.eval_rows:
         more.append(f"{data.eval_rows} rows held out for evaluation")
     return [*lines, *(f"      {text}" for text in more)]
+
+
+def _check_lines(findings: Sequence[Finding]) -> str:
+    lines = []
+    for finding in (one for one in findings if one.level != "green"):
+        glyph, word = LEVELS[finding.level]
+        where = f" ({places_text(finding.places, finding.count)})" if finding.places else ""
+        lines.append(f"check: {glyph} {word.lower()}: {finding.text}{where}")
+    return "\n".join(lines) or "check: nothing is wrong with the data"
 
 
 def _out_of_memory_lines(event: ev.OutOfMemory) -> str:

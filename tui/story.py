@@ -98,6 +98,7 @@ class Story:
                 ev.RunStarted()
                 | ev.ModelLoaded()
                 | ev.DataPrepared()
+                | ev.DataChecked()
                 | ev.MemoryPlanned()
                 | ev.StepCaptured()
             ):
@@ -142,6 +143,10 @@ class Story:
                 extra += f", {data.cut} cut" if data.cut else ""
                 extra += f", {share_text(data.share)} read" if data.share < 1 else ""
                 return Line(None, f"{data.kept} rows in {data.bins} bins{extra}")
+            case ev.DataChecked():
+                wrong = [one.text for one in event.findings if one.level != "green"]
+                text = "; ".join(wrong)
+                return Line(None, f"check of the data: {text}", "warning") if wrong else None
             case ev.MemoryPlanned():
                 return Line(self._step, memory_line(event))
             case ev.StepCaptured():

@@ -1,6 +1,17 @@
 """Values as they are shown: numbers short, what a field holds as it would be typed."""
 
+from collections.abc import Sequence
 from typing import Any
+
+from ..engine.data.findings import Place
+from ..engine.data.problems import Level
+
+LEVELS: dict[Level, tuple[str, str]] = {
+    "red": ("✗", "RED"),
+    "amber": ("!", "AMBER"),
+    "green": ("✓", "GREEN"),
+}
+"""Level -> its glyph and its word."""
 
 
 def field_text(value: Any) -> str:
@@ -35,3 +46,14 @@ def short_count(number: float) -> str:
         if number >= factor:
             return f"{number / factor:.1f} {unit}"
     return f"{number:.0f}"
+
+
+def places_text(places: Sequence[Place], count: int, most: int = 8) -> str:
+    """`rows 3, 9 and 12 more`; behind the file's name where they are of several."""
+    several = len({place.file for place in places}) > 1
+    shown = [
+        f"{place.file}:{place.number}" if several else f"{place.number:,}"
+        for place in places[:most]
+    ]
+    more = f" and {count - len(shown):,} more" if count > len(shown) else ""
+    return f"{'row' if count == 1 else 'rows'} {', '.join(shown)}{more}"

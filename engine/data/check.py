@@ -4,7 +4,8 @@ Most of it was told while the rows were tokenised (`row_problems.py`) and is onl
 (duplicates, near-duplicates, rows that are evaluated on too) and in the tokenizer is looked for now, in the
 very examples that will be trained on. Of a stream that is its first window.
 
-A finding that is rare is amber even where its kind is grave: one row of a thousand ends no run.
+A finding that is rare is amber even where its kind is grave: one row of a thousand ends no run. So are copies of rows
+that were held out at random (data.eval_fraction): nobody said that they are other rows, as data.eval_path does.
 """
 
 import itertools
@@ -17,6 +18,7 @@ from ..config import RunConfig
 from . import problems as codes
 from .block import CUT_AWAY, TOO_LONG, note_rows
 from .duplicates import Seen, row_hashes
+from .errors import DataError
 from .examples import Examples
 from .findings import DataCheck, Finding, Fix, Place, Statistics
 from .near_duplicates import near_duplicates
@@ -24,6 +26,7 @@ from .normal import LABELLED_BAD
 from .places import Places
 from .prepare import PreparedData
 from .problems import BAD, DROP_CODES, KEEP_CODES, PROBLEMS, Level, in_words
+from .report import DataReport
 from .statistics import round_up, statistics_of
 from .tokenizer_check import check_tokenizer
 
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _GRAVE_SHARE = 0.1
-"""Of the rows: from here on what is called red is."""
+"""Of the rows, or of those that are evaluated on: from here on what is called red is."""
 _LEVELS: tuple[Level, ...] = ("red", "amber", "green")
 _OF_REASON = {
     **{in_words(code): code for code in DROP_CODES},
@@ -40,7 +43,6 @@ _OF_REASON = {
     LABELLED_BAD: None,  # as they should be
 }
 """Why a row was dropped -> the code of that; all other reasons come down to nothing to learn."""
-_RARELY_GRAVE = (codes.END_UNTRAINED, codes.LEAK)
 _TOKENIZER = (codes.PAD_IS_EOS, codes.EOS_DIFFERS, codes.SPECIAL_SPLIT)
 
 
@@ -73,11 +75,9 @@ def check_data(
         bad = bad or "".join(account.errors[0] if account.errors else ())
     evaluation = prepared.evaluation.examples if prepared.evaluation else None
     _compare(found, _each_once(examples), evaluation, near)
-    rows = max(1, prepared.report.rows)
-    leaked = max(1, prepared.report.eval_rows)
     statistics = statistics_of(config, prepared, window, pace)
     findings = [
-        _finding(config, code, found, leaked if code == codes.LEAK else rows, bad, statistics)
+        _finding(config, code, found, prepared.report, bad, statistics)
         for code in PROBLEMS
         if code not in _TOKENIZER and (near or code != codes.NEAR_DUPLICATE)
     ]
@@ -89,6 +89,20 @@ def check_data(
     drop_all = _drop(config, open_) if len(open_) > 1 else ""
     notes = tuple(_notes(prepared, near))
     return DataCheck(prepared.report, tuple(findings), statistics, drop_all, notes)
+
+
+def require_no_red(check: DataCheck) -> None:
+    """Raises:
+    DataError: something red was found; the message has the settings that go on.
+    """
+    red = check.of_level("red")
+    if red:
+        each = [
+            f"{one.text} ({one.meaning}). "
+            + ", or ".join(f"{fix.override} to {fix.meaning}" for fix in one.fixes)
+            for one in red
+        ]
+        raise DataError(f"the check of the data ends the run: {'; '.join(each)}")
 
 
 def _compare(found: Places, examples: Examples, evaluation: Examples | None, near: bool) -> None:
@@ -104,19 +118,26 @@ def _compare(found: Places, examples: Examples, evaluation: Examples | None, nea
 def _each_once(examples: Examples) -> Examples:
     """Without the repeats of rows that a weight makes."""
     firsts = np.searchsorted(examples.rows, np.arange(examples.row_count))
-    places = np.stack([examples.file[firsts], examples.numbers[firsts]])
-    kept = np.sort(np.unique(places, axis=1, return_index=True)[1])
+    kept = np.sort(np.unique(examples.places[firsts], return_index=True)[1])
     return examples if len(kept) == examples.row_count else examples.of_these_rows(kept)
 
 
 def _finding(
-    config: RunConfig, code: str, found: Places, out_of: int, bad: str, statistics: Statistics
+    config: RunConfig,
+    code: str,
+    found: Places,
+    report: DataReport,
+    bad: str,
+    statistics: Statistics,
 ) -> Finding:
     problem, count = PROBLEMS[code], found.counts[code]
     if not count:
         return Finding(code, "green", 0, problem.none)
     level = problem.level
-    if code in _RARELY_GRAVE and count < _GRAVE_SHARE * out_of:
+    if (code == codes.END_UNTRAINED and count < _GRAVE_SHARE * report.rows) or (
+        code == codes.LEAK
+        and (config.data.eval_path is None or count < _GRAVE_SHARE * report.eval_rows)
+    ):
         level = "amber"
     text = f"rows that {problem.title}: {count:,}"
     if code == BAD:

@@ -3,7 +3,7 @@
 `check.py` makes it; the command line, the screens and a run's events show it. Light: no numpy, no torch.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .problems import Level
 from .report import DataReport
@@ -87,6 +87,10 @@ class DataCheck:
     def level(self) -> Level:
         """That of the gravest."""
         return self.findings[0].level if self.findings else "green"
+
+    def problems(self, places: int) -> tuple[Finding, ...]:
+        """What was found, settled or not, each with at most so many places."""
+        return tuple(replace(one, places=one.places[:places]) for one in self.findings if one.count)
 
     def of_level(self, level: Level) -> list[Finding]:
         return [finding for finding in self.findings if finding.level == level]

@@ -19,7 +19,7 @@ from ..config import RunConfig
 from .block import Account, fit_length, make_block
 from .duplicates import Seen, row_hashes
 from .errors import DataError
-from .examples import Example, Examples
+from .examples import ROWS_OF_A_FILE, Example, Examples
 from .findings import DataCheck, Place
 from .formats import normalise
 from .normal import Document, Dropped, Normal
@@ -42,8 +42,6 @@ Fate = Literal["trained", "read", "cut"]
 _MOST_TOKENS = 20_000
 """Tokens taken apart of a row: a book is one row, and nobody reads all of it here."""
 _ROWS_AT_ONCE = 64
-_NUMBERS = 1 << 40
-"""More than a file has rows: file and number in one key that sorts."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +87,8 @@ class _Places(Sequence[Place]):
     """The rows of examples, each once, in the order of the file: two numbers a row, whatever their count."""
 
     def __init__(self, examples: Examples) -> None:
-        keys = examples.file.astype(np.int64) * _NUMBERS + examples.numbers
         self._files = examples.files
-        self._keys, self.firsts = np.unique(keys, return_index=True)
+        self._keys, self.firsts = np.unique(examples.places, return_index=True)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -99,14 +96,14 @@ class _Places(Sequence[Place]):
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
         if isinstance(index, slice):
             return [self[at] for at in range(*index.indices(len(self)))]
-        file, number = divmod(int(self._keys[index]), _NUMBERS)
+        file, number = divmod(int(self._keys[index]), ROWS_OF_A_FILE)
         return Place(self._files[file], number)
 
     def index_at(self, place: Place) -> int:
         """How many rows come before a place, whether it is one of them or not."""
         if place.file not in self._files:
             return len(self)
-        key = self._files.index(place.file) * _NUMBERS + place.number
+        key = self._files.index(place.file) * ROWS_OF_A_FILE + place.number
         return int(np.searchsorted(self._keys, key))
 
     def __contains__(self, place: object) -> bool:

@@ -35,6 +35,8 @@ def values(hint: Any, finite: bool = False) -> st.SearchStrategy[Any]:
         return st.one_of(*(values(part, finite) for part in arguments))
     if origin is list:
         return st.lists(values(arguments[0], finite), max_size=4)
+    if origin is tuple:
+        return st.lists(values(arguments[0], finite), max_size=4).map(tuple)
     if origin is dict:
         return st.dictionaries(texts, values(arguments[1], finite), max_size=4)
     if dataclasses.is_dataclass(hint):

@@ -1,5 +1,6 @@
 """A run through its Session: what it learns, what can be said to it, what survives a stop."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -334,3 +335,45 @@ def test_a_run_that_is_being_trained_refuses_a_second_process(tiny_config: Make)
     with directory.lock(), pytest.raises(RunError, match="is being trained by process"):
         Session(directory)
     assert not directory.events_file.exists()  # it belongs to the process that trains
+
+
+# The check of the data
+
+
+def endless(path: Path) -> str:
+    """Rows whose answers end with no token that ends a turn."""
+    question = {"text": "what is next ", "label": False}
+    answer = {"text": "after what is next", "label": True}
+    path.write_text("\n".join([json.dumps({"segments": [question, answer]})] * 30))
+    return str(path)
+
+
+def test_data_that_are_red_end_a_run_before_anything_is_loaded(
+    tiny_config: Make, tmp_path: Path
+) -> None:
+    config = tiny_config(data={"path": endless(tmp_path / "rows.jsonl")})
+    _, events = run(config)
+    (failed,) = of(ev.Failed, events)
+    assert "do not learn to end the answer: 30" in failed.message
+    assert "data.keep=[end_untrained]" in failed.message
+    assert not of(ev.ModelLoaded, events)
+    assert all("weights" not in event.stage for event in of(ev.Progress, events))
+    (checked,) = of(ev.DataChecked, events)
+    assert [place.number for place in checked.findings[0].places] == list(range(1, 21))
+    _, events = run(config.with_overrides(["data.keep=[end_untrained]"]))  # as the message says
+    assert not of(ev.Failed, events) and of(ev.Finished, events)[0].reason == "complete"
+    (checked,) = of(ev.DataChecked, events)
+    levels = {one.code: one.level for one in checked.findings}
+    assert levels["end_untrained"] == "green"
+
+
+def test_rows_in_question_do_not_hold_a_run_up_and_are_on_record(
+    tiny_config: Make, tmp_path: Path
+) -> None:
+    rows = [{"prompt": "what is next", "completion": "after"}] * 2
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    _, events = run(tiny_config(data={"path": str(tmp_path / "rows.jsonl")}))
+    (checked,) = of(ev.DataChecked, events)
+    duplicate = next(one for one in checked.findings if one.code == "duplicate")
+    assert (duplicate.level, duplicate.places[0].number) == ("amber", 2)
+    assert of(ev.Finished, events)[0].reason == "complete"

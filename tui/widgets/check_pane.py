@@ -10,8 +10,9 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Static
 
-from ..check_lines import LEVELS, places_text, statistics_lines
+from ..check_lines import statistics_lines
 from ..safe_text import safe_text
+from ..value_text import LEVELS, places_text
 from .pick_list import Column, PickList, PickRow
 
 if TYPE_CHECKING:
