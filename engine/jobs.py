@@ -24,12 +24,14 @@ class Job(Generic[Result]):
         message: the last report.
         fraction: how far it is, 0 to 1, where that is known.
         error: why it failed: one readable message; `trace` has the rest.
+        exception: that error itself.
     """
 
     def __init__(self, work: Callable[["Job[Result]"], Result], name: str = "job") -> None:
         self.message = ""
         self.fraction: float | None = None
         self.error: str | None = None
+        self.exception: BaseException | None = None
         self.trace = ""
         self.cancelled = False
         self._result: Result | None = None
@@ -74,4 +76,5 @@ class Job(Generic[Result]):
             self.cancelled = True
         except BaseException as error:  # noqa: BLE001 - the viewer must hear of any failure
             self.error = str(error) or type(error).__name__
+            self.exception = error
             self.trace = traceback.format_exc()

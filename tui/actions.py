@@ -81,6 +81,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("previous_match", "N", "Match before", "Look at the row before with the text", "data", False),
     Verb("go_row", "g", "Go to", "Look at the row of a number", "data"),
     Verb("token_ids", "t", "Ids", "Show the id of each token, or not", "data"),
+    Verb("columns", "m", "Columns", "Say how the rows are to be read, where that cannot be told", "data", False),
     Verb("drop_rows", "x", "Drop", "Leave out the rows of this finding; or take them in again", "data"),
     Verb("cut_rows", "s", "Cut", "Cut the rows that are too long instead of leaving them out", "data"),
     Verb("keep_rows", "v", "Keep", "Say that this finding is meant; or that it is not", "data"),

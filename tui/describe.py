@@ -11,7 +11,7 @@ from ..presets.load import RecipePreset
 from .machine import Machine
 from .model_catalog import ModelEntry
 from .safe_text import safe_str, safe_text
-from .value_text import field_text, share_text, short_count, short_number
+from .value_text import field_text, how_read, share_text, short_count, short_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -255,7 +255,12 @@ def _source(source: "SourceReport", several: bool) -> Content:
         return what + safe_text(
             f" · {source.path}, {source.kept:,} of {source.rows:,} rows{weight}", 200
         )
-    return what + Content(" · ") + safe_text(source.reason, 200) if source.reason else what
+    if source.reason:
+        what += Content(" · ") + safe_text(source.reason, 200)
+    if how := how_read(source):
+        style = "$warning" if source.confidence != "certain" else "$text-muted"
+        what += Content(" · ") + safe_text(how, 200, style=style)
+    return what
 
 
 def no_run(purpose: str) -> Content:

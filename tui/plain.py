@@ -15,7 +15,7 @@ from ..engine.data.report import DataReport
 from ..engine.progress import RunProgress
 from .safe_text import safe_str
 from .story import count_text, graph_line, memory_line, seconds_text
-from .value_text import LEVELS, places_text, share_text
+from .value_text import LEVELS, how_read, places_text, share_text
 
 
 class PlainLines:
@@ -122,11 +122,15 @@ def data_lines(data: DataReport, steps: int) -> list[str]:
     """The account of the data: where each was told from, what became of its rows, what an epoch holds."""
     share = 100 * data.trained_tokens / max(1, data.tokens)
     filled = 100 * data.tokens / max(1, data.bins * data.max_length)
-    lines = [
-        f"data: {source.format} ({source.reason}); {source.path}: {source.kept:,} of "
-        f"{source.rows:,} rows" + (f", {source.weight:g} times" if source.weight != 1 else "")
-        for source in data.sources
-    ]
+    lines = []
+    for source in data.sources:
+        times = f", {source.weight:g} times" if source.weight != 1 else ""
+        lines.append(
+            f"data: {source.format} ({source.reason}); {source.path}: {source.kept:,} of "
+            f"{source.rows:,} rows{times}"
+        )
+        if how := how_read(source):
+            lines.append(f"      {how}")
     sizes = (
         f"{data.tokens:,} tokens, {share:.0f} % trained, {data.bins} bins {filled:.0f} % full, "
         f"{steps} steps"

@@ -5,6 +5,7 @@ from typing import Any
 
 from ..engine.data.findings import Place
 from ..engine.data.problems import Level
+from ..engine.data.report import SourceReport
 
 LEVELS: dict[Level, tuple[str, str]] = {
     "red": ("✗", "RED"),
@@ -46,6 +47,16 @@ def short_count(number: float) -> str:
         if number >= factor:
             return f"{number / factor:.1f} {unit}"
     return f"{number:.0f}"
+
+
+def how_read(source: SourceReport) -> str:
+    """How a data set was read, as far as its format does not say it: columns of other names, roles, doubt."""
+    renamed = {key: column for key, column in source.columns.items() if key != column}
+    parts = [f"{key} from {column}" for key, column in renamed.items()]
+    parts += [f"{count:,} {role}" for role, count in source.roles.items()]
+    if source.confidence != "certain":
+        parts.insert(0, f"{source.confidence}, not certain: look at a row")
+    return ", ".join(parts)
 
 
 def places_text(places: Sequence[Place], count: int, most: int = 8) -> str:

@@ -19,6 +19,17 @@ CHAT_COLUMNS = ("messages", "conversations", "conversation", "dialogue", "texts"
 """The names of a column of turns."""
 _HOLD_TURNS = (*CHAT_COLUMNS, "prompt", "completion", "chosen", "rejected")
 
+FORM_KEYS: dict[str, dict[str, bool]] = {
+    "prompt_completion": {"prompt": True, "completion": True, "system": False},
+    "alpaca": {"instruction": True, "input": False, "output": True, "system": False},
+    "messages": {"messages": True, "tools": False},
+    "sharegpt": {"conversations": True, "system": False, "tools": False},
+    "text": {"text": True},
+    "preference": {"prompt": False, "chosen": True, "rejected": False},
+    "kto": {"messages": False, "prompt": False, "completion": False, "label": True},
+}
+"""Format -> its keys that a column can be named for, and whether a row needs them."""
+
 
 def renamed(row: SourceRow, columns: Mapping[str, str]) -> SourceRow:
     """The row with its columns under the format's names; those that give way are left out.

@@ -8,6 +8,7 @@ and its message the keys to set, for the command line. So does data that supervi
 only learn in part: of preference data and of labelled answers, the good ones.
 """
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -43,8 +44,8 @@ class Candidate:
 
     @property
     def override(self) -> str:
-        """The settings in one line."""
-        return " ".join(self.overrides)
+        """The settings in one line, as a shell takes them."""
+        return shlex.join(self.overrides)
 
 
 class UndecidedFormat(DataError):

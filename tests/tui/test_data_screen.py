@@ -17,6 +17,7 @@ from evenfall.engine.data.report import DataReport, SourceReport
 from evenfall.tui.app import EvenfallApp
 from evenfall.tui.check_lines import statistics_lines
 from evenfall.tui.screens import data as data_screen
+from evenfall.tui.widgets.field import Choice
 from evenfall.tui.widgets.histogram import ranges
 from evenfall.tui.widgets.token_view import Run, _line, _wrapped
 
@@ -491,3 +492,62 @@ def test_how_long_a_run_takes_is_told_where_a_pace_is_known():
     assert lines[-1] == "the run     77 steps, 12m34s at the last run's pace"
     lines = list(statistics_lines(replace(FIGURES, seconds=None), 320))
     assert lines[-1] == "the run     77 steps" and lines[1].endswith(": it is set")
+
+
+# What cannot be told is asked
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_rows_that_fit_two_formats_are_asked_about(
+    app, drive, see, same_as_snapshot, tmp_path, size
+):
+    rows = '{"prompt": "1+1", "completion": "2", "instruction": "add", "output": "2"}\n' * 3
+    (tmp_path / "rows.jsonl").write_text(rows)
+
+    async def scenario(pilot):
+        app.update_draft(["data.path=rows.jsonl"])
+        await pilot.press("f3")
+        await until(pilot, lambda: "How are these rows to be read?" in see(app), 60)
+        assert '"instruction":"add"' in see(app)
+        same_as_snapshot(app, "data-asked")
+        await pilot.press("escape")
+        assert "m says how to read them" in see(app) and "data.format=" in see(app)
+        await pilot.press("m", "down", "enter")
+        await until(pilot, lambda: app.screen._preview is not None, 60)
+        assert app.draft.data.format != "auto"
+        assert "3 read" in see(app)
+
+    drive(app, scenario, size)
+
+
+def test_columns_are_mapped_by_hand(app, drive, see, tmp_path):
+    rows = '{"frage": "1+1", "antwort": "2", "note": "easy"}\n' * 3
+    (tmp_path / "rows.jsonl").write_text(rows)
+
+    async def scenario(pilot):
+        app.update_draft(["data.path=rows.jsonl"])
+        await pilot.press("f3")
+        await until(pilot, lambda: "How are these rows to be read?" in see(app), 60)
+        modal = app.screen
+        form = modal.query_one("#columns-format", Choice)
+        form.focus()
+        while form.value != "prompt_completion":
+            await pilot.press("right")
+        for _, choice in modal._fields():
+            while choice.value:
+                choice.focus()
+                await pilot.press("left")
+        await pilot.press("ctrl+s")
+        assert "prompt_completion needs a column for prompt, completion" in see(app)
+        for choice, times in zip([choice for _, choice in modal._fields()], (1, 2), strict=False):
+            choice.focus()
+            await pilot.press(*["right"] * times)
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: getattr(app.screen, "_preview", None) is not None, 60)
+        assert app.draft.data.format == "prompt_completion"
+        assert app.draft.data.columns == {"prompt": "frage", "completion": "antwort"}
+        row = app.screen._preview.inspector.look(app.screen._preview.inspector.places[0])
+        assert "1+1" in "".join(token.text for token in row.tokens)
+        assert row.trained > 0
+
+    drive(app, scenario)

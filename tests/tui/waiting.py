@@ -7,11 +7,11 @@ from typing import Any
 from textual.pilot import Pilot
 
 
-async def until(pilot: Pilot[Any], condition: Callable[[], object]) -> None:
-    """Wait until `condition()` holds and its messages are handled; fail after 5 s."""
-    for _ in range(250):
+async def until(pilot: Pilot[Any], condition: Callable[[], object], seconds: float = 5) -> None:
+    """Wait until `condition()` holds and its messages are handled; fail after `seconds`."""
+    for _ in range(round(50 * seconds)):
         if condition():
             await pilot.pause()
             return
         await asyncio.sleep(0.02)
-    raise AssertionError("did not come about within 5 s")
+    raise AssertionError(f"did not come about within {seconds:g} s")

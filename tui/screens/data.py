@@ -25,8 +25,10 @@ from ..widgets.histogram import Histogram
 from ..widgets.inspector import InspectorPane
 from ..widgets.job_line import JobLine
 from .base import WIDTH_CLASSES, EvenfallScreen
+from .modals_columns import ColumnsModal
 
 if TYPE_CHECKING:
+    from ...engine.data.detect import UndecidedFormat
     from ...engine.data.preview import DataPreview
 
 KEYS = {
@@ -71,6 +73,7 @@ class DataScreen(EvenfallScreen):
         self._key: tuple[object, ...] | None = None
         self._preview: DataPreview | None = None
         self._error = ""
+        self._question: UndecidedFormat | None = None
 
     def compose_body(self) -> ComposeResult:
         with Horizontal(id="data-line"):
@@ -129,7 +132,7 @@ class DataScreen(EvenfallScreen):
         if self._job:
             self._job.cancel()
         config = self.evenfall.draft
-        self._key, self._error = preview_key(config), ""
+        self._key, self._error, self._question = preview_key(config), "", None
         self._job = self.evenfall.start_job(lambda job: load_preview(config, job), "preview")
         self._show()
         self._poll()
@@ -148,6 +151,7 @@ class DataScreen(EvenfallScreen):
             self._error = "Reading was cancelled."
         elif job.error is not None:
             self._error = job.error
+            self._ask(job.exception)
         else:
             self._preview = job.result
         self._pane.set_data(self._preview)
@@ -156,6 +160,16 @@ class DataScreen(EvenfallScreen):
         self.evenfall.set_mark("data", "done" if check and check.level != "red" else "attention")
         self._show()
 
+    def _ask(self, error: BaseException | None) -> None:
+        """Open the form where the rows can be read in several ways, or in none that is known."""
+        from ...engine.data.detect import UndecidedFormat
+
+        # Of several data sets the message has the keys: they stand in run.yaml.
+        if isinstance(error, UndecidedFormat) and self.evenfall.draft.data.path is not None:
+            self._question = error
+            if self.shown and self.evenfall.screen is self:
+                self.action_columns()
+
     # What is shown
 
     def _show(self) -> None:
@@ -163,8 +177,11 @@ class DataScreen(EvenfallScreen):
         self.query_one("#data-panes").set_class(self._job is not None, "-stale")
         self.query_one("#data-panes").display = preview is not None and not self._error
         status = self.query_one("#data-status", Static)
+        status.set_class(bool(self._error), "-error")
         if self._error:
-            status.update(describe.failure(self._error, "/ gives another path · u reads again"))
+            keys = "m says how to read them · " if self._question else ""
+            keys += "/ gives another path · u reads again"
+            status.update(describe.failure(self._error, keys))
         elif preview is None:
             status.update(Content.styled("The first rows appear here.", "$text-muted"))
         else:
@@ -206,6 +223,8 @@ class DataScreen(EvenfallScreen):
     def why_not(self, verb: str) -> str | None:
         if verb in ("data_path", "reload", "stop_reading"):
             return None
+        if verb == "columns":
+            return None if self._question else "nothing is asked: it was told how the rows are read"
         if self._job is not None:
             return "the data is still being read"
         if verb == "check":
@@ -271,6 +290,14 @@ class DataScreen(EvenfallScreen):
         override = self._override_of(verb)
         if override is not None:
             self.evenfall.update_draft([override])
+
+    def action_columns(self) -> None:
+        if self._question is not None:
+            self.app.push_screen(ColumnsModal(self._question), self._take_columns)
+
+    def _take_columns(self, overrides: list[str] | None) -> None:
+        if overrides:
+            self.evenfall.update_draft(["data.columns={}", *overrides])
 
     def action_drop_rows(self) -> None:
         self._fix("drop_rows")

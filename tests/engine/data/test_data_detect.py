@@ -165,7 +165,7 @@ def test_of_a_tie_each_setting_reads_its_own_columns():
         read(TIES[0])
     one, other = raised.value.candidates
     assert one.override == (
-        "data.format=prompt_completion data.columns={prompt: prompt, completion: completion}"
+        "data.format=prompt_completion 'data.columns={prompt: prompt, completion: completion}'"
     )
     assert learnt(read(TIES[0], one.overrides)) == [None, "a"]
     assert learnt(read(TIES[0], other.overrides)) == [None, "a2"]
