@@ -98,8 +98,8 @@ def require_no_red(check: DataCheck) -> None:
     red = check.of_level("red")
     if red:
         each = [
-            f"{one.text} ({one.meaning}). "
-            + ", or ".join(f"{fix.override} to {fix.meaning}" for fix in one.fixes)
+            f"{one.text} ({one.meaning}). To go on, set "
+            + ", or ".join(f"{fix.override} ({fix.meaning})" for fix in one.fixes)
             for one in red
         ]
         raise DataError(f"the check of the data ends the run: {'; '.join(each)}")
