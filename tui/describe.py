@@ -202,6 +202,7 @@ def preview(found: "DataReport", check: "DataCheck") -> Content:
                 Content(f"the first {share_text(found.share)}; the rest is read while it trains"),
             )
         )
+    pairs.append(("tokens", Content(tokens)))
     if found.dropped:
         total = sum(found.dropped.values())
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in found.dropped.items())
@@ -209,7 +210,6 @@ def preview(found: "DataReport", check: "DataCheck") -> Content:
     if found.notes:
         notes = ", ".join(f"{note} ({count:,} rows)" for note, count in found.notes.items())
         pairs.append(("! note", safe_text(notes, 300, style="$warning")))
-    pairs.append(("tokens", Content(tokens)))
     return _pairs(pairs)
 
 
