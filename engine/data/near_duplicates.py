@@ -1,9 +1,10 @@
 """Rows that nearly repeat an earlier one: MinHash finds who may be alike, and their pieces are then compared.
 
 A row is the set of its pieces of three tokens. Two rows nearly repeat each other where the sets' Jaccard similarity (what
-is in both, of what is in either) is at least 0.8. 64 minima of hashed pieces, in 16 bands of four, bring two such rows
-together with a chance above 0.999 (Broder 1997; Leskovec et al., Mining of Massive Datasets, ch. 3); what is reported is then
-compared exactly, so nothing is reported that is not alike.
+is in both, of what is in either) is at least 0.8. A row's 128 smallest hashes stand for it (a bottom-k sketch), and 64
+minima of these under other hashes, in 16 bands of four, bring two such rows together with a chance above 0.99 (Broder
+1997; Leskovec et al., Mining of Massive Datasets, ch. 3). What is reported is then compared exactly, all pieces of both
+rows, so nothing is reported that is not alike.
 
 Pieces that more than half of the rows have are the template's, and say nothing.
 """
@@ -13,6 +14,7 @@ import numpy as np
 from .examples import Examples
 
 SIMILAR = 0.8
+_SKETCH = 128
 _MINIMA = 64
 _BAND = 4
 _COMMON_FROM = 20  # rows: of fewer, half of them may well be alike
@@ -28,7 +30,9 @@ def near_duplicates(examples: Examples) -> np.ndarray:
     starts = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]])
     ends = np.r_[starts[1:], len(rows)]
     owners = rows[starts]
-    candidates = _candidates(_minima(pieces, starts))
+    counts = np.minimum(ends - starts, _SKETCH)
+    sketched = np.arange(len(pieces)) - np.repeat(starts, ends - starts) < _SKETCH
+    candidates = _candidates(_minima(pieces[sketched], np.cumsum(counts) - counts))
     for early, late in candidates:
         if found[owners[late]]:
             continue
