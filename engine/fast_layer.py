@@ -15,6 +15,7 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit, Params4bit
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from transformers import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..kernels.nf4 import NF4Weight
@@ -26,6 +27,9 @@ from .layer_attention import Attention, GraphAttention, KernelAttention
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _WINDOW_OF_ALL = frozenset({"mistral"})
 """transformers' `model_type`s whose every layer has the configuration's sliding window."""
+
+_NOT_ATTENTIONS = frozenset({"past_key_values", "cache", "use_cache", "position_embeddings"})
+"""What a layer is called with and its attention's function is not."""
 
 _MLP = ("gate_proj", "up_proj", "down_proj")
 
@@ -195,45 +199,42 @@ class FastDecoderLayer(nn.Module):
     evenfall: FastState
     self_attn: Any
 
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Any = None,
-        use_cache: bool | None = False,
-        position_embeddings: tuple[Tensor, Tensor] | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         state = self.evenfall
         attention = self.self_attn
         interface = attention.config._attn_implementation
+        position_embeddings = kwargs.get("position_embeddings")
         if state.leads:  # even if it stays stock itself: the layers above may not
             state.parts.qkv.refresh()
         if (
-            past_key_values is not None
+            args  # what they are depends on the version of transformers
+            or _has_cache(kwargs)
             or position_embeddings is None
             or interface not in ALL_ATTENTION_FUNCTIONS
             or not _computes_in(hidden_states, state.parts.qkv.dtype)
             or not state.holds(self)
         ):
             return type(self).evenfall_stock.forward(  # type: ignore[attr-defined]
-                self, hidden_states, attention_mask=attention_mask, position_ids=position_ids,
-                past_key_values=past_key_values, use_cache=use_cache,
-                position_embeddings=position_embeddings, **kwargs,
-            )  # fmt: skip
+                self, hidden_states, *args, **kwargs
+            )
         batch, length, width = hidden_states.shape
         rows = hidden_states.reshape(-1, width)
         cos, sin = (
             t.expand(batch, length, -1).reshape(batch * length, -1) for t in position_embeddings
         )
-        options = dict(kwargs, position_ids=position_ids, attention_mask=attention_mask)
+        options = {key: value for key, value in kwargs.items() if key not in _NOT_ATTENTIONS}
+        options.setdefault("attention_mask", None)
         call = Call(
             cos, sin, _attention(attention, batch, options), self.training, state.accumulate
         )
         with torch.autocast(rows.device.type, enabled=False):
             out = decoder_layer(rows, state.parts, call, state.level)
         return out.view(hidden_states.shape)
+
+
+def _has_cache(options: dict[str, Any]) -> bool:
+    """Whether there is a key-value cache, by whatever name: transformers 5.24 renamed it."""
+    return any(isinstance(value, Cache) for value in options.values())
 
 
 def _computes_in(hidden: Tensor, dtype: torch.dtype) -> bool:
