@@ -1,11 +1,13 @@
 """A model's tokenizer, and where a model is found. Light: no torch, since looking at data needs no more."""
 
 import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from transformers import AutoTokenizer
+from transformers.utils.hub import cached_file
 
 from ..presets.load import demo_folder
 from .config import ModelConfig, RunConfig
@@ -61,6 +63,24 @@ def load_tokenizer(run: RunConfig) -> Any:
     if run.data.chat_template is not None:
         tokenizer.chat_template = read_chat_template(run.data.chat_template)
     return tokenizer
+
+
+def ends_of_generation(config: ModelConfig) -> set[int]:
+    """The token ids at which the model's own generation_config.json has generation stop; empty where it
+    says nothing."""
+    try:
+        path = cached_file(
+            model_source(config),
+            "generation_config.json",
+            revision=config.revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        said = json.loads(Path(path).read_bytes()) if path else None
+    except (OSError, ValueError):  # no such file, or not one that says anything
+        return set()
+    ends = said.get("eos_token_id") if isinstance(said, dict) else None
+    return {end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int)}
 
 
 @contextlib.contextmanager

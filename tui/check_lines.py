@@ -4,16 +4,18 @@ A level has a glyph and a word, so that a log without colour reads as well.
 """
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ..engine.data.findings import DataCheck, Finding, Statistics
 from .plain import data_lines
 from .story import seconds_text
 from .value_text import LEVELS, places_text, share_text, short_count
-from .widgets.histogram import bar_of, ranges
+from .widgets.histogram import length_plot, length_title
+from .widgets.plot import draw_plot
 
 _INDENT = " " * 9
-_BARS, _BAR_WIDTH = 8, 40
+_PLOT_SIZE = 80, 8
+_COLOR = "#ffffff"  # taken off again: these lines have none
 
 
 def check_lines(check: DataCheck, width: int = 100) -> Iterator[str]:
@@ -28,7 +30,7 @@ def check_lines(check: DataCheck, width: int = 100) -> Iterator[str]:
     for note in check.notes:
         yield from _wrapped(f"·        {note}", width)
     yield ""
-    yield from _length_lines(report.lengths, report.max_length)
+    yield from _length_lines(report.lengths, report.max_length, figures.percentiles)
     yield ""
     yield from statistics_lines(figures, report.max_length)
 
@@ -46,14 +48,14 @@ def _finding_lines(finding: Finding, rows: int, width: int) -> Iterator[str]:
         yield f"{_INDENT}{fix.override:<{wide}}  {fix.meaning}"
 
 
-def _length_lines(lengths: Sequence[int], limit: int) -> Iterator[str]:
-    bins = ranges(lengths, limit, _BARS)
-    labels = [f"{low:,}-{high - 1:,}" if high else f"> {low - 1:,}" for low, high, _ in bins]
-    left = max(map(len, labels))
-    most = max(count for _, _, count in bins) or 1
-    yield "length in tokens, of what is trained on"
-    for label, (_, _, count) in zip(labels, bins, strict=True):
-        yield f"{label:>{left}} {bar_of(count / most, _BAR_WIDTH)} {share_text(count / len(lengths))}"
+def _length_lines(
+    lengths: Sequence[int], limit: int, percentiles: Mapping[str, int]
+) -> Iterator[str]:
+    plot = length_plot(lengths, limit, _COLOR, _COLOR)
+    drawn = draw_plot(plot, *_PLOT_SIZE, _COLOR) if plot else None
+    if drawn:
+        yield length_title(lengths, limit, percentiles)
+        yield from ("".join(text for text, _ in line).rstrip() for line in drawn)
 
 
 def statistics_lines(figures: Statistics, max_length: int) -> Iterator[str]:

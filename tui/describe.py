@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from textual.content import Content
 
-from ..engine.data.problems import PROBLEMS
+from ..engine.data.problems import in_words
 from ..presets.load import RecipePreset
 from .machine import Machine
 from .model_catalog import ModelEntry
@@ -180,7 +180,8 @@ def failure(message: str, hint: str = "") -> Content:
 
 def preview(found: "DataReport", check: "DataCheck") -> Content:
     """The account of the data: format, rows and tokens, what was left out and why, and how many problems were found."""
-    rows = [f"{found.rows:,} read", f"{found.kept:,} to learn from"]
+    first = "the first " if any(source.only_first for source in found.sources) else ""
+    rows = [f"{first}{found.rows:,} read", f"{found.kept:,} to learn from"]
     if found.eval_rows:
         rows.append(f"{found.eval_rows:,} held out")
     if found.cut:
@@ -194,7 +195,8 @@ def preview(found: "DataReport", check: "DataCheck") -> Content:
     pairs += [("found", _source(source, len(found.sources) > 1)) for source in found.sources[:_FEW]]
     if len(found.sources) > _FEW:
         pairs.append(("", Content(f"and {len(found.sources) - _FEW} data sets more")))
-    pairs.append(("rows", Content(" · ".join(rows))))
+    limit = Content.styled("   data.max_rows leaves the others alone", "$warning") if first else ""
+    pairs.append(("rows", Content(" · ".join(rows)) + limit))
     if found.share < 1:
         pairs.append(
             (
@@ -206,7 +208,8 @@ def preview(found: "DataReport", check: "DataCheck") -> Content:
     if found.dropped:
         total = sum(found.dropped.values())
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in found.dropped.items())
-        pairs.append(("! dropped", safe_text(f"{total:,}: {reasons}", 300, style="$warning")))
+        text = f"{total:,}: {reasons}" if len(found.dropped) > 1 else reasons
+        pairs.append(("! dropped", safe_text(text, 300, style="$warning")))
     if found.notes:
         notes = ", ".join(f"{note} ({count:,} rows)" for note, count in found.notes.items())
         pairs.append(("! note", safe_text(notes, 300, style="$warning")))
@@ -224,14 +227,19 @@ def _check(check: "DataCheck") -> Content:
     )
 
 
-def inspected(row: "InspectedRow", before: int, count: int) -> Content:
+def inspected(
+    row: "InspectedRow", before: int, count: int, between: "Sequence[str]" = ()
+) -> Content:
     """A row's number, its tokens, what is wrong with it, and where it stands among the rows trained on.
 
     Args:
+        between: codes of what is wrong with it beside other rows.
         before: rows that come before it.
         count: rows in all.
     """
     parts = [Content.styled(f"row {row.place.number:,}", "bold")]
+    if not row.left_out:
+        parts[0] += Content.styled(f" ({before + 1:,} of {count:,})", "$text-muted")
     if row.left_out:
         parts.append(safe_text(f"left out: {row.left_out}", 300, style="$warning"))
     else:
@@ -239,9 +247,9 @@ def inspected(row: "InspectedRow", before: int, count: int) -> Content:
         parts.append(Content(f"{row.length:,} tokens, {row.trained:,} learnt ({share:.0f} %)"))
     if len(row.starts) > 1:
         parts.append(Content(f"{len(row.starts):,} documents"))
-    parts += [Content.styled(f"! {PROBLEMS[code].title}", "$warning") for code in row.problems]
-    if not row.left_out:
-        parts.append(Content.styled(f"row {before + 1:,} of {count:,}", "$text-muted"))
+    parts += [
+        Content.styled(f"! {in_words(code)}", "$warning") for code in (*row.problems, *between)
+    ]
     return Content(" · ").join(parts)
 
 

@@ -37,8 +37,11 @@ def short_number(value: float) -> str:
 
 
 def share_text(share: float) -> str:
-    """0.00312 -> `0.31 %`."""
-    return f"{100 * share:.2g} %"
+    """0.00312 -> `0.31 %`, 0.413 -> `41 %`; what is nearly all is not called all: 0.9996 -> `99.9 %`."""
+    percent = 100 * share
+    if percent < 10:
+        return f"{percent:.2g} %"
+    return f"{percent:.0f} %" if not 99 < percent < 100 else f"{int(10 * percent) / 10:.1f} %"
 
 
 def short_count(number: float) -> str:

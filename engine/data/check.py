@@ -9,12 +9,13 @@ that were held out at random (data.eval_fraction): nobody said that they are oth
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..config import RunConfig
+from ..tokenizer import ends_of_generation
 from . import problems as codes
 from .block import CUT_AWAY, TOO_LONG, note_rows
 from .duplicates import Seen, row_hashes
@@ -24,7 +25,7 @@ from .findings import DataCheck, Finding, Fix, Place, Statistics
 from .near_duplicates import near_duplicates
 from .normal import LABELLED_BAD
 from .places import Places
-from .prepare import PreparedData
+from .prepare import PreparedData, is_streamed
 from .problems import BAD, DROP_CODES, KEEP_CODES, PROBLEMS, Level, in_words
 from .report import DataReport
 from .statistics import round_up, statistics_of
@@ -76,16 +77,18 @@ def check_data(
     evaluation = prepared.evaluation.examples if prepared.evaluation else None
     _compare(found, _each_once(examples), evaluation, near)
     statistics = statistics_of(config, prepared, window, pace)
+    held_whole = not is_streamed(config.data, sum(source.size for source in prepared.sources))
+    droppable = {code for code in DROP_CODES if held_whole or code != codes.NEAR_DUPLICATE}
     findings = [
-        _finding(config, code, found, prepared.report, bad, statistics)
+        _finding(config, code, found, prepared.report, bad, statistics, droppable)
         for code in PROBLEMS
         if code not in _TOKENIZER and (near or code != codes.NEAR_DUPLICATE)
     ]
     own = config.data.chat_template is None
-    about = check_tokenizer(tokenizer, examples, own)
+    about = check_tokenizer(tokenizer, examples, own, ends_of_generation(config.model))
     findings += [_of_tokenizer(config, code, about.get(code)) for code in _TOKENIZER]
     findings.sort(key=lambda one: (_LEVELS.index(one.level), not one.count))
-    open_ = [one.code for one in findings if one.level != "green" and one.code in DROP_CODES]
+    open_ = [one.code for one in findings if one.level != "green" and one.code in droppable]
     drop_all = _drop(config, open_) if len(open_) > 1 else ""
     notes = tuple(_notes(prepared, near))
     return DataCheck(prepared.report, tuple(findings), statistics, drop_all, notes)
@@ -129,6 +132,7 @@ def _finding(
     report: DataReport,
     bad: str,
     statistics: Statistics,
+    droppable: Collection[str],
 ) -> Finding:
     problem, count = PROBLEMS[code], found.counts[code]
     if not count:
@@ -145,7 +149,7 @@ def _finding(
     places = tuple(itertools.starmap(Place, found.first[code]))
     if (settled := _settled(config, code)) is not None:
         return Finding(code, "green", count, text, settled[0], places, settled[1:])
-    fixes = tuple(_fixes(config, code, statistics))
+    fixes = tuple(_fixes(config, code, statistics, code in droppable))
     return Finding(code, level, count, text, problem.meaning, places, fixes)
 
 
@@ -172,9 +176,11 @@ def _settled(config: RunConfig, code: str) -> tuple[str, Fix] | None:
     return None
 
 
-def _fixes(config: RunConfig, code: str, statistics: Statistics) -> Iterator[Fix]:
+def _fixes(
+    config: RunConfig, code: str, statistics: Statistics, can_be_dropped: bool
+) -> Iterator[Fix]:
     data = config.data
-    if code in DROP_CODES:
+    if can_be_dropped:
         yield Fix("drop", _drop(config, [code]), "leave these rows out")
     elif code == codes.CUT:
         yield Fix("drop", "data.over_long=drop", "leave out rows that are too long")
@@ -211,6 +217,9 @@ def _keep(config: RunConfig, code: str) -> Fix:
 
 
 def _notes(prepared: PreparedData, near: bool) -> Iterator[str]:
+    for source in prepared.report.sources:
+        if source.only_first:
+            yield f"only the first {source.rows:,} rows of {source.path} are taken (data.max_rows)"
     if prepared.report.share < 1:
         share = f"{100 * prepared.report.share:.2g} %"
         yield f"the data are streamed: the first window was looked at, about {share} of the rows"

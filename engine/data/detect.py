@@ -227,6 +227,11 @@ def _unknown(
                 f"; `{columns.get(column, column)}`: turns need role and content, or from and "
                 f"value; got {shown(turns)}"
             )
+        elif isinstance(turns, str) and turns.startswith("["):
+            message += (
+                f"; `{columns.get(column, column)}` is text that is not JSON: turns that Python's str() wrote "
+                "are written with json.dumps() instead"
+            )
     found = [*_turns_of_two_keys(row, columns, picked), *_by_columns_of_text(row, columns, picked)]
     return UndecidedFormat(message, found, _columns_of(row, columns), row)
 

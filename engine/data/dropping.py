@@ -12,7 +12,9 @@ import numpy as np
 from .block import Block, found_in, note_rows
 from .duplicates import Seen, row_hashes
 from .errors import DataError
-from .problems import BAD, DROP_CODES, DUPLICATE, LEAK, in_words
+from .examples import Examples
+from .near_duplicates import near_duplicates
+from .problems import BAD, DROP_CODES, DUPLICATE, LEAK, NEAR_DUPLICATE, in_words
 from .row_problems import BIT
 
 
@@ -53,11 +55,38 @@ class Dropping:
                 keep = self._without(block, keep, self._evaluation.has(hashes), LEAK)
         if keep.all():
             return block
-        rows = np.flatnonzero(keep)
-        left = Block(block.examples.of_these_rows(rows), block.account, problems[rows])
-        block.account.found = found_in(left)
-        return left
+        return _with_rows(block, keep)
 
     def _without(self, block: Block, keep: np.ndarray, found: np.ndarray, code: str) -> np.ndarray:
         note_rows(block.account.dropped, in_words(code), block.examples, keep & found)
         return keep & ~found
+
+
+def without_near_duplicates(blocks: Sequence[Block]) -> list[Block]:
+    """All data sets, each one block, without the rows that nearly repeat an earlier one of any of them; their
+    accounts with these.
+
+    Which pieces of text say something, and which rows are compared, is told from all rows together: so this is
+    for data that are held whole, and done until no such row is left.
+    """
+    everything = Examples.joined([block.examples for block in blocks])
+    keep = np.arange(everything.row_count)
+    while (near := near_duplicates(everything.of_these_rows(keep))).any():
+        keep = keep[~near]
+    found = np.ones(everything.row_count, bool)
+    found[keep] = False
+    left, start = [], 0
+    for block in blocks:
+        part = found[start : start + block.examples.row_count]
+        note_rows(block.account.dropped, in_words(NEAR_DUPLICATE), block.examples, part)
+        left.append(_with_rows(block, ~part))
+        start += len(part)
+    return left
+
+
+def _with_rows(block: Block, keep: np.ndarray) -> Block:
+    """Some rows of a block; what its account has found is of these."""
+    rows = np.flatnonzero(keep)
+    left = Block(block.examples.of_these_rows(rows), block.account, block.problems[rows])
+    block.account.found = found_in(left)
+    return left

@@ -22,12 +22,12 @@ import numpy as np
 from ..config import DataConfig, RunConfig
 from .ahead import Ahead
 from .block import Account, Block, note_rows
-from .dropping import Dropping
+from .dropping import Dropping, without_near_duplicates
 from .duplicates import Seen
 from .errors import DataError
 from .examples import Examples
 from .held_out import Tested, evaluation_file, held_out, hold_out, leaks_of
-from .problems import CUT, DUPLICATE, LEAK, in_words
+from .problems import CUT, DUPLICATE, LEAK, NEAR_DUPLICATE, in_words
 from .read import size_of
 from .report import DataReport, SourceReport
 from .slices import SLICE_BYTES, Slice
@@ -106,13 +106,16 @@ def _held_whole(
     report: Report,
 ) -> PreparedData:
     data, seed = config.data, config.train.seed
-    accounts, parts = [], []
     dropping = Dropping(data.drop, tested and tested.hashes)
     with Ahead(tokenizer, sum(source.size for source in sources), report) as ahead:
-        for source in sources:
-            whole = whole_block(source, ahead, data, dropping)
-            accounts.append(whole.account)
-            parts.append(whole.examples)
+        blocks = [whole_block(source, ahead, data, dropping) for source in sources]
+    if NEAR_DUPLICATE in data.drop:
+        report("looking for near-duplicates", None)
+        blocks = without_near_duplicates(blocks)
+        for source, block in zip(sources, blocks, strict=True):
+            if not len(block.examples):
+                raise DataError(nothing_left(source.config.path, block.account, data))
+    accounts, parts = [block.account for block in blocks], [block.examples for block in blocks]
     kept = [np.arange(part.row_count) for part in parts]
     held = [np.arange(0)] * len(parts)
     if data.eval_fraction and tested is None:
@@ -179,6 +182,11 @@ def _streamed(
 ) -> PreparedData:
     """Windows that are made while training runs; the account is that of the first."""
     data, seed = config.data, config.train.seed
+    if NEAR_DUPLICATE in data.drop:
+        raise DataError(
+            f"data.drop: near_duplicate needs all rows at once, and more than {STREAM_ABOVE / 1e6:.0f} MB "
+            "are read while training runs; take it out, or take fewer rows with data.max_rows"
+        )
     separate = tested and tested.hashes
     ahead = Ahead(tokenizer, sum(source.size for source in sources), _silent)
 
@@ -287,7 +295,7 @@ def _report_of(
     bins: Bins,
     share: float,
 ) -> DataReport:
-    lengths = np.sort(bins.examples.lengths).tolist()
+    lengths, _ = lengths_of(sources, accounts)
     notes = sum((account.notes for account in accounts), Counter())
     return DataReport(
         sources=[
@@ -304,6 +312,7 @@ def _report_of(
                 found=dict(account.found.ranked()),
                 confidence=source.detection.confidence,
                 columns=source.detection.columns,
+                only_first=account.rows == source.config.max_rows,
                 roles=dict(account.roles.most_common()),
             )
             for place, (source, account) in enumerate(zip(sources, accounts, strict=True))
@@ -319,7 +328,25 @@ def _report_of(
     )
 
 
-def _evenly(values: list[int], most: int) -> list[int]:
-    if len(values) <= most:
-        return values
-    return [values[place * (len(values) - 1) // (most - 1)] for place in range(most)]
+def lengths_of(sources: Sequence[Source], accounts: Sequence[Account]) -> tuple[Counter[int], bool]:
+    """Length before anything is cut -> how many examples have it, and whether they are documents. Those become
+    pieces, so their lengths ask for no max_length: they are left out where there are other rows.
+    """
+    rows: Counter[int] = Counter()
+    documents: Counter[int] = Counter()
+    for source, account in zip(sources, accounts, strict=True):
+        (documents if source.recipe.format == "text" else rows).update(account.lengths)
+    return (rows, False) if rows else (documents, True)
+
+
+def _evenly(lengths: Counter[int], most: int) -> list[int]:
+    """At most so many of all lengths, sorted and evenly spaced, the first and the last among them.
+
+    Args:
+        lengths: length -> how many there are.
+    """
+    each = sorted(lengths)
+    ends = np.cumsum([lengths[length] for length in each])
+    count = min(most, int(ends[-1]))
+    places = np.arange(count) * (ends[-1] - 1) // max(1, count - 1)
+    return [each[at] for at in np.searchsorted(ends, places, side="right").tolist()]

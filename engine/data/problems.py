@@ -14,7 +14,7 @@ Level = Literal["green", "amber", "red"]
 
 DropCode = Literal[
     "bad", "turn_order", "control_characters", "special_tokens", "tool_calls", "end_untrained",
-    "duplicate", "leak",
+    "duplicate", "leak", "near_duplicate",
 ]  # fmt: skip
 """What `data.drop` takes. A row that has several of them is counted under the first."""
 
@@ -132,11 +132,11 @@ PROBLEMS: dict[str, Problem] = {
 
 
 def in_words(code: str) -> str:
-    """How an account names rows that were dropped for a problem."""
-    return _REASONS[code]
+    """A problem of rows as a name: of those that were dropped for it in an account, of a row that has it."""
+    return _NAMES[code]
 
 
-_REASONS = {
+_NAMES = {
     BAD: "unreadable",
     TURN_ORDER: "turns out of order",
     CONTROL_CHARACTERS: "control characters",
@@ -145,4 +145,6 @@ _REASONS = {
     END_UNTRAINED: "end of turn not learnt",
     DUPLICATE: "duplicate",
     LEAK: "in the evaluation set",
+    NEAR_DUPLICATE: "near-duplicate",
+    CUT: "cut at data.max_length",
 }

@@ -1,22 +1,28 @@
 """Tables: delimited text, parquet and arrow, a piece at a time.
 
-The first line of delimited text names the columns; all values are text. What separates the cells is what separates
-the first line into most: `,`, `;`, tab or `|`.
+The first line of delimited text names the columns; all values are text, but for turns and token ids, which stand in
+a cell as JSON. What separates the cells is what separates the first line into most: `,`, `;`, tab or `|`. A first
+column without a name is what pandas writes of its index, and is called so.
 """
 
 import csv
 import itertools
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from .errors import DataError, listed
 from .row import SourceRow
 from .sniff import decoded, find_delimiter, lines_of, suffix_of
 
 _BATCH = 1024
+_TOKEN_COLUMNS = ("input_ids", "attention_mask", "labels")
+_TURNS = re.compile(r'\[\s*\{\s*"(role|content|from|value)"\s*:')
 
 
 def read_table(file: Path, name: str) -> Iterator[SourceRow]:
@@ -44,6 +50,8 @@ def _rows(reader: Any, name: str) -> Iterator[SourceRow]:
     number = 0
     try:
         header = next(reader)
+        if header[0] == "" and "index" not in header:
+            header[0] = "index"
         twice = [column for place, column in enumerate(header) if column in header[:place]]
         if twice or "" in header:
             raise DataError(
@@ -59,7 +67,8 @@ def _rows(reader: Any, name: str) -> Iterator[SourceRow]:
                     f"({listed(header)}), got {len(cells)}; a cell that holds the delimiter or a "
                     "line break must be quoted"
                 )
-            yield SourceRow(name, number, dict(zip(header, cells, strict=True)))
+            values = map(_value, header, cells)
+            yield SourceRow(name, number, dict(zip(header, values, strict=True)))
     except csv.Error as error:
         raise DataError(
             f"{name}: row {number + 1} (line {reader.line_num}): is not CSV: {error}; a quote "
@@ -67,6 +76,16 @@ def _rows(reader: Any, name: str) -> Iterator[SourceRow]:
         ) from error
     if not number:
         raise DataError(f"{name}: holds a header and no rows")
+
+
+def _value(column: str, cell: str) -> Any:
+    """A cell as it is meant: turns as a list, and so the numbers of a column of token ids; any other is text."""
+    if not cell.startswith("[") or not (column in _TOKEN_COLUMNS or _TURNS.match(cell)):
+        return cell
+    try:
+        return orjson.loads(cell)
+    except orjson.JSONDecodeError:
+        return cell
 
 
 def read_columnar(file: Path, name: str, kind: str) -> Iterator[SourceRow]:

@@ -35,6 +35,8 @@ class SourceReport:
     """Of the format: `certain`, or `likely` where it was told from names that say little."""
     columns: dict[str, str] = field(default_factory=dict)
     """The format's key -> the column that it is read from."""
+    only_first: bool = False
+    """Whether there may be more rows, which data.max_rows leaves alone."""
     roles: dict[str, int] = field(default_factory=dict)
     """Role -> messages of the rows that have something to learn, the most frequent first."""
 
@@ -55,7 +57,8 @@ class DataReport:
     """Bins that they are packed into."""
     max_length: int
     lengths: list[int]
-    """Tokens of each example that is trained on, at most 2,000, evenly spaced in sorted order."""
+    """Tokens of each example before it is cut (of a document whole), at most 2,000, evenly spaced in sorted
+    order."""
     notes: dict[str, int]
     """What was done to rows that the chat template could not take as they are -> rows."""
     share: float = 1.0

@@ -2,13 +2,12 @@
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Mapping
 
 from ..config import RunConfig
 from ..schedule import total_steps
 from .findings import Statistics
-from .prepare import PreparedData
+from .prepare import PreparedData, lengths_of
 from .windows import Bins
 
 
@@ -27,18 +26,16 @@ def statistics_of(
     steps = total_steps(config, bins, per_update)
     tokens = round(bins * data.max_length * filled)
     of_run = tokens * steps * per_update / max(1, bins)
-    rows: Counter[int] = Counter()
-    documents: Counter[int] = Counter()  # in pieces: their lengths ask for no max_length
-    for source, account in zip(prepared.sources, prepared.accounts, strict=True):
-        (documents if source.recipe.format == "text" else rows).update(account.lengths)
-    recommended = round_up(percentile(rows, 0.95)) if rows else data.max_length
+    lengths, documents = lengths_of(prepared.sources, prepared.accounts)
+    recommended = data.max_length if documents else round_up(percentile(lengths, 0.95))
+    over = 0 if documents else sum(n for length, n in lengths.items() if length > recommended)
     return Statistics(
         percentiles={
-            f"p{share}" if share < 100 else "longest": percentile(rows or documents, share / 100)
+            f"p{share}" if share < 100 else "longest": percentile(lengths, share / 100)
             for share in (50, 90, 95, 99, 100)
         },
         recommended_length=recommended,
-        over_recommended=sum(count for length, count in rows.items() if length > recommended),
+        over_recommended=over,
         trained_share=window.examples.trained_tokens / max(1, window.examples.tokens),
         packing=filled,
         tokens=tokens,

@@ -1,6 +1,7 @@
 """Whether a tokenizer and its chat template fit each other, told from the examples that were made with them."""
 
 import re
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,19 +22,24 @@ _MARKER = re.compile(
 
 
 def check_tokenizer(
-    tokenizer: "PreTrainedTokenizerBase", examples: Examples, own_template: bool
+    tokenizer: "PreTrainedTokenizerBase",
+    examples: Examples,
+    own_template: bool,
+    stops: Collection[int] = (),
 ) -> dict[str, str]:
     """Code of a problem -> what it is about, in words: tokens and markers by name.
 
     Args:
         own_template: the chat template came with the tokenizer. Some models' own spell their markers out in
             ordinary tokens (Llama 2's [INST], Zephyr's <|user|>), and were trained so.
+        stops: token ids at which the model's own settings stop generation, besides eos. Llama 3 and Gemma name
+            there what ends a turn.
     """
     found: dict[str, str] = {}
     if tokenizer.pad_token is not None and tokenizer.pad_token == tokenizer.eos_token:
         found[PAD_IS_EOS] = str(tokenizer.eos_token)
     ends = _ends(tokenizer, examples)
-    if ends and tokenizer.eos_token_id not in ends:
+    if ends and tokenizer.eos_token_id not in ends and ends.isdisjoint(stops):
         names = " and ".join(map(str, tokenizer.convert_ids_to_tokens(sorted(ends))))
         found[EOS_DIFFERS] = f"{names}; eos is {tokenizer.eos_token}"
     split = [] if own_template else _split_markers(tokenizer)

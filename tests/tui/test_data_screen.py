@@ -18,7 +18,8 @@ from evenfall.tui.app import EvenfallApp
 from evenfall.tui.check_lines import statistics_lines
 from evenfall.tui.screens import data as data_screen
 from evenfall.tui.widgets.field import Choice
-from evenfall.tui.widgets.histogram import ranges
+from evenfall.tui.widgets.histogram import length_plot, length_title
+from evenfall.tui.widgets.plot import decimate, draw_plot
 from evenfall.tui.widgets.token_view import Run, _line, _wrapped
 
 SIZES = [(120, 36), (80, 24)]
@@ -66,7 +67,7 @@ REPORT = DataReport(
     trained_tokens=402_111,
     bins=612,
     max_length=256,
-    lengths=[20] * 50 + [70] * 400 + [130] * 300 + [256] * 50,
+    lengths=[20] * 50 + [70] * 400 + [130] * 300 + [256] * 50 + [300] * 12,
     notes={},
 )
 PREVIEW = DataPreview(
@@ -169,13 +170,13 @@ def test_an_error_stands_in_place_of_the_rows(app, drive, see, same_as_snapshot,
 def test_rows_are_walked(app, asked, drive, see):
     async def scenario(pilot):
         await show_data(pilot)
-        assert "row 1 ·" in see(app) and "▌T  2 and 3" in see(app) and "row 1 of 4" in see(app)
+        assert "row 1 (1 of 4)" in see(app) and "▌T  2 and 3" in see(app)
         await pilot.press("j", "j")
-        assert "row 4 ·" in see(app) and "Row 4: name" in see(app) and "row 3 of 4" in see(app)
+        assert "row 4 (3 of 4)" in see(app) and "Row 4: name" in see(app)
         await pilot.press("j", "j")
-        assert "this is the last row" in see(app) and "row 1,200 ·" in see(app)
+        assert "this is the last row" in see(app) and "row 1,200 (" in see(app)
         await pilot.press("k", "k", "k")
-        assert "row 1 ·" in see(app)
+        assert "row 1 (" in see(app)
         await pilot.press("k")
         assert "this is the first row" in see(app)
 
@@ -187,7 +188,7 @@ def test_a_cut_row_is_found_by_its_problem(app, asked, drive, see, same_as_snaps
     async def scenario(pilot):
         await show_data(pilot)
         await pilot.press("p")
-        assert "! are cut at data.max_length" in see(app)
+        assert "! cut at data.max_length" in see(app)
         assert "✂   and so are 5 and 7" in see(app)
         same_as_snapshot(app, "data-cut")
 
@@ -211,19 +212,19 @@ def test_a_row_is_gone_to_by_its_number(app, asked, drive, see):
     async def scenario(pilot):
         await show_data(pilot)
         await pilot.press("g", *"1,200", "enter")
-        assert "row 1,200 ·" in see(app)
+        assert "row 1,200 (" in see(app)
         await pilot.press("g", *"3", "enter")
         assert "row 3 · left out: empty answer" in see(app)
         await pilot.press("k")
-        assert "row 2 ·" in see(app)
+        assert "row 2 (" in see(app)
         await pilot.press("g", *"3", "enter", "j")
-        assert "row 4 ·" in see(app)
+        assert "row 4 (" in see(app)
         await pilot.press("g", *"77", "enter")
-        assert "there is no row 77" in see(app) and "row 4 ·" in see(app)
+        assert "there is no row 77" in see(app) and "row 4 (" in see(app)
         await pilot.press("g", *"x", "enter")
         assert "is no row number" in see(app)
         await pilot.press("g", "escape", "j")
-        assert "row 1,200 ·" in see(app)
+        assert "row 1,200 (" in see(app)
 
     drive(app, scenario)
     assert len(asked) == 1  # the field is no setting
@@ -235,13 +236,13 @@ def test_text_is_found_forward_and_back(app, asked, drive, see):
         await pilot.press("n")
         assert "nothing to look for yet" in see(app)
         await pilot.press("f", *"ROW", "enter")
-        assert "row 2 ·" in see(app)
+        assert "row 2 (" in see(app)
         await pilot.press("n", "n")
-        assert "row 4 ·" in see(app)
+        assert "row 4 (" in see(app)
         await pilot.press("N", "N", "N")
-        assert "row 1 ·" in see(app)
+        assert "row 1 (" in see(app)
         await pilot.press("f", *"[/nowhere]", "enter")
-        assert "no row holds '[/nowhere]'" in see(app) and "row 1 ·" in see(app)
+        assert "no row holds '[/nowhere]'" in see(app) and "row 1 (" in see(app)
 
     drive(app, scenario)
 
@@ -283,9 +284,9 @@ def test_a_long_look_leaves_the_screen_alive_and_can_be_stopped(app, drive, see,
         await pilot.press("j")
         await until(pilot, lambda: "5,000 rows read" in see(app))
         await pilot.press("escape")
-        assert "row 1 ·" in see(app)
+        assert "row 1 (" in see(app)
         await pilot.press("j", "j", "j")  # each overtakes the one before
-        await until(pilot, lambda: "row 5 ·" in see(app))
+        await until(pilot, lambda: "row 5 (" in see(app))
 
     drive(app, scenario)
     over.set()
@@ -363,13 +364,48 @@ def test_only_the_last_of_several_changes_is_shown(app, drive, see, monkeypatch)
     drive(app, scenario)
 
 
-def test_ranges_end_at_the_limit_and_lose_no_row():
-    lengths = [1, 15, 16, 17, 100, 255, 256, 257, 4000]
-    found = ranges(lengths, 256, 6)
-    assert sum(count for _, _, count in found) == len(lengths)
-    assert found[-1] == (257, None, 2)
-    assert found[-2][1] == 257
-    assert ranges([], 256, 6)[-1][2] == 0
+def test_rows_above_the_limit_are_bars_of_their_own():
+    lengths = sorted([100] * 60 + [200] * 30 + [300] * 10)
+    plot = length_plot(lengths, 256, "#00ff00", "#ff0000")
+    assert plot is not None and length_plot([], 256, "#00ff00", "#ff0000") is None
+    fit, over = plot.curves
+    assert (len(fit.xs), len(over.xs)) == (90, 10) and over.color == "#ff0000"
+    bars = [
+        bar for curve in plot.curves for run in decimate(curve, plot.x_range, 60) for bar in run
+    ]
+    assert [round(share) for _, share in bars] == [60, 30, 10]
+    drawn = draw_plot(plot, 70, 8, "#888888")
+    assert drawn is not None
+    assert {color for line in drawn for _, color in line} >= {"#00ff00", "#ff0000"}
+
+
+def test_a_long_tail_leaves_the_others_their_room():
+    lengths = [*range(100, 300), 90_000]
+    plot = length_plot(lengths, 256, "#00ff00", "#ff0000")
+    assert plot is not None and 290 < plot.x_range[1] < 500
+    figures = {"p50": 200, "p95": 290, "longest": 90_000}
+    title = length_title(lengths, 256, figures)
+    assert "95 % ≤ 290" in title and "longest 90,000" in title and "22 % above 256" in title
+    assert "above" not in length_title(lengths[:100], 256, figures)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_lengths_take_the_place_of_the_rows_and_give_it_back(
+    app, asked, drive, see, same_as_snapshot, size
+):
+    async def scenario(pilot):
+        await show_data(pilot)
+        await pilot.press("h")
+        await pilot.pause()
+        assert "% of rows by tokens" in see(app) and "learnt   ·" not in see(app)
+        same_as_snapshot(app, "data-lengths")
+        await pilot.press("j")
+        assert "h shows them" in see(app)
+        await pilot.press("h")
+        await pilot.pause()
+        assert "▌T learnt" in see(app)
+
+    drive(app, scenario, size)
 
 
 @pytest.mark.parametrize("width", [6, 20, 71])
@@ -430,7 +466,7 @@ def test_what_the_check_found(app, asked, drive, see, same_as_snapshot, size):
         await pilot.press("j")
         assert "c shows them" in see(app)  # a key of the rows says where they are
         await pilot.press("c")
-        assert "row 1 of 4" in see(app)
+        assert "(1 of 4)" in see(app)
 
     drive(app, scenario, size)
 
@@ -470,7 +506,7 @@ def test_enter_goes_to_the_first_row_of_a_finding(app, asked, drive, see):
         await show_data(pilot)
         await pilot.press("c", "enter")
         await until(pilot, lambda: "row 4 " in see(app))
-        assert "are cut at data.max_length" in see(app)
+        assert "! cut at data.max_length" in see(app)
 
     drive(app, scenario)
 

@@ -5,7 +5,7 @@ changed: a wrong format or mask is seen here, before GPU time is spent on it. Wh
 is said in place of the rows, with file, row and fix.
 """
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from textual import on
 from textual.app import ComposeResult
@@ -46,6 +46,8 @@ _FIXES = {
     "take_length": "length",
 }
 """Verb -> the kind of fix that it takes."""
+View = Literal["rows", "check", "lengths"]
+"""What the panes show: the inspector, the check, or the plot of lengths as large as there is room for."""
 _PATH = "file, folder, hub id, or demo"
 
 
@@ -74,6 +76,7 @@ class DataScreen(EvenfallScreen):
         self._preview: DataPreview | None = None
         self._error = ""
         self._question: UndecidedFormat | None = None
+        self._view: View = "rows"
 
     def compose_body(self) -> ComposeResult:
         with Horizontal(id="data-line"):
@@ -187,7 +190,8 @@ class DataScreen(EvenfallScreen):
         else:
             report = preview.report
             status.update(describe.preview(report, preview.check))
-            self.query_one(Histogram).set_data(report.lengths, report.max_length)
+            percentiles = preview.check.statistics.percentiles
+            self.query_one(Histogram).set_lengths(report.lengths, report.max_length, percentiles)
         self.refresh_keys()
 
     # Editing
@@ -227,10 +231,12 @@ class DataScreen(EvenfallScreen):
             return None if self._question else "nothing is asked: it was told how the rows are read"
         if self._job is not None:
             return "the data is still being read"
-        if verb == "check":
+        if verb in ("check", "lengths"):
             return None if self._preview else "there is nothing to check yet: give a data set (/)"
-        if self._is_checking:
+        if self._view == "check":
             return self._why_not_fixed(verb)
+        if self._view == "lengths":
+            return "the rows are behind the lengths: h shows them"
         if verb in _FIXES:
             return "this settles what the check found: c shows it"
         return self._pane.why_not(verb)
@@ -249,12 +255,13 @@ class DataScreen(EvenfallScreen):
         return self._checks.recommended() if verb == "take_length" else None
 
     def in_footer(self, verb: str) -> bool:
-        if self._is_checking:
-            return verb in _FIXES or verb in ("data_path", "check", "help", "quit")
-        return verb not in _FIXES
+        always = verb in ("data_path", "check", "lengths", "help", "quit")
+        if self._view == "check":
+            return always or verb in _FIXES
+        return always if self._view == "lengths" else verb not in _FIXES
 
     def verb_title(self, verb: str) -> str | None:
-        if verb == "check" and self._is_checking:
+        if verb == self._view:
             return "Rows"
         return "Tokens" if verb == "raw" and self._pane.raw else None
 
@@ -264,27 +271,28 @@ class DataScreen(EvenfallScreen):
 
     @on(CheckPane.Asked)
     def _look_at_row(self, event: CheckPane.Asked) -> None:
-        self._turn_check(False)
+        self._turn_to("rows")
         self._pane.look_at(event.place)
 
     @on(InspectorPane.Changed)
     def _other_row(self) -> None:
         self.refresh_keys()
 
-    @property
-    def _is_checking(self) -> bool:
-        return self.has_class("-check")
-
-    def _turn_check(self, shown: bool) -> None:
-        self.set_class(shown, "-check")
-        if shown:
+    def _turn_to(self, view: View) -> None:
+        self._view = view
+        self.set_class(view == "check", "-check")
+        self.set_class(view == "lengths", "-lengths")
+        if view == "check":
             self._checks.focus_findings()
-        else:
+        elif view == "rows":
             self._pane.focus_view()
         self.refresh_keys()
 
     def action_check(self) -> None:
-        self._turn_check(not self._is_checking)
+        self._turn_to("rows" if self._view == "check" else "check")
+
+    def action_lengths(self) -> None:
+        self._turn_to("rows" if self._view == "lengths" else "lengths")
 
     def _fix(self, verb: str) -> None:
         override = self._override_of(verb)

@@ -50,7 +50,7 @@ class CheckPane(Vertical):
         """Show what a check found; None: nothing."""
         self._check = check
         rows = [_row(finding) for finding in check.findings] if check else []
-        rows += [PickRow(note, ("· NOTE", "", note)) for note in check.notes] if check else []
+        rows += [PickRow(note, ("· NOTE", "", note)) for note in self._notes]
         self.query_one(PickList).set_rows(rows, highlight=rows[0].id if rows else None)
         figures = Content("")
         if check is not None:
@@ -58,6 +58,14 @@ class CheckPane(Vertical):
             figures = Content("\n").join(safe_text(line, 200) for line in lines)
         self.query_one("#check-figures", Static).update(figures)
         self._show()
+
+    @property
+    def _notes(self) -> list[str]:
+        """What was not looked at, and what was done to rows that the template could not take as they are."""
+        if self._check is None:
+            return []
+        done = self._check.report.notes.items()
+        return [*self._check.notes, *(f"{note}: {rows:,} rows" for note, rows in done)]
 
     def focus_findings(self) -> None:
         self.query_one(PickList).focus_rows()
@@ -96,7 +104,8 @@ class CheckPane(Vertical):
 
     def _show(self) -> None:
         finding = self.finding
-        about = Content("") if finding is None else _about(finding)
+        note = self.query_one(PickList).highlighted or ""
+        about = safe_text(note, 600) if finding is None else _about(finding)
         self.query_one("#check-about", Static).update(about)
 
 

@@ -1,84 +1,71 @@
-"""Histogram: how long the rows are, as bars of text.
+"""Histogram: how many rows are how long, with what lies above the limit in a colour of its own.
 
-Ranges double (0-64, 64-128, ...), because lengths spread over orders of magnitude, and end at the limit:
-what lies above it is cut or dropped, so it gets a bar and a colour of its own. Bars are eighth-blocks: at
-12 columns they still tell 1 % from 5 %, which a plot's axes would leave no room for.
+Lengths are those before anything is cut: what is above the limit is what is cut or left out. A tail of a few
+rows would press all others into the first columns, so the axis ends a little behind the 99th of 100 rows.
 """
 
-import itertools
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 
 from textual.content import Content
-from textual.widget import Widget
 
-_EIGHTHS = " ▏▎▍▌▋▊▉█"
+from ..value_text import share_text
+from .charts import Chart
+from .plot import Curve, PlotData
 
 
-def ranges(lengths: Sequence[int], limit: int, bars: int) -> list[tuple[int, int | None, int]]:
-    """(from, below or None for open, count) of at most `bars` ranges, the last above `limit`.
+def length_plot(lengths: Sequence[int], limit: int, below: str, above: str) -> PlotData | None:
+    """The plot of row lengths; None without any.
 
-    The ranges double downwards from `limit`, so that one of them ends exactly there.
+    Args:
+        lengths: in tokens, sorted.
+        limit: max_length, in tokens.
+        below: colour of the rows that fit, `#rrggbb`.
+        above: colour of those that do not.
     """
-    edges = [limit + 1]
-    while len(edges) < max(1, bars - 1) and edges[0] > 16:
-        edges.insert(0, (edges[0] - 1) // 2 + 1)
-    edges.insert(0, 0)
-    found: list[tuple[int, int | None, int]] = []
-    for low, high in itertools.pairwise(edges):
-        found.append((low, high, sum(low <= n < high for n in lengths)))
-    while len(found) > 1 and not found[0][2]:
-        found.pop(0)
-    while len(found) > 1 and not found[-1][2]:
-        found.pop()
-    above = sum(n > limit for n in lengths)
-    return [*found, (limit + 1, None, above)] if above else found
+    if not lengths:
+        return None
+    usual = lengths[(len(lengths) - 1) * 99 // 100]
+    end = min(lengths[-1], round(1.25 * max(usual, 16)))
+    shown = [float(length) for length in lengths[: bisect_right(lengths, end)]]
+    fit = bisect_right(shown, limit)
+    share = 100 / len(lengths)
+    return PlotData(
+        [
+            Curve(part, [share] * len(part), color, "bars")
+            for part, color in ((shown[:fit], below), (shown[fit:], above))
+        ],
+        (0.0, float(max(end, 1))),
+        y_from_zero=True,
+        marks=((float(limit), "▲", above),),
+    )
 
 
-class Histogram(Widget):
-    """Bars of row lengths; `set_data` with none shows nothing."""
+def length_title(lengths: Sequence[int], limit: int, percentiles: Mapping[str, int]) -> str:
+    """What the plot shows, in figures.
 
-    DEFAULT_CSS = "Histogram { height: 1fr; }"
-
-    def __init__(self, *, id: str | None = None) -> None:
-        super().__init__(id=id)
-        self._lengths: tuple[int, ...] = ()
-        self._limit = 0
-
-    def set_data(self, lengths: Sequence[int], limit: int) -> None:
-        """`lengths` in tokens, of rows before cutting; `limit` is max_length in tokens."""
-        self._lengths, self._limit = tuple(sorted(lengths)), limit
-        self.refresh()
-
-    def render(self) -> Content:
-        if not self._lengths or self.size.height < 2:
-            return Content("")
-        p50, p95 = (self._lengths[int((len(self._lengths) - 1) * q)] for q in (0.5, 0.95))
-        figures = f"half ≤ {p50:,} · 95 % ≤ {p95:,} · longest {self._lengths[-1]:,}"
-        lines = [Content.styled("length in tokens", "bold")]
-        if self.size.height < 10:
-            lines[0] += Content.styled(f"  {figures}", "$text-muted")
-        else:
-            lines += [Content.styled(figures, "$text-muted"), Content("")]
-        bins = ranges(self._lengths, self._limit, min(10, self.size.height - len(lines)))
-        labels = [f"{low:,}-{high - 1:,}" if high else f"> {low - 1:,}" for low, high, _ in bins]
-        left = max(map(len, labels))
-        room = max(4, self.size.width - left - 9)
-        most = max(count for _, _, count in bins) or 1
-        for label, (_, high, count) in zip(labels, bins, strict=True):
-            share = 100 * count / len(self._lengths)
-            shown = f" {share:.0f} %" if share >= 1 or not count else " <1 %"
-            style = "$accent" if high else "$warning"
-            lines.append(
-                Content.assemble(
-                    (f"{label:>{left}} ", "$text-muted"),
-                    (bar_of(count / most, room), style),
-                    (shown, "" if high else "$warning"),
-                )
-            )
-        return Content("\n").join(lines)
+    Args:
+        lengths: sorted, not empty.
+        percentiles: of `engine.data.findings.Statistics`.
+    """
+    named = (("half", "p50"), ("95 %", "p95"))
+    title = "% of rows by tokens · " + " · ".join(f"{n} ≤ {percentiles[key]:,}" for n, key in named)
+    title += f" · longest {percentiles['longest']:,}"
+    above = len(lengths) - bisect_right(lengths, limit)
+    return f"{title} · {share_text(above / len(lengths))} above {limit:,}" if above else title
 
 
-def bar_of(fraction: float, room: int) -> str:
-    """A bar of blocks as long as a fraction of `room` columns; what is more than nothing is seen."""
-    eighths = max(1, round(fraction * room * 8)) if fraction else 0
-    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
+class Histogram(Chart):
+    """The lengths of rows."""
+
+    def __init__(self, *, id: str) -> None:
+        super().__init__("", id=id)
+
+    def set_lengths(
+        self, lengths: Sequence[int], limit: int, percentiles: Mapping[str, int]
+    ) -> None:
+        """`lengths` in tokens, of rows before they are cut, sorted; `limit` is max_length in tokens."""
+        colors = self.app.theme_variables
+        plot = length_plot(lengths, limit, colors["accent"], colors["warning"])
+        title = length_title(lengths, limit, percentiles) if lengths else ""
+        self.set_data(plot, Content(title))

@@ -16,6 +16,7 @@ from textual.message import Message
 from textual.widgets import Static
 
 from ...engine.data.findings import Place
+from ...engine.data.problems import DUPLICATE, LEAK, NEAR_DUPLICATE
 from ...engine.jobs import Job
 from .. import describe
 from ..notices import notice
@@ -32,6 +33,8 @@ Tell = Callable[[int], None]
 Question = Literal["find", "go"]
 
 _MOMENT = 0.05
+_BETWEEN_ROWS = (DUPLICATE, NEAR_DUPLICATE, LEAK)
+"""What a row shows only beside others: the check knows."""
 _ASKS: dict[Question, str] = {"find": "text to look for", "go": "row number"}
 
 
@@ -245,7 +248,10 @@ class InspectorPane(Vertical):
         head = Content("")
         if row is not None and preview is not None:
             inspector = preview.inspector
-            head = describe.inspected(row, inspector.index_at(row.place), len(inspector.places))
+            before, count = inspector.index_at(row.place), len(inspector.places)
+            found = [one.code for one in preview.check.findings if row.place in one.places]
+            between = [code for code in found if code in _BETWEEN_ROWS and not row.left_out]
+            head = describe.inspected(row, before, count, between)
             self.query_one("#data-tokens", TokenView).set_runs(runs_of(row, self._ids))
             self.query_one("#data-raw", TokenView).set_raw(row.raw)
         self.query_one("#data-row", Static).update(head)

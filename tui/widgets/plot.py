@@ -28,8 +28,9 @@ class Curve:
     ys: Sequence[float]
     color: str
     """`#rrggbb`."""
-    style: Literal["band", "line", "points"] = "line"
-    """band: lowest to highest of each column; line: mean of each column; points: each a glyph."""
+    style: Literal["band", "line", "points", "bars"] = "line"
+    """band: lowest to highest of each column; line: mean of each column; points: each a glyph; bars: the sum
+    of each half column, filled down to the axis."""
     glyph: str = "braille"
 
 
@@ -50,6 +51,8 @@ def decimate(curve: Curve, x_range: tuple[float, float], columns: int) -> list[P
 
     At most two points a column, so that its extremes survive ("band"), or one, their mean.
     """
+    if curve.style == "bars":
+        return _bars(curve, x_range, 2 * columns)
     first, last = bisect_left(curve.xs, x_range[0]), bisect_right(curve.xs, x_range[1])
     if last - first <= columns:
         return _runs(zip(curve.xs[first:last], curve.ys[first:last], strict=True))
@@ -76,6 +79,16 @@ def decimate(curve: Curve, x_range: tuple[float, float], columns: int) -> list[P
         else:
             points.append((middle, total / len(values)))
     return _runs(points)
+
+
+def _bars(curve: Curve, x_range: tuple[float, float], bars: int) -> list[Points]:
+    width = (x_range[1] - x_range[0]) / bars
+    sums = [0.0] * bars
+    for x, y in zip(curve.xs, curve.ys, strict=True):
+        if x_range[0] <= x <= x_range[1] and math.isfinite(y):
+            sums[min(bars - 1, int((x - x_range[0]) / width))] += y
+    points = [(x_range[0] + (n + 0.5) * width, y) for n, y in enumerate(sums) if y]
+    return [points] if points else []
 
 
 def _runs(points) -> list[Points]:
@@ -208,7 +221,8 @@ def _build(
         xs, ys = zip(*points, strict=True)
         marker = plotext.marker(curve.glyph, pixel=pixel(curve.color))
         signal = figure.signal(list(xs), list(ys), marker=marker)
-        figure.draw(signal.lines(curve.style != "points"))
+        bars = curve.style == "bars"
+        figure.draw(signal.fillx() if bars else signal.lines(curve.style != "points"))
     for x, glyph, color in data.marks:
         if data.x_range[0] <= x <= data.x_range[1]:
             marker = plotext.marker(glyph, pixel=pixel(color))

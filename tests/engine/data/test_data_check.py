@@ -126,7 +126,7 @@ def test_each_fix_that_is_offered_mends_it(check, evaluation, code):
         kept = after.report.kept - before.report.kept
         dropped = code not in ("bad", "cut_away", "nothing_to_learn")  # these are left out anyway
         assert kept == {"drop": -dropped, "keep": 0, "length": code == "cut_away"}[fix.verb], fix
-        if fix.verb != "length" and code != "near_duplicate":
+        if fix.verb != "length":
             assert found(after).get(code) is None or "settled" in found(after)[code].meaning
 
 
@@ -136,7 +136,7 @@ def test_all_that_can_be_left_out_at_once(check, evaluation):
     assert before.drop_all.startswith("data.drop=[leak,bad,")
     after = found(check(rows, evaluation, before.drop_all))
     assert {code for code, one in after.items() if one.level != "green"} == {
-        "nothing_to_learn", "cut_away", "cut", "near_duplicate",
+        "nothing_to_learn", "cut_away", "cut",
     }  # fmt: skip
 
 
