@@ -346,6 +346,9 @@ def _build(kind: type, tree: dict[str, Any]) -> Any:
     for name, accepted in _kinds_of_fields(kind).items():
         if name not in tree:
             continue
+        if tree[name] is None and types.NoneType in accepted:
+            values[name] = None
+            continue
         value: Any = tree[name]
         if float in accepted:  # also the words for NaN and infinity, and whole numbers
             value = None if value is None else float(value)

@@ -7,9 +7,10 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..engine.data.findings import DataCheck, Finding, Statistics
+from ..engine.data.report import DataReport
 from .plain import data_lines
 from .story import seconds_text
-from .value_text import LEVELS, places_text, share_text, short_count
+from .value_text import LEVELS, only_path, places_text, share_text, short_count
 from .widgets.histogram import length_plot, length_title
 from .widgets.plot import draw_plot
 
@@ -24,7 +25,7 @@ def check_lines(check: DataCheck, width: int = 100) -> Iterator[str]:
     yield from data_lines(report, figures.steps)
     yield ""
     for finding in check.findings:
-        yield from _finding_lines(finding, check.report.rows, width)
+        yield from _finding_lines(finding, check.report, width)
     if check.drop_all:
         yield f"·        what can be left out, all at once: {check.drop_all}"
     for note in check.notes:
@@ -35,12 +36,14 @@ def check_lines(check: DataCheck, width: int = 100) -> Iterator[str]:
     yield from statistics_lines(figures, report.max_length)
 
 
-def _finding_lines(finding: Finding, rows: int, width: int) -> Iterator[str]:
+def _finding_lines(finding: Finding, report: DataReport, width: int) -> Iterator[str]:
     glyph, word = LEVELS[finding.level]
+    rows = report.rows
     share = f" ({share_text(finding.count / rows)})" if finding.places and rows else ""
     yield from _wrapped(f"{glyph} {word:<7}{finding.text}{share}", width)
     if finding.places:
-        yield from _wrapped(_INDENT + places_text(finding.places, finding.count), width)
+        where = places_text(finding.places, finding.count, only_path(report))
+        yield from _wrapped(_INDENT + where, width)
     if finding.meaning:
         yield from _wrapped(_INDENT + finding.meaning, width)
     wide = max((len(fix.override) for fix in finding.fixes), default=0)

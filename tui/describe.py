@@ -182,7 +182,9 @@ def preview(found: "DataReport", check: "DataCheck") -> Content:
     """The account of the data: format, rows and tokens, what was left out and why, and how many problems were found."""
     first = "the first " if any(source.only_first for source in found.sources) else ""
     rows = [f"{first}{found.rows:,} read", f"{found.kept:,} to learn from"]
-    if found.eval_rows:
+    if found.evaluation is not None:
+        rows.append(f"{found.eval_rows:,} of {found.evaluation.rows:,} to evaluate on")
+    elif found.eval_rows:
         rows.append(f"{found.eval_rows:,} held out")
     if found.cut:
         rows.append(f"{found.cut:,} cut short")

@@ -15,7 +15,7 @@ from ..engine.data.report import DataReport
 from ..engine.progress import RunProgress
 from .safe_text import safe_str
 from .story import count_text, graph_line, memory_line, seconds_text
-from .value_text import LEVELS, how_read, places_text, share_text
+from .value_text import LEVELS, counted, how_read, places_text, share_text
 
 
 class PlainLines:
@@ -124,26 +124,31 @@ def data_lines(data: DataReport, steps: int) -> list[str]:
     filled = 100 * data.tokens / max(1, data.bins * data.max_length)
     lines = []
     for source in data.sources:
+        first = "the first " if source.only_first else ""
         times = f", {source.weight:g} times" if source.weight != 1 else ""
         lines.append(
             f"data: {source.format} ({source.reason}); {source.path}: {source.kept:,} of "
-            f"{source.rows:,} rows{times}"
+            f"{first}{counted(source.rows, 'row')}{times}"
         )
         if how := how_read(source):
             lines.append(f"      {how}")
     sizes = (
-        f"{data.tokens:,} tokens, {share:.0f} % trained, {data.bins} bins {filled:.0f} % full, "
-        f"{steps} steps"
+        f"{data.tokens:,} tokens, {share:.0f} % trained, {counted(data.bins, 'bin')} {filled:.0f} % "
+        f"full, {counted(steps, 'step')}"
     )
     more = [sizes]
-    more += [f"{count} rows dropped: {reason}" for reason, count in data.dropped.items()]
-    more += [f"{count} rows: {note}" for note, count in data.notes.items()]
+    more += [f"{counted(n, 'row')} dropped: {reason}" for reason, n in data.dropped.items()]
+    more += [f"{counted(n, 'row')}: {note}" for note, n in data.notes.items()]
     if data.cut:
-        more.append(f"{data.cut} rows cut at {data.max_length} tokens")
+        more.append(f"{counted(data.cut, 'row')} cut at {data.max_length:,} tokens")
     if data.share < 1:
         more.append(f"of the first {share_text(data.share)}: the rest is read while it trains")
-    if data.eval_rows:
-        more.append(f"{data.eval_rows} rows held out for evaluation")
+    if (own := data.evaluation) is not None:
+        dropped = ", ".join(f"{n:,} dropped: {reason}" for reason, n in own.dropped.items())
+        kept = f"{own.kept:,} of {counted(own.rows, 'row')} of {own.path} to evaluate on"
+        more.append(f"{kept} ({dropped})" if dropped else kept)
+    elif data.eval_rows:
+        more.append(f"{counted(data.eval_rows, 'row')} held out for evaluation")
     return [*lines, *(f"      {text}" for text in more)]
 
 

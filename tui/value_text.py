@@ -5,7 +5,7 @@ from typing import Any
 
 from ..engine.data.findings import Place
 from ..engine.data.problems import Level
-from ..engine.data.report import SourceReport
+from ..engine.data.report import DataReport, SourceReport
 
 LEVELS: dict[Level, tuple[str, str]] = {
     "red": ("✗", "RED"),
@@ -52,6 +52,11 @@ def short_count(number: float) -> str:
     return f"{number:.0f}"
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 row`, `2,500 rows`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def how_read(source: SourceReport) -> str:
     """How a data set was read, as far as its format does not say it: columns of other names, roles, doubt."""
     renamed = {key: column for key, column in source.columns.items() if key != column}
@@ -62,12 +67,23 @@ def how_read(source: SourceReport) -> str:
     return ", ".join(parts)
 
 
-def places_text(places: Sequence[Place], count: int, most: int = 8) -> str:
-    """`rows 3, 9 and 12 more`; behind the file's name where they are of several."""
-    several = len({place.file for place in places}) > 1
+def places_text(places: Sequence[Place], count: int, path: str = "", most: int = 8) -> str:
+    """`rows 3, 9 and 12 more`, and of which file.
+
+    Args:
+        path: of the one file that there is, which needs no naming; empty: there may be others.
+    """
+    files = {place.file for place in places}
+    several = len(files) > 1
     shown = [
         f"{place.file}:{place.number}" if several else f"{place.number:,}"
         for place in places[:most]
     ]
     more = f" and {count - len(shown):,} more" if count > len(shown) else ""
-    return f"{'row' if count == 1 else 'rows'} {', '.join(shown)}{more}"
+    of = f" of {files.pop()}" if len(files) == 1 and path not in files else ""
+    return f"{'row' if count == 1 else 'rows'} {', '.join(shown)}{more}{of}"
+
+
+def only_path(report: DataReport) -> str:
+    """The path of the data where there is one alone; a folder's is none of its files'."""
+    return report.sources[0].path if len(report.sources) == 1 and not report.evaluation else ""

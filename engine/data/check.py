@@ -2,7 +2,8 @@
 
 Most of it was told while the rows were tokenised (`row_problems.py`) and is only summed up here. What lies between rows
 (duplicates, near-duplicates, rows that are evaluated on too) and in the tokenizer is looked for now, in the
-very examples that will be trained on. Of a stream that is its first window.
+very examples that will be trained on. Of a stream that is its first window. Rows of a
+file of their own that are evaluated on are looked at like those that are trained on.
 
 A finding that is rare is amber even where its kind is grave: one row of a thousand ends no run. So are copies of rows
 that were held out at random (data.eval_fraction): nobody said that they are other rows, as data.eval_path does.
@@ -18,11 +19,12 @@ from ..config import RunConfig
 from ..tokenizer import ends_of_generation
 from . import problems as codes
 from .block import CUT_AWAY, TOO_LONG, note_rows
+from .dropping import NEAR
 from .duplicates import Seen, row_hashes
 from .errors import DataError
 from .examples import Examples
 from .findings import DataCheck, Finding, Fix, Place, Statistics
-from .near_duplicates import near_duplicates
+from .near_duplicates import near_copies, near_duplicates
 from .normal import LABELLED_BAD
 from .places import Places
 from .prepare import PreparedData, is_streamed
@@ -67,28 +69,35 @@ def check_data(
     examples = window.examples
     found = Places()
     bad = ""
-    for account in prepared.accounts:
+    accounts = list(prepared.accounts)
+    if prepared.tested is not None and prepared.tested.account is not None:
+        accounts.append(prepared.tested.account)
+    for account in accounts:
         found.add(account.found)
         for reason in account.dropped.counts:
             code = _OF_REASON.get(reason, codes.NOTHING_TO_LEARN)
             if code is not None:
                 found.add_kind(code, account.dropped, reason)
         bad = bad or "".join(account.errors[0] if account.errors else ())
-    evaluation = prepared.evaluation.examples if prepared.evaluation else None
+    evaluation = prepared.tested.examples if prepared.tested else None
     _compare(found, _each_once(examples), evaluation, near)
     statistics = statistics_of(config, prepared, window, pace)
     held_whole = not is_streamed(config.data, sum(source.size for source in prepared.sources))
-    droppable = {code for code in DROP_CODES if held_whole or code != codes.NEAR_DUPLICATE}
+    droppable = {code for code in DROP_CODES if held_whole or code not in NEAR}
     findings = [
         _finding(config, code, found, prepared.report, bad, statistics, droppable)
         for code in PROBLEMS
-        if code not in _TOKENIZER and (near or code != codes.NEAR_DUPLICATE)
+        if code not in _TOKENIZER and (near or code not in NEAR)
     ]
     own = config.data.chat_template is None
     about = check_tokenizer(tokenizer, examples, own, ends_of_generation(config.model))
     findings += [_of_tokenizer(config, code, about.get(code)) for code in _TOKENIZER]
     findings.sort(key=lambda one: (_LEVELS.index(one.level), not one.count))
-    open_ = [one.code for one in findings if one.level != "green" and one.code in droppable]
+    open_ = [
+        one.code
+        for one in findings
+        if one.level != "green" and one.code in droppable and one.code not in NEAR
+    ]
     drop_all = _drop(config, open_) if len(open_) > 1 else ""
     notes = tuple(_notes(prepared, near))
     return DataCheck(prepared.report, tuple(findings), statistics, drop_all, notes)
@@ -112,10 +121,15 @@ def _compare(found: Places, examples: Examples, evaluation: Examples | None, nea
     hashes = row_hashes(examples)
     again = ~Seen().add(hashes)
     note_rows(found, codes.DUPLICATE, examples, again)
+    leaks = np.zeros(len(again), bool)
     if evaluation is not None:
-        note_rows(found, codes.LEAK, examples, Seen(row_hashes(evaluation)).has(hashes))
+        leaks = Seen(row_hashes(evaluation)).has(hashes)
+        note_rows(found, codes.LEAK, examples, leaks)
     if near:
         note_rows(found, codes.NEAR_DUPLICATE, examples, near_duplicates(examples) & ~again)
+        if evaluation is not None:
+            near_leaks = near_copies(examples, evaluation) & ~leaks
+            note_rows(found, codes.NEAR_LEAK, examples, near_leaks)
 
 
 def _each_once(examples: Examples) -> Examples:

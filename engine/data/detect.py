@@ -18,7 +18,7 @@ from .columns import CHAT_COLUMNS, TURN_KEYS, renamed, row_keys
 from .errors import DataError, listed, shown
 from .formats import ACCEPTED, columns_text
 from .row import SourceRow
-from .shapes import Shape, shapes_of, text_columns
+from .shapes import ANSWERS, Shape, shapes_of, text_columns, without_nulls
 from .turns import ROLES, style_of
 
 Confidence = Literal["certain", "likely"]
@@ -113,9 +113,11 @@ def detect(
     picked = [renamed(row, columns) for row in originals]
     seen: dict[tuple[str, ...], Shape] = {}
     first: tuple[SourceRow, Shape] | None = None
+    blank: SourceRow | None = None
     for row in picked:
         shape = _shape(row, format, columns, picked)
         if shape is None:
+            blank = blank or row
             continue
         first = first or (row, shape)
         if shape.format != first[1].format:
@@ -130,6 +132,8 @@ def detect(
         if others:
             raise _undecided(row, "rows differ in which column fits", [*others, shape], columns)
     given = f"data.format={format}" if format != "auto" else ""
+    if first is None and not given and blank is not None and _has_null(blank):
+        raise _unknown(blank, columns, picked)
     if first is None:
         return Detection(
             format if given else "messages",
@@ -171,13 +175,17 @@ def _in_file(keys: Mapping[str, str], columns: Mapping[str, str]) -> dict[str, s
 def _shape(
     row: SourceRow, format: DataFormat, columns: Mapping[str, str], picked: Sequence[SourceRow]
 ) -> Shape | None:
-    """The one shape of a row; None for an empty conversation, which says nothing, and for what
-    does not fit a given format, since reading it will say so better."""
+    """The one shape of a row; None for what says nothing (an empty conversation, an object without anything, null
+    where the text would be), and for what does not fit a given format, since reading it will say so better."""
     if isinstance(row.value, str):
         return Shape("text", {}, "running text") if format in ("auto", "text") else None
     shapes = shapes_of(row.value, format, row_keys(columns))
-    if shapes is None or (not shapes and format != "auto"):
+    if shapes is None or (not shapes and format != "auto") or not row.value:
         return None
+    if not shapes and _has_null(row):
+        filled = shapes_of(without_nulls(row.value), format, row_keys(columns))
+        if filled is None or filled:
+            return None
     if format != "auto" and len(shapes) > 1:  # its own names are what it was given for
         own = [shape for shape in shapes if all(k == c for k, c in shape.required.items())]
         shapes = own or shapes
@@ -187,6 +195,10 @@ def _shape(
         ways = "; or ".join(f"{shape.format}: {shape.reason}" for shape in shapes)
         raise _undecided(row, f"fits more than one format ({ways})", shapes, columns)
     raise _unknown(row, columns, picked)
+
+
+def _has_null(row: SourceRow) -> bool:
+    return isinstance(row.value, dict) and None in row.value.values()
 
 
 def _undecided(
@@ -232,8 +244,29 @@ def _unknown(
                 f"; `{columns.get(column, column)}` is text that is not JSON: turns that Python's str() wrote "
                 "are written with json.dumps() instead"
             )
-    found = [*_turns_of_two_keys(row, columns, picked), *_by_columns_of_text(row, columns, picked)]
+    found = [
+        *_in_other_case(row, columns),
+        *_turns_of_two_keys(row, columns, picked),
+        *_by_columns_of_text(row, columns, picked),
+    ]
     return UndecidedFormat(message, found, _columns_of(row, columns), row)
+
+
+def _in_other_case(row: SourceRow, columns: Mapping[str, str]) -> list[Candidate]:
+    """What the row would be if its columns were written in small letters: `Instruction`, `Output`."""
+    assert isinstance(row.value, dict)
+    small = {column.strip().lower(): column for column in row.value}
+    if len(small) < len(row.value):
+        return []
+    value = {name: row.value[column] for name, column in small.items()}
+    return [
+        Candidate(
+            shape.format,
+            _in_file({key: small[name] for key, name in shape.columns.items()}, columns),
+            f"{shape.reason}, but for capital letters",
+        )
+        for shape in shapes_of(value) or []
+    ]
 
 
 def _turns_of_two_keys(
@@ -275,7 +308,7 @@ def _by_columns_of_text(
         values = [one.value.get(column) for one in picked if isinstance(one.value, dict)]
         return sum(len(value) for value in values if isinstance(value, str))
 
-    answer = max(texts, key=length)
+    answer = max([one for one in texts if one.lower() in ANSWERS] or texts, key=length)
     pairs: list[dict[str, str]] = [
         {"prompt": prompt, "completion": answer} for prompt in texts if prompt != answer
     ]
@@ -283,7 +316,8 @@ def _by_columns_of_text(
         *(
             Candidate(
                 "prompt_completion", _in_file(pair, columns),
-                f"columns of text, of which `{columns.get(answer, answer)}` is the longer one",
+                f"columns of text, of which `{columns.get(answer, answer)}` "
+                + ("is called as answers are" if answer.lower() in ANSWERS else "is the longer one"),
             )
             for pair in pairs
         ),

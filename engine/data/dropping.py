@@ -14,7 +14,7 @@ from .duplicates import Seen, row_hashes
 from .errors import DataError
 from .examples import Examples
 from .near_duplicates import near_duplicates
-from .problems import BAD, DROP_CODES, DUPLICATE, LEAK, NEAR_DUPLICATE, in_words
+from .problems import BAD, DROP_CODES, DUPLICATE, LEAK, NEAR_DUPLICATE, NEAR_LEAK, in_words
 from .row_problems import BIT
 
 
@@ -60,6 +60,10 @@ class Dropping:
     def _without(self, block: Block, keep: np.ndarray, found: np.ndarray, code: str) -> np.ndarray:
         note_rows(block.account.dropped, in_words(code), block.examples, keep & found)
         return keep & ~found
+
+
+NEAR = (NEAR_DUPLICATE, NEAR_LEAK)
+"""What takes all rows at once to be told."""
 
 
 def without_near_duplicates(blocks: Sequence[Block]) -> list[Block]:

@@ -79,7 +79,8 @@ class DataCheck:
     """The gravest first."""
     statistics: Statistics
     drop_all: str = ""
-    """The setting that leaves out all rows found that can be left out; empty where that are fewer than two kinds."""
+    """The setting that leaves out all rows found that can be left out, but for those that are merely alike, which
+    somebody should look at; empty where that are fewer than two kinds."""
     notes: tuple[str, ...] = field(default=())
     """What was not looked at, and why."""
 

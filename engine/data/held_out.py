@@ -8,6 +8,7 @@ import numpy as np
 
 from ..config import DatasetConfig, RunConfig
 from .ahead import Ahead
+from .block import Account
 from .dropping import Dropping
 from .duplicates import Seen, row_hashes
 from .errors import DataError
@@ -15,7 +16,7 @@ from .examples import Examples
 from .problems import DUPLICATE, LEAK
 from .read import size_of
 from .slices import SLICE_BYTES
-from .source import begin, whole_block
+from .source import Source, begin, whole_block
 from .windows import Bins, random_keys
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ class Tested:
 
     bins: Bins
     examples: Examples
+    source: Source | None = None
+    """The file of its own that the rows are of; None: they are held out."""
+    account: Account | None = None
+    """Of that file's rows."""
 
     @property
     def hashes(self) -> np.ndarray:
@@ -40,7 +45,7 @@ def evaluation_file(
     config: RunConfig,
     tokenizer: "PreTrainedTokenizerBase",
     report: Callable[[str, float | None], None],
-) -> Examples:
+) -> Tested:
     """The rows of `data.eval_path`. It keeps its duplicates: they weigh what they weigh there.
 
     Raises:
@@ -53,7 +58,9 @@ def evaluation_file(
     source = begin(data, own, size_of(own), SLICE_BYTES)
     dropping = Dropping([code for code in data.drop if code not in (DUPLICATE, LEAK)])
     with Ahead(tokenizer, source.size, report) as ahead:
-        return whole_block(source, ahead, data, dropping).examples
+        block = whole_block(source, ahead, data, dropping)
+    bins = Bins.packed(block.examples, data.max_length)
+    return Tested(bins, block.examples, source, block.account)
 
 
 def held_out(parts: list[Examples], held: list[np.ndarray], max_length: int) -> Tested:

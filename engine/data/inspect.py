@@ -118,6 +118,7 @@ class Inspector:
 
     Args:
         bins: of the first window.
+        tested: the file of its own that is evaluated on: its rows can be looked at too.
     """
 
     def __init__(
@@ -126,13 +127,16 @@ class Inspector:
         tokenizer: "PreTrainedTokenizerBase",
         sources: Sequence[Source],
         bins: Bins,
+        tested: Source | None = None,
     ) -> None:
         self._data, self._sources, self._bins = config.data, tuple(sources), bins
+        self._tested = tested
+        self._all_sources = (*self._sources, tested) if tested else self._sources
         self._tokenizer = tokenizer
         self._renderer = self._sources[0].recipe.renderer(tokenizer)
         self._look = RowProblems(tokenizer)
         self._special = special_ids(tokenizer)
-        self._rereads = [Reread(source) for source in self._sources]
+        self._rereads = [Reread(source) for source in self._all_sources]
         self._known = _Places(bins.examples)
         self._bin_of = np.empty(len(bins.examples), np.int64)
         places = np.fromiter(itertools.chain.from_iterable(bins.bins), np.int64)
@@ -250,6 +254,8 @@ class Inspector:
     def _why_out(self, source: Source, examples: list[Example], bits: int) -> str:
         """Why a row that could be trained on is not: of some reasons only what can be is known."""
         data = self._data
+        if source is self._tested:
+            return "evaluated on (data.eval_path)"
         for code in DROP_CODES:
             if code in data.drop and bits & BIT.get(code, 0):
                 return in_words(code)
@@ -312,7 +318,7 @@ class Inspector:
         wanted = text.casefold()
         before = after = None
         passed = start is None
-        for _, row in all_rows(self._sources, tell):
+        for _, row in all_rows(self._all_sources, tell):
             place = Place(row.file, row.number)
             if place == start:
                 passed = True
@@ -346,7 +352,7 @@ class Inspector:
         """
         known = {place for one in check.findings for place in one.places} if check else set()
         passed, first = start is None, None
-        rows = all_rows(self._sources, tell)
+        rows = all_rows(self._all_sources, tell)
         while chunk := list(itertools.islice(rows, _ROWS_AT_ONCE)):
             odd = known | self._odd(chunk)
             for _, row in chunk:

@@ -11,6 +11,7 @@ Rows are held out before a data set is weighted, so a row that is taken twice is
 """
 
 import itertools
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -19,15 +20,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..config import DataConfig, RunConfig
+from ..config import DataConfig, DatasetConfig, RunConfig
 from .ahead import Ahead
 from .block import Account, Block, note_rows
-from .dropping import Dropping, without_near_duplicates
+from .dropping import NEAR, Dropping, without_near_duplicates
 from .duplicates import Seen
 from .errors import DataError
 from .examples import Examples
 from .held_out import Tested, evaluation_file, held_out, hold_out, leaks_of
-from .problems import CUT, DUPLICATE, LEAK, NEAR_DUPLICATE, in_words
+from .near_duplicates import near_copies
+from .problems import CUT, DUPLICATE, LEAK, NEAR_DUPLICATE, NEAR_LEAK, in_words
 from .read import size_of
 from .report import DataReport, SourceReport
 from .slices import SLICE_BYTES, Slice
@@ -48,13 +50,18 @@ _SMALLEST_SLICE = 65_536
 @dataclass(frozen=True)
 class PreparedData:
     train: Windows
-    evaluation: Bins | None
+    tested: Tested | None
+    """What is evaluated on."""
     account: Callable[[], DataReport]
     """What has become of the rows that were read so far: of a stream more as training goes on."""
     sources: tuple[Source, ...]
     """The data sets, as they were begun."""
     accounts: Sequence[Account]
     """Of each data set, its rows before any are held out: of a stream it grows as `account` does."""
+
+    @property
+    def evaluation(self) -> Bins | None:
+        return self.tested and self.tested.bins
 
     @property
     def report(self) -> DataReport:
@@ -73,6 +80,7 @@ def prepare(
         DataError: something cannot be read or rendered, or there is nothing left to learn.
     """
     data = config.data
+    _require_different(data.sources)
     sizes = [size_of(source) for source in data.sources]
     total = sum(sizes)
     streamed = is_streamed(data, total)
@@ -81,13 +89,24 @@ def prepare(
         report(f"reading {source.path}", None)
         part = max(_SMALLEST_SLICE, SLICE_BYTES * size // total) if streamed else SLICE_BYTES
         sources.append(begin(data, source, size, part))
-    tested = None
-    if data.eval_path is not None:
-        examples = evaluation_file(config, tokenizer, report)
-        tested = Tested(Bins.packed(examples, data.max_length), examples)
+    tested = evaluation_file(config, tokenizer, report) if data.eval_path is not None else None
     if not streamed:
         return _held_whole(config, tokenizer, sources, tested, report)
     return _streamed(config, tokenizer, sources, tested, report)
+
+
+def _require_different(sources: Sequence[DatasetConfig]) -> None:
+    """A file that is named twice would be learnt twice, and no check could tell its rows from duplicates."""
+    known: dict[tuple[object, ...], int] = {}
+    for place, one in enumerate(sources):
+        path = os.path.realpath(one.path) if os.path.exists(one.path) else one.path
+        key = (path, one.name, one.split, one.format, tuple(sorted(one.columns.items())))
+        first = known.setdefault(key, place)
+        if first != place:
+            raise DataError(
+                f"data.datasets[{place}]: {one.path} is data.datasets[{first}] once more; to learn it twice "
+                "an epoch, set weight: 2 there"
+            )
 
 
 def is_streamed(data: DataConfig, size: int) -> bool:
@@ -125,11 +144,11 @@ def _held_whole(
         if LEAK in data.drop:
             evaluated = Seen(tested.hashes)
             leaks = [leaks_of(part, evaluated, out) for part, out in zip(parts, held, strict=True)]
-            for part, account, leak in zip(parts, accounts, leaks, strict=True):
-                note_rows(account.dropped, in_words(LEAK), part, leak)
-            kept = [rows[~leak[rows]] for rows, leak in zip(kept, leaks, strict=True)]
-            if not any(map(len, kept)):
-                raise DataError(f"{names}: every row is in the evaluation set too")
+            kept = _without(LEAK, leaks, parts, kept, accounts)
+    if NEAR_LEAK in data.drop and tested is not None:
+        report("looking for rows that are nearly evaluated on", None)
+        leaks = [near_copies(part, tested.examples) for part in parts]
+        kept = _without(NEAR_LEAK, leaks, parts, kept, accounts)
     report("packing", None)
     train = []
     for place, (source, part, rows) in enumerate(zip(sources, parts, kept, strict=True)):
@@ -139,8 +158,27 @@ def _held_whole(
     bins = Bins.packed(Examples.joined(train), data.max_length)
     held_counts = [len(rows) for rows in held]
     account = _report_of(config, sources, accounts, held_counts, tested, bins, 1.0)
-    evaluation = tested and tested.bins
-    return PreparedData(OneWindow(bins), evaluation, lambda: account, tuple(sources), accounts)
+    return PreparedData(OneWindow(bins), tested, lambda: account, tuple(sources), accounts)
+
+
+def _without(
+    code: str,
+    found: list[np.ndarray],
+    parts: list[Examples],
+    kept: list[np.ndarray],
+    accounts: list[Account],
+) -> list[np.ndarray]:
+    """The rows of each data set that are trained on, without those that a problem was found with: these
+    go to its account."""
+    left = []
+    for there, part, rows, account in zip(found, parts, kept, accounts, strict=True):
+        out = np.zeros(part.row_count, bool)
+        out[rows] = there[rows]
+        note_rows(account.dropped, in_words(code), part, out)
+        left.append(rows[~out[rows]])
+    if not any(map(len, left)):
+        raise DataError(f"nothing is left to learn: every row is {in_words(code)} (data.drop)")
+    return left
 
 
 def weighted_rows(rows: np.ndarray, weight: float, seed: int, *stream: int) -> np.ndarray:
@@ -182,11 +220,12 @@ def _streamed(
 ) -> PreparedData:
     """Windows that are made while training runs; the account is that of the first."""
     data, seed = config.data, config.train.seed
-    if NEAR_DUPLICATE in data.drop:
-        raise DataError(
-            f"data.drop: near_duplicate needs all rows at once, and more than {STREAM_ABOVE / 1e6:.0f} MB "
-            "are read while training runs; take it out, or take fewer rows with data.max_rows"
-        )
+    for code in data.drop:
+        if code in NEAR:
+            raise DataError(
+                f"data.drop: {code} needs all rows at once, and more than {STREAM_ABOVE / 1e6:.0f} MB "
+                "are read while training runs; take it out, or take fewer rows with data.max_rows"
+            )
     separate = tested and tested.hashes
     ahead = Ahead(tokenizer, sum(source.size for source in sources), _silent)
 
@@ -264,8 +303,7 @@ def _streamed(
         part = 1.0 if so_far.whole else min(0.99, per_row * rows / size)
         return _report_of(config, sources, so_far.accounts, held_counts, tested, first, part)
 
-    evaluation = tested and tested.bins
-    return PreparedData(stream, evaluation, account, tuple(sources), so_far.accounts)
+    return PreparedData(stream, tested, account, tuple(sources), so_far.accounts)
 
 
 def _held_out_of_first(
@@ -297,26 +335,12 @@ def _report_of(
 ) -> DataReport:
     lengths, _ = lengths_of(sources, accounts)
     notes = sum((account.notes for account in accounts), Counter())
+    evaluation = None
+    if tested is not None and tested.source is not None and tested.account is not None:
+        evaluation = _source_report(tested.source, tested.account, 0)
     return DataReport(
-        sources=[
-            SourceReport(
-                path=source.config.path,
-                format=source.detection.format,
-                reason=source.detection.reason,
-                rows=account.rows,
-                kept=account.rows - account.dropped.total - held[place],
-                held_out=held[place],
-                dropped=dict(account.dropped.ranked()),
-                cut=account.found.counts[CUT],
-                weight=source.config.weight,
-                found=dict(account.found.ranked()),
-                confidence=source.detection.confidence,
-                columns=source.detection.columns,
-                only_first=account.rows == source.config.max_rows,
-                roles=dict(account.roles.most_common()),
-            )
-            for place, (source, account) in enumerate(zip(sources, accounts, strict=True))
-        ],
+        sources=list(map(_source_report, sources, accounts, held)),
+        evaluation=evaluation,
         eval_rows=tested.examples.row_count if tested else 0,
         tokens=bins.examples.tokens,
         trained_tokens=bins.examples.trained_tokens,
@@ -325,6 +349,25 @@ def _report_of(
         lengths=_evenly(lengths, 2000),
         notes=dict(notes),
         share=share,
+    )
+
+
+def _source_report(source: Source, account: Account, held: int) -> SourceReport:
+    return SourceReport(
+        path=source.config.path,
+        format=source.detection.format,
+        reason=source.detection.reason,
+        rows=account.rows,
+        kept=account.rows - account.dropped.total - held,
+        held_out=held,
+        dropped=dict(account.dropped.ranked()),
+        cut=account.found.counts[CUT],
+        weight=source.config.weight,
+        found=dict(account.found.ranked()),
+        confidence=source.detection.confidence,
+        columns=source.detection.columns,
+        only_first=account.rows == source.config.max_rows,
+        roles=dict(account.roles.most_common()),
     )
 
 

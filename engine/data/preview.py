@@ -57,5 +57,6 @@ def build_preview(
     finally:
         prepared.train.close()
     assert first is not None
-    inspector = Inspector(config, tokenizer, prepared.sources, first)
+    tested = prepared.tested and prepared.tested.source
+    inspector = Inspector(config, tokenizer, prepared.sources, first, tested)
     return DataPreview(check.report, inspector, check)

@@ -14,13 +14,13 @@ Level = Literal["green", "amber", "red"]
 
 DropCode = Literal[
     "bad", "turn_order", "control_characters", "special_tokens", "tool_calls", "end_untrained",
-    "duplicate", "leak", "near_duplicate",
+    "duplicate", "leak", "near_duplicate", "near_leak",
 ]  # fmt: skip
 """What `data.drop` takes. A row that has several of them is counted under the first."""
 
 KeepCode = Literal[
     "turn_order", "control_characters", "special_tokens", "tool_calls", "end_untrained",
-    "duplicate", "leak", "near_duplicate", "cut", "cut_away", "nothing_to_learn",
+    "duplicate", "leak", "near_duplicate", "near_leak", "cut", "cut_away", "nothing_to_learn",
     "pad_is_eos", "eos_differs", "special_split",
 ]  # fmt: skip
 """What `data.keep` takes: known, and as it should be."""
@@ -36,6 +36,7 @@ CUT = "cut"
 DUPLICATE = "duplicate"
 LEAK = "leak"
 NEAR_DUPLICATE = "near_duplicate"
+NEAR_LEAK = "near_leak"
 NOTHING_TO_LEARN = "nothing_to_learn"
 CUT_AWAY = "cut_away"
 TOO_LONG = "too_long"
@@ -108,11 +109,15 @@ PROBLEMS: dict[str, Problem] = {
     ),
     NEAR_DUPLICATE: Problem(
         "amber", "nearly repeat an earlier row", "no near-duplicates",
-        "four fifths of their three-token pieces are those of another row",
+        "nearly all that sets them apart from the other rows is in one of these too",
     ),
     LEAK: Problem(
         "red", "are in the evaluation set too", "no row is in the evaluation set too",
         "the evaluation loss of what was trained on says nothing",
+    ),
+    NEAR_LEAK: Problem(
+        "amber", "nearly repeat a row of the evaluation set", "no row nearly repeats one that is evaluated on",
+        "the evaluation loss is lower than that of rows that are really new",
     ),
     PAD_IS_EOS: Problem(
         "amber", "the token that pads is also the one that ends", "padding has a token of its own",
@@ -146,5 +151,6 @@ _NAMES = {
     DUPLICATE: "duplicate",
     LEAK: "in the evaluation set",
     NEAR_DUPLICATE: "near-duplicate",
+    NEAR_LEAK: "nearly in the evaluation set",
     CUT: "cut at data.max_length",
 }

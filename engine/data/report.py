@@ -61,6 +61,8 @@ class DataReport:
     order."""
     notes: dict[str, int]
     """What was done to rows that the chat template could not take as they are -> rows."""
+    evaluation: SourceReport | None = None
+    """The file of its own that is evaluated on (data.eval_path)."""
     share: float = 1.0
     """The part of all rows that were read: 1, or less of a stream."""
 

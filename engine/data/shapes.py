@@ -9,7 +9,7 @@ in the tables below, in one place. In which order formats are tried (the first t
 * kto                any of the next three, with a true/false `label` or `kto_tag`
 * messages           `messages`: [{`role`, `content`}], OpenAI's; `system` and `tools` beside it
 * sharegpt           `conversations`: [{`from`, `value`}]; `system` and `tools` beside it
-* alpaca             `instruction`, `input` (optional), `output` or `response`; `system`, `history`
+* alpaca             `instruction`, `input` (optional), `output` or `response`; `system`, `history`, `tools`
 * prompt_completion  `prompt` and `completion`, texts or messages, and pairs of other names; `system`
 * text               `text`, or the document of a text file; else the only column of text
 
@@ -75,6 +75,10 @@ _PROMPTS = ("prompt", *CHAT_COLUMNS, "instruction", "question", "query", "input"
 """Where the prompt of preference data is."""
 _SYSTEM = ("system", "system_prompt")
 _LABELS = ("kto_tag", "label")
+_LABEL_WORDS = {
+    **dict.fromkeys(("true", "1", "yes", "good", "desirable"), True),
+    **dict.fromkeys(("false", "0", "no", "bad", "undesirable"), False),
+}
 _TEXTS = ("content", "document")
 _NO_CHAT = {"prompt", "completion", "chosen", "rejected", "history", "tools", "segments"}
 """Columns that may hold turns and are not the conversation."""
@@ -84,6 +88,10 @@ _NO_TEXT = {
     *CHAT_COLUMNS, *_SYSTEM, *_LABELS, *OPTIONAL, "input_ids",
 }  # fmt: skip
 """Parts of other formats: alone they are no documents."""
+ANSWERS = {
+    *(completion for _, completion, _ in (*_ALPACA, *_PAIRS)), "target", "targets", "label_text",
+}  # fmt: skip
+"""Columns that hold an answer wherever they are found."""
 _BESIDE = {
     "id", "uuid", "index", "idx", "url", "uri", "source", "date", "time", "timestamp", "created",
     "score", "lang", "language", "split", "license", "licence", "author", "category",
@@ -115,6 +123,12 @@ def shapes_of(
         if level is _named_chats and any(value.get(column) == [] for column in CHAT_COLUMNS[:3]):
             return None
     return []
+
+
+def without_nulls(value: Value) -> Value:
+    """The row with an empty conversation or text where it has null."""
+    empty = {key: [] if key in CHAT_COLUMNS else "" for key, item in value.items() if item is None}
+    return {**value, **empty}
 
 
 def text_columns(value: Value) -> list[str]:
@@ -215,9 +229,9 @@ def _kto(value: Value) -> list[Shape]:
 
 
 def as_label(value: Any) -> bool | None:
-    """True or false; 1 or 0, and the words, since tables may hold nothing else. None: no label."""
+    """True or false; 1 or 0, and words that say so, since tables may hold nothing else. None: no label."""
     if isinstance(value, str):
-        return {"true": True, "false": False}.get(value.strip().lower())
+        return _LABEL_WORDS.get(value.strip().lower())
     return bool(value) if isinstance(value, int | float) and value in (0, 1) else None
 
 
@@ -279,7 +293,10 @@ def _alpaca(value: Value) -> list[Shape]:
             "alpaca",
             {
                 "instruction": instruction, "output": output,
-                **_beside(value, input=("input", "context"), system=_SYSTEM, history=("history",)),
+                **_beside(
+                    value, input=("input", "context"), system=_SYSTEM, history=("history",),
+                    tools=("tools",),
+                ),
             },
             f"`{instruction}` and `{output}`", likely,
         )

@@ -8,12 +8,15 @@ import numpy as np
 from ..config import DataConfig, DatasetConfig
 from .ahead import Ahead
 from .block import CUT_AWAY, TOO_LONG, Account, Block, Recipe
-from .detect import Detection, ask_what_to_learn, detect
+from .detect import Detection, UndecidedFormat, ask_what_to_learn, detect
 from .dropping import Dropping
 from .errors import DataError
 from .examples import Examples
-from .problems import BAD
+from .problems import BAD, in_words
 from .slices import Slice, slices_of
+
+_LOOKED_AT_LATER = 20
+"""Rows of each slice but the first."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,30 @@ class Source:
     first: Slice
 
     def slices(self) -> Iterator[Slice]:
-        return slices_of(self.config, self.slice_bytes)
+        """All of it.
+
+        Raises:
+            DataError: as `read_rows`; or later rows are of another format than the first, which it was told from.
+        """
+        for place, part in enumerate(slices_of(self.config, self.slice_bytes)):
+            if place and self.config.format == "auto":
+                self._require_same_format(part)
+            yield part
+
+    def _require_same_format(self, part: Slice) -> None:
+        rows = [row for row in part.rows if not row.broken]
+        if not rows:
+            return
+        try:
+            found = detect(rows, dict(self.recipe.columns), sample=_LOOKED_AT_LATER)
+        except UndecidedFormat:
+            return  # one that is of no format is for its reader to tell, with its place
+        if found.shapes and found.format != self.recipe.format:
+            raise rows[0].error(
+                f"from about here on rows are {found.format} ({found.reason}), but the first ones are "
+                f"{self.recipe.format} ({self.detection.reason}); a file holds rows of one format: split it, "
+                "or set data.format= if both fit one"
+            )
 
 
 def begin(data: DataConfig, source: DatasetConfig, size: int, slice_bytes: int) -> Source:
@@ -82,6 +108,9 @@ def all_blocks(source: Source, ahead: Ahead) -> Generator[Block]:
 def nothing_left(path: str, account: Account, data: DataConfig) -> str:
     reasons = ", ".join(f"{rows} x {reason}" for reason, rows in account.dropped.ranked().items())
     text = f"{path}: nothing is left to learn of {account.rows} rows: {reasons}"
+    if account.errors:
+        file, error = account.errors[0]
+        text += f"; the first that is {in_words(BAD)}: {file}{error}"
     if account.dropped.counts.keys() & {CUT_AWAY, TOO_LONG}:
         text += f"; raise data.max_length (now {data.max_length})"
     return text

@@ -12,7 +12,7 @@ from textual.widgets import Static
 
 from ..check_lines import statistics_lines
 from ..safe_text import safe_text
-from ..value_text import LEVELS, places_text
+from ..value_text import LEVELS, only_path, places_text
 from .pick_list import Column, PickList, PickRow
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ class CheckPane(Vertical):
     def _show(self) -> None:
         finding = self.finding
         note = self.query_one(PickList).highlighted or ""
-        about = safe_text(note, 600) if finding is None else _about(finding)
+        path = only_path(self._check.report) if self._check else ""
+        about = safe_text(note, 600) if finding is None else _about(finding, path)
         self.query_one("#check-about", Static).update(about)
 
 
@@ -118,11 +119,11 @@ def _row(finding: "Finding") -> PickRow:
     return PickRow(finding.code, (f"{glyph} {word}", count, text))
 
 
-def _about(finding: "Finding") -> Content:
+def _about(finding: "Finding", path: str) -> Content:
     style = _STYLES[finding.level]
     lines = [safe_text(finding.text, 200, style=style)]
     if finding.places:
-        where = safe_text(places_text(finding.places, finding.count), 300)
+        where = safe_text(places_text(finding.places, finding.count, path), 300)
         lines.append(where + Content.assemble(("   enter", "$accent bold"), " looks at the first"))
     if finding.meaning:
         lines.append(safe_text(finding.meaning, 300, style="$text-muted"))

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from evenfall.engine import tokenizer as tokenizer_module
 from evenfall.engine.config import RunConfig, parse_config
+from evenfall.engine.data.errors import DataError
 from evenfall.engine.data.examples import Example, Examples
 from evenfall.engine.data.findings import DataCheck, Finding
-from evenfall.engine.data.near_duplicates import SIMILAR, near_duplicates
+from evenfall.engine.data.near_duplicates import SIMILAR, near_copies, near_duplicates
 from evenfall.engine.data.preview import build_preview
 from evenfall.engine.data.statistics import percentile, round_up
 
@@ -60,6 +61,9 @@ BAD_ROWS: dict[str, object] = {
     "duplicate": good(2),
     "near_duplicate": pair(good(3)["messages"][0]["content"], NEAR + " so"),
     "leak": pair("what is measured", "is not learnt"),
+    "near_leak": pair(
+        good(500)["messages"][0]["content"], good(500)["messages"][1]["content"] + " s"
+    ),
 }
 ROW = 31
 """Where the bad row stands."""
@@ -101,7 +105,7 @@ def test_clean_data_are_green_throughout(check, evaluation):
     clean = check([good(number) for number in range(40)] + [call(city="Oslo")], evaluation)
     assert clean.level == "green"
     assert not found(clean), found(clean)
-    assert len({finding.code for finding in clean.findings}) == len(clean.findings) == 16
+    assert len({finding.code for finding in clean.findings}) == len(clean.findings) == 17
     assert all(finding.text and not finding.fixes for finding in clean.findings)
 
 
@@ -136,7 +140,7 @@ def test_all_that_can_be_left_out_at_once(check, evaluation):
     assert before.drop_all.startswith("data.drop=[leak,bad,")
     after = found(check(rows, evaluation, before.drop_all))
     assert {code for code, one in after.items() if one.level != "green"} == {
-        "nothing_to_learn", "cut_away", "cut",
+        "nothing_to_learn", "cut_away", "cut", "near_duplicate", "near_leak",
     }  # fmt: skip
 
 
@@ -189,6 +193,53 @@ def test_a_tokenizer_that_does_not_fit_is_told(check, make_tokenizer):
     assert kept.level == "green"
 
 
+def test_a_token_at_which_the_model_stops_by_itself_ends_an_answer(check, make_tokenizer, tmp_path):
+    """As Llama 3's <|eot_id|> and Gemma's <end_of_turn>, which are not the tokenizers' eos."""
+    rows = [good(number) for number in range(30)]
+    other = make_tokenizer(TEMPLATE, eos="<|endoftext|>")
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    model = f"model.name_or_path={tmp_path}"
+    stops = tmp_path / "generation_config.json"
+    ends = other.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    for said, codes in (
+        (json.dumps({"eos_token_id": ends}), set()),
+        (json.dumps({"eos_token_id": ends[1]}), set()),
+        (json.dumps({"eos_token_id": ends[0]}), {"eos_differs"}),
+        ("[1]", {"eos_differs"}),
+        ("not JSON", {"eos_differs"}),
+    ):
+        stops.write_text(said)
+        assert set(found(check(rows, model, tokenizer=other))) == codes, said
+
+
+def test_rows_that_are_evaluated_on_are_checked_too(check, tmp_path):
+    bad = {"messages": [{"role": "alien", "content": "hm"}]}
+    (tmp_path / "eval.jsonl").write_text("\n".join(map(json.dumps, [good(1), bad, pair("q", "")])))
+    checked = check([good(n) for n in range(2, 30)], f"data.eval_path={tmp_path / 'eval.jsonl'}")
+    findings = found(checked)
+    assert findings["bad"].level == "red" and "alien" in findings["bad"].text
+    assert findings["nothing_to_learn"].count == 1
+    assert {place.file for one in findings.values() for place in one.places} == {
+        str(tmp_path / "eval.jsonl")
+    }
+    own = checked.report.evaluation
+    assert own is not None and (own.rows, own.kept, checked.report.eval_rows) == (3, 1, 1)
+    assert own.dropped == {"unreadable": 1, "empty answer": 1}
+
+
+def test_a_file_of_bad_rows_alone_says_what_is_wrong_with_the_first(check):
+    rows = [{"messages": [{"role": "alien", "content": "hm"}]}] * 3
+    with pytest.raises(DataError, match=r"3 x unreadable; the first .*rows.jsonl: line 1: .*alien"):
+        check(rows)
+
+
+def test_the_first_rows_alone_are_said_to_be(check):
+    rows = [good(number) for number in range(30)]
+    assert "only the first 20 rows of" in check(rows, "data.max_rows=20").notes[0]
+    assert not any("first" in note for note in check(rows, "data.max_rows=50").notes)
+
+
 # Figures
 
 
@@ -205,6 +256,12 @@ def test_figures_of_an_epoch_and_a_run(check):
     assert figures.seconds is None
     assert figures.percentiles["longest"] == max(report.lengths)
     assert figures.over_recommended == sum(n > figures.recommended_length for n in report.lengths)
+
+
+def test_lengths_are_those_before_anything_is_cut(check):
+    lengths = check([*(good(number) for number in range(30)), BAD_ROWS["cut"]]).report.lengths
+    assert len(lengths) == 31 and lengths == sorted(lengths)
+    assert lengths[-1] > 400 and lengths[-2] < 256  # max_length is 256
 
 
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=200), st.floats(0.01, 1))
@@ -248,6 +305,25 @@ def test_near_duplicates_are_those_of_the_exact_similarity(seed, length, changed
         assert not got[2]
     elif similar > SIMILAR + 0.05:  # at the threshold itself a pair is missed once in a thousand
         assert got[2]
+
+
+@pytest.mark.parametrize(("count", "prompts"), [(40, 4), (15, 1), (200, 10)])
+def test_a_shared_prompt_makes_no_rows_alike(count, prompts):
+    pick = np.random.default_rng(1)
+    frames = [pick.integers(0, 900, 150).tolist() for _ in range(prompts)]
+    rows = [frames[n % prompts] + pick.integers(0, 900, 30).tolist() for n in range(count)]
+    assert not near_duplicates(rows_of(*rows)).any()
+    rows.append([*rows[7][:-1], 901])
+    assert near_duplicates(rows_of(*rows)).nonzero()[0].tolist() == [count]
+
+
+def test_near_copies_are_of_the_other_set():
+    pick = np.random.default_rng(2)
+    rows = [pick.integers(0, 900, 60).tolist() for _ in range(30)]
+    tested = [pick.integers(0, 900, 60).tolist() for _ in range(10)]
+    rows[5] = [*rows[4][:-1], 901]  # alike among themselves
+    rows[11], rows[20] = [*tested[3][:-1], 902], list(tested[7])
+    assert near_copies(rows_of(*rows), rows_of(*tested)).nonzero()[0].tolist() == [11, 20]
 
 
 def test_a_template_makes_no_rows_alike():

@@ -381,3 +381,65 @@ def test_a_file_is_looked_at_all_over():
     many[order.choice([0, 999])] = {"text": "t"}
     with pytest.raises(DataError, match="a file holds rows of one format"):
         detect(rows(*many))
+
+
+# Rows that say nothing, and names that nearly say it
+
+
+@pytest.mark.parametrize(
+    ("good", "blank", "format"),
+    [
+        ({"prompt": "q", "completion": "a"}, {"prompt": "q", "completion": None}, "prompt_completion"),
+        ({"instruction": "q", "output": "a"}, {"instruction": "q", "output": None}, "alpaca"),
+        ({"text": "t"}, {"text": None}, "text"),
+        ({"messages": CHAT}, {"messages": None}, "messages"),
+        ({"messages": CHAT}, {}, "messages"),
+    ],
+)  # fmt: skip
+def test_a_row_of_nulls_hides_no_format(good, blank, format):
+    for place in (0, 7, 20):
+        values = [good] * 20
+        values.insert(place, blank)
+        assert detect(rows(*values)).format == format
+
+
+def test_rows_of_nulls_alone_are_of_no_format():
+    with pytest.raises(UndecidedFormat, match="no known format"):
+        detect(rows(*[{"prompt": "q", "completion": None}] * 3))
+
+
+@pytest.mark.parametrize("labels", [("1", "0"), ("yes", "no"), ("good", "bad"), ("True", "False")])
+def test_labels_of_tables_are_labels(labels):
+    values = [{"prompt": "q", "completion": "a", "label": label} for label in labels]
+    found = detect(rows(*values))
+    assert found.format == "kto"
+    with pytest.raises(UndecidedFormat, match="labelled good or bad"):
+        ask_what_to_learn(found, rows(*values)[0], {})
+
+
+def test_what_is_no_label_is_none():
+    value = {"question": "q", "answer": "a", "label": "maths"}
+    assert detect(rows(value)).format == "prompt_completion"
+
+
+def test_names_in_capital_letters_are_proposed_whole():
+    value = {"Instruction": "q", "Input": "more", "Output": "a"}
+    with pytest.raises(UndecidedFormat) as asked:
+        detect(rows(value))
+    first = asked.value.candidates[0]
+    assert first.format == "alpaca"
+    assert turns(read(value, first.overrides)) == turns(
+        read({"instruction": "q", "input": "more", "output": "a"})
+    )
+
+
+def test_the_answer_is_told_by_its_name_before_its_length():
+    with pytest.raises(UndecidedFormat) as asked:
+        detect(rows({"Frage": "a long question, longer than what follows", "answer": "no"}))
+    assert asked.value.candidates[0].columns == {"prompt": "Frage", "completion": "answer"}
+
+
+def test_an_alpaca_row_with_tools_is_no_tie():
+    value = {"instruction": "q", "input": "", "output": "a", "tools": "[]"}
+    found = detect(rows(value))
+    assert (found.format, found.columns["tools"]) == ("alpaca", "tools")

@@ -1,10 +1,12 @@
 """Several data sets as one, columns under other names, and which turns are learnt."""
 
+import itertools
 import json
 
 import pytest
 
 from evenfall.engine.config import ConfigError, RunConfig
+from evenfall.engine.data import prepare as prepare_module
 from evenfall.engine.data.errors import DataError
 
 
@@ -146,3 +148,37 @@ def test_system_messages_are_left_out(run, chatml, tmp_path):
     (one,) = run(write(tmp_path / "a.jsonl", [row]), drop_system=True).train.window(0, 0).examples
     assert "kind" not in chatml.decode(one.ids)
     assert chatml.decode(one.ids[one.trained]) == "a2<|im_end|>\n"
+
+
+def test_a_file_that_is_named_twice_is_refused_with_the_weight_to_set(run, two, tmp_path):
+    first, second = two
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(first)
+    for again in (first, str(tmp_path / "." / "a.jsonl"), str(link)):
+        with pytest.raises(DataError, match=r"data.datasets\[1\]: .* weight: 2"):
+            run(None, datasets=[{"path": first}, {"path": again}])
+    turned = {"path": first, "columns": {"prompt": "completion", "completion": "prompt"}}
+    assert run(None, datasets=[{"path": first}, turned, {"path": second}]).report.rows == 18
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_rows_of_another_format_far_behind_the_first_are_no_silent_guess(
+    run, tmp_path, monkeypatch, streamed
+):
+    monkeypatch.setattr(prepare_module, "SLICE_BYTES", 2000)
+    monkeypatch.setattr(prepare_module, "STREAM_ABOVE", 1000 if streamed else 10**9)
+    labelled = [{**one, "label": place % 2 == 0} for place, one in enumerate(pairs(200, "late"))]
+    path = write(tmp_path / "late.jsonl", pairs(300, "early") + labelled)
+    with pytest.raises(DataError, match=r"late.jsonl: line \d+.* kto .*prompt_completion"):
+        list(windows(run(path, max_length=64)))
+    odd = write(tmp_path / "odd.jsonl", [*pairs(300, "early"), {"what": 1}, *pairs(30, "late")])
+    with pytest.raises(DataError, match="line 301: "):
+        list(windows(run(odd, max_length=64)))
+
+
+def windows(prepared):
+    for index in itertools.count():
+        window = prepared.train.window(0, index)
+        if window is None:
+            return
+        yield window

@@ -226,3 +226,10 @@ def test_the_account_grows_with_what_was_read(taken, tmp_path):
         whole = prepared.report
         assert (whole.share, whole.rows, whole.kept) == (1.0, 1000, 997)
         assert whole.dropped == {"empty answer": 3}
+
+
+@pytest.mark.parametrize("code", ["near_duplicate", "near_leak"])
+def test_what_takes_all_rows_at_once_is_refused(taken, tmp_path, code):
+    path = write(tmp_path / "rows.jsonl", pairs(200))
+    with pytest.raises(DataError, match=f"data.drop: {code} needs all rows at once"):
+        taken(path, drop=[code])
