@@ -18,6 +18,10 @@ from .problems import BAD, DROP_CODES, DUPLICATE, LEAK, NEAR_DUPLICATE, NEAR_LEA
 from .row_problems import BIT
 
 
+LEAVE_OUT = "or data.drop=[bad] leaves such rows out (evenfall data check lists them)"
+"""How to go on without rows that cannot be read."""
+
+
 class Dropping:
     """Takes the rows out of blocks that `data.drop` names; one for each pass over the data.
 
@@ -39,7 +43,7 @@ class Dropping:
         """
         if block.account.errors and BAD not in self._drop:
             file, text = block.account.errors[0]
-            raise DataError(f"{file}{text}; or data.drop=[bad] leaves such rows out")
+            raise DataError(f"{file}{text}; {LEAVE_OUT}")
         problems = block.problems
         keep = np.ones(len(problems), bool)
         for code in self._drop:

@@ -9,7 +9,7 @@ from ..config import DataConfig, DatasetConfig
 from .ahead import Ahead
 from .block import CUT_AWAY, TOO_LONG, Account, Block, Recipe
 from .detect import Detection, UndecidedFormat, ask_what_to_learn, detect
-from .dropping import Dropping
+from .dropping import LEAVE_OUT, Dropping
 from .errors import DataError
 from .examples import Examples
 from .problems import BAD, in_words
@@ -70,7 +70,8 @@ def begin(data: DataConfig, source: DatasetConfig, size: int, slice_bytes: int) 
         raise DataError(f"{source.path}: holds no rows")
     good = [row for row in first.rows if not row.broken]
     if not good or (len(good) < len(first.rows) and BAD not in data.drop):
-        raise DataError(next(row.broken for row in first.rows if row.broken))
+        broken = next(row.broken for row in first.rows if row.broken)
+        raise DataError(f"{broken}; {LEAVE_OUT}" if good else broken)
     detection = detect(good, source.columns, format=source.format)
     if source.format == "auto":
         ask_what_to_learn(detection, good[0], source.columns)
