@@ -126,7 +126,9 @@ def _compare(found: Places, examples: Examples, evaluation: Examples | None, nea
         leaks = Seen(row_hashes(evaluation)).has(hashes)
         note_rows(found, codes.LEAK, examples, leaks)
     if near:
-        note_rows(found, codes.NEAR_DUPLICATE, examples, near_duplicates(examples) & ~again)
+        alike = np.zeros(len(again), bool)
+        alike[~again] = near_duplicates(examples.of_these_rows(np.flatnonzero(~again)))
+        note_rows(found, codes.NEAR_DUPLICATE, examples, alike)
         if evaluation is not None:
             near_leaks = near_copies(examples, evaluation) & ~leaks
             note_rows(found, codes.NEAR_LEAK, examples, near_leaks)

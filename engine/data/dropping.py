@@ -17,7 +17,6 @@ from .near_duplicates import near_duplicates
 from .problems import BAD, DROP_CODES, DUPLICATE, LEAK, NEAR_DUPLICATE, NEAR_LEAK, in_words
 from .row_problems import BIT
 
-
 LEAVE_OUT = "or data.drop=[bad] leaves such rows out (evenfall data check lists them)"
 """How to go on without rows that cannot be read."""
 

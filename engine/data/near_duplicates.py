@@ -7,9 +7,13 @@ smallest hashes stand for it (a bottom-k sketch), and 64 minima of these under o
 rows that share 0.8 of their pieces together with a chance above 0.99 (Broder 1997; Leskovec et al., Mining of Massive
 Datasets, ch. 3). What is reported is then compared exactly, all pieces of both rows, so nothing is reported that is
 not alike.
+
+Rows are taken a few million tokens at a time, and how rare a piece is is told from as many, spread over all: a hundred
+million tokens take little more memory than they have themselves.
 """
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import numpy as np
 
@@ -21,6 +25,7 @@ _MINIMA = 64
 _BAND = 4
 _COMMON_FROM = 20  # rows: of fewer, half of them may well be alike
 _WEIGHED_FROM = 5  # rows: of fewer, how many have a piece says nothing
+_TOKENS_AT_ONCE = 4_000_000
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, as in SplitMix64
 
 
@@ -48,33 +53,73 @@ def _pairs(examples: Examples, asked: Callable[[int, int], bool]) -> Iterator[tu
     Args:
         asked: of which two rows it is to be told, if they may be alike.
     """
-    pieces, rows, weights = _pieces(examples)
-    if not len(pieces):
-        return
-    starts = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]])
-    ends = np.r_[starts[1:], len(rows)]
-    owners = rows[starts]
-    counts = np.minimum(ends - starts, _SKETCH)
-    sketched = np.arange(len(pieces)) - np.repeat(starts, ends - starts) < _SKETCH
-    sums = np.add.reduceat(weights, starts)
-    for early, late in _candidates(_minima(pieces[sketched], np.cumsum(counts) - counts)):
-        if not asked(int(owners[early]), int(owners[late])):
+    rarity = _Rarity(examples)
+    owners, keys = [np.zeros(0, np.int64)], [np.zeros((0, _MINIMA // _BAND), np.uint64)]
+    for rows in _parts(examples):
+        pieces, weights, at = rarity.weighed(examples.of_these_rows(rows))
+        if len(pieces):
+            starts = np.flatnonzero(np.r_[True, at[1:] != at[:-1]])
+            owners.append(rows[at[starts]])
+            keys.append(_bands(pieces, starts))
+    owner = np.concatenate(owners)
+
+    @lru_cache(maxsize=256)
+    def whole(row: int) -> tuple[np.ndarray, np.ndarray]:
+        return rarity.weighed(examples.of_these_rows(np.array([row])))[:2]
+
+    for early, late in _candidates(np.concatenate(keys)):
+        one, other = int(owner[early]), int(owner[late])
+        if not asked(one, other):
             continue
-        one, other = slice(starts[early], ends[early]), slice(starts[late], ends[late])
-        _, shared, _ = np.intersect1d(
-            pieces[one], pieces[other], assume_unique=True, return_indices=True
-        )
-        both = weights[one][shared].sum()
-        if both >= SIMILAR * (sums[early] + sums[late] - both):
-            yield int(owners[early]), int(owners[late])
+        (pieces, weights), (others, other_weights) = whole(one), whole(other)
+        _, shared, _ = np.intersect1d(pieces, others, assume_unique=True, return_indices=True)
+        both = weights[shared].sum()
+        if both >= SIMILAR * (weights.sum() + other_weights.sum() - both):
+            yield one, other
 
 
-def _pieces(examples: Examples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The pieces of each row, each once, with the row and the weight of each; by row, then by piece."""
+def _parts(examples: Examples) -> Iterator[np.ndarray]:
+    """The rows, in order, some millions of tokens at a time."""
+    tokens = np.cumsum(np.bincount(examples.rows, examples.lengths, examples.row_count))
+    parts = (tokens // _TOKENS_AT_ONCE).astype(np.int64)
+    yield from np.split(np.arange(len(parts)), np.flatnonzero(np.diff(parts)) + 1)
+
+
+class _Rarity:
+    """How much pieces say of the rows that have them, told from rows spread over all."""
+
+    def __init__(self, examples: Examples) -> None:
+        step = max(1, examples.tokens // _TOKENS_AT_ONCE)
+        looked_at = np.arange(0, examples.row_count, step)
+        self._rows = len(looked_at)
+        pieces, _ = _pieces(examples.of_these_rows(looked_at))
+        pieces, counts = np.unique(pieces, return_counts=True)
+        shared = counts > 1
+        self._shared, self._counts = pieces[shared], counts[shared]
+
+    def weighed(self, examples: Examples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The pieces of each row, each once, with the weight and the row of each; by row, then by piece.
+        Without those that more than half of the rows have: they would fill the sketches, and weigh next to
+        nothing.
+        """
+        pieces, rows = _pieces(examples)
+        if self._rows < _WEIGHED_FROM or not len(self._shared):
+            return pieces, np.ones(len(pieces)), rows
+        at = np.minimum(np.searchsorted(self._shared, pieces), len(self._shared) - 1)
+        counts = np.where(self._shared[at] == pieces, self._counts[at], 1)
+        weights = np.log((self._rows + 1) / counts)
+        if self._rows < _COMMON_FROM:
+            return pieces, weights, rows
+        told = counts <= self._rows // 2
+        return pieces[told], weights[told], rows[told]
+
+
+def _pieces(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+    """The pieces of each row, each once, and the row of each; by row, then by piece."""
     of = np.repeat(np.arange(len(examples)), examples.lengths)
     ids = examples.ids.astype(np.uint64)
     if len(ids) < 3:
-        return ids[:0], of[:0], np.zeros(0)
+        return ids[:0], of[:0]
     inside = of[2:] == of[:-2]
     hashed = _mixed(ids[:-2])
     hashed = _mixed(hashed ^ ids[1:-1])
@@ -83,18 +128,7 @@ def _pieces(examples: Examples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     order = np.lexsort((hashed, rows))
     hashed, rows = hashed[order], rows[order]
     first = np.r_[True, (hashed[1:] != hashed[:-1]) | (rows[1:] != rows[:-1])][: len(rows)]
-    hashed, rows = hashed[first], rows[first]
-    count = examples.row_count
-    if count < _WEIGHED_FROM:
-        return hashed, rows, np.ones(len(hashed))
-    _, place, counts = np.unique(hashed, return_inverse=True, return_counts=True)
-    having = counts[place]
-    weights = np.log((count + 1) / having)
-    if count >= _COMMON_FROM:
-        # Pieces that more than half of the rows have would fill the sketches, and weigh next to nothing.
-        told = having <= count // 2
-        hashed, rows, weights = hashed[told], rows[told], weights[told]
-    return hashed, rows, weights
+    return hashed[first], rows[first]
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
@@ -105,23 +139,30 @@ def _mixed(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
-def _minima(pieces: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """uint64 [rows with pieces, 64]."""
-    minima = np.empty((len(starts), _MINIMA), np.uint64)
+def _bands(pieces: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Rows that agree in a column may be alike, uint64 [rows with pieces, 16].
+
+    Args:
+        pieces: of each row, ascending.
+        starts: where the pieces of each row begin.
+    """
+    counts = np.diff(starts, append=len(pieces))
+    sketched = pieces[np.arange(len(pieces)) - np.repeat(starts, counts) < _SKETCH]
+    counts = np.minimum(counts, _SKETCH)
+    starts = np.cumsum(counts) - counts
+    keys = np.zeros((len(starts), _MINIMA // _BAND), np.uint64)
     for place in range(_MINIMA):
         salt = _mixed(np.array([place + 1], np.uint64))
-        minima[:, place] = np.minimum.reduceat(_mixed(pieces ^ salt), starts)
-    return minima
+        band = keys[:, place // _BAND]
+        band[:] = _mixed(band ^ np.minimum.reduceat(_mixed(sketched ^ salt), starts))
+    return keys
 
 
-def _candidates(minima: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of rows, the earlier first, that agree in a band: each row with the first of those that agree,
+def _candidates(keys: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of rows, the earlier first, that agree in a column: each row with the first of those that agree,
     and with the one before it."""
     pairs: set[tuple[int, int]] = set()
-    for band in range(0, _MINIMA, _BAND):
-        key = minima[:, band]
-        for place in range(band + 1, band + _BAND):
-            key = _mixed(key ^ minima[:, place])
+    for key in keys.T:
         order = np.argsort(key, kind="stable")
         same = key[order][1:] == key[order][:-1]
         first = 0
