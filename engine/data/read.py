@@ -3,7 +3,7 @@
 What a file is, is told by its bytes, not by its name (`sniff.py`): JSON in its forms (`read_json.py`), tables as
 text, parquet or arrow (`read_table.py`), each of them gzipped or not. Anything else that is text is *one* document:
 a blank line does not end it, since in a book it ends a paragraph; several documents belong in JSON Lines with a
-`text` key.
+`text` key. Turns that stand in a row as JSON text are read as turns (`json_text.py`), wherever the row comes from.
 
 A folder stands for the data files in it and below. Where their names say which split they are (`train-00000.parquet`,
 `test/rows.jsonl`), those of `split` are taken. A path that is no file but looks like one on the Hugging Face hub
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ..config import DatasetConfig
 from .errors import DataError, listed
+from .json_text import read_text_turns
 from .read_json import read_array, read_objects
 from .read_table import read_columnar, read_table
 from .row import SourceRow
@@ -46,6 +47,13 @@ def read_rows(source: DatasetConfig, keep_broken: bool = False) -> Iterator[Sour
     Raises:
         DataError: there is no such file or data set, or a row cannot be read.
     """
+    for row in _rows(source, keep_broken):
+        if isinstance(row.value, dict):
+            read_text_turns(row.value)
+        yield row
+
+
+def _rows(source: DatasetConfig, keep_broken: bool) -> Iterator[SourceRow]:
     path = source.path
     if path == "demo":
         from ...presets.load import demo_folder

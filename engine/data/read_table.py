@@ -1,13 +1,12 @@
 """Tables: delimited text, parquet and arrow, a piece at a time.
 
-The first line of delimited text names the columns; all values are text, but for turns and token ids, which stand in
-a cell as JSON. What separates the cells is what separates the first line into most: `,`, `;`, tab or `|`. A first
+The first line of delimited text names the columns; all values are text, but for token ids, which stand in a cell
+as JSON. What separates the cells is what separates the first line into most: `,`, `;`, tab or `|`. A first
 column without a name is what pandas writes of its index, and is called so.
 """
 
 import csv
 import itertools
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,7 +21,6 @@ from .sniff import decoded, find_delimiter, lines_of, suffix_of
 
 _BATCH = 1024
 _TOKEN_COLUMNS = ("input_ids", "attention_mask", "labels")
-_TURNS = re.compile(r'\[\s*\{\s*"(role|content|from|value)"\s*:')
 
 
 def read_table(file: Path, name: str) -> Iterator[SourceRow]:
@@ -79,8 +77,8 @@ def _rows(reader: Any, name: str) -> Iterator[SourceRow]:
 
 
 def _value(column: str, cell: str) -> Any:
-    """A cell as it is meant: turns as a list, and so the numbers of a column of token ids; any other is text."""
-    if not cell.startswith("[") or not (column in _TOKEN_COLUMNS or _TURNS.match(cell)):
+    """A cell as it is meant: the numbers of a column of token ids; any other is text."""
+    if column not in _TOKEN_COLUMNS or not cell.startswith("["):
         return cell
     try:
         return orjson.loads(cell)
