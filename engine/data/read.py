@@ -41,8 +41,8 @@ def read_rows(source: DatasetConfig, keep_broken: bool = False) -> Iterator[Sour
     first row is asked for.
 
     Args:
-        keep_broken: a line of JSON Lines that cannot be read is a row that says why (`broken`).
-            In other files one fault hides where the next row begins: there it is an error still.
+        keep_broken: a line of JSON Lines or a row of a table that cannot be read is a row that says
+            why (`broken`). Where a fault hides where the next row begins, it is an error still.
 
     Raises:
         DataError: there is no such file or data set, or a row cannot be read.
@@ -157,7 +157,7 @@ def _read_file(file: Path, name: str, keep_broken: bool = False) -> Iterator[Sou
     elif kind == "object":
         yield from read_objects(file, name, keep_broken)
     elif kind == "table":
-        yield from read_table(file, name)
+        yield from read_table(file, name, keep_broken)
     elif kind == "text":
         yield SourceRow(name, 1, text_of(file, name).replace("\r\n", "\n"))
     else:

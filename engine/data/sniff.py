@@ -163,7 +163,8 @@ def _is_table(head: bytes) -> bool:
 
 def find_delimiter(lines: list[str]) -> str | None:
     """What separates the cells of a table's first line into most; None: nothing does."""
-    counts = {mark: len(next(csv.reader(lines[:1], delimiter=mark), [])) for mark in DELIMITERS}
+    first = [line.partition("\r")[0] for line in lines[:1]]
+    counts = {mark: len(next(csv.reader(first, delimiter=mark), [])) for mark in DELIMITERS}
     best = max(counts, key=lambda mark: counts[mark])
     return best if counts[best] > 1 else None
 
@@ -181,6 +182,12 @@ def text_of(file: Path, name: str) -> str:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise DataError(f"{name}: line {line}: holds a NUL byte, so it is no text file")
     return text
+
+
+def is_gzipped(file: Path) -> bool:
+    """Whether its first bytes say so."""
+    with file.open("rb") as stream:
+        return stream.read(2) == _GZIP
 
 
 def unpacked_size(file: Path) -> int:
