@@ -5,9 +5,9 @@ text, parquet or arrow (`read_table.py`), each of them gzipped or not. Anything 
 a blank line does not end it, since in a book it ends a paragraph; several documents belong in JSON Lines with a
 `text` key. Turns that stand in a row as JSON text are read as turns (`json_text.py`), wherever the row comes from.
 
-A folder stands for the data files in it and below. Where their names say which split they are (`train-00000.parquet`,
-`test/rows.jsonl`), those of `split` are taken. A path that is no file but looks like one on the Hugging Face hub
-(`name` or `owner/name`) goes to `datasets.load_dataset`; `demo` is the data set that comes with Evenfall.
+A folder stands for the data files in it and below (`folder.py`). A path that is no file but looks like one on the
+Hugging Face hub (`name` or `owner/name`) goes to `datasets.load_dataset`; `demo` is the data set that comes with
+Evenfall.
 
 The module is light: pyarrow and datasets are imported where they are needed.
 """
@@ -18,22 +18,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..config import DatasetConfig
-from .errors import DataError, listed
+from .errors import DataError
+from .folder import files_of
 from .json_text import read_text_turns
 from .read_json import read_array, read_objects
 from .read_table import read_columnar, read_table
 from .row import SourceRow
-from .sniff import SUFFIXES, sniff, suffix_of, text_of, unpacked_size
+from .sniff import SUFFIXES, sniff, text_of, unpacked_size
 
 _HUB_ID = re.compile(r"\w[\w.\-]{0,95}(/\w[\w.\-]{0,95})?")
 _NO_HUB_SUFFIXES = {*SUFFIXES, ".gz", ".xlsx", ".zip", ".zst"}
-_SPLITS = {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval"}
-_NOT_DATA = re.compile(
-    r"(readme|license|licence|changelog|citation|contributing)(\..*)?"
-    r"|dataset_infos?\.json|dataset_dict\.json|state\.json|\..*",
-    re.IGNORECASE,
-)
-"""Files beside the data of a data set: what people and the `datasets` library write about it."""
 
 
 def read_rows(source: DatasetConfig, keep_broken: bool = False) -> Iterator[SourceRow]:
@@ -83,63 +77,6 @@ def size_of(source: DatasetConfig) -> int:
     if file.is_dir():
         return sum(map(unpacked_size, files_of(file, source.path, source.split)))
     return unpacked_size(file) if file.is_file() else 0
-
-
-def files_of(folder: Path, name: str, split: str) -> list[Path]:
-    """The data files in a folder and below, in the order of their paths.
-
-    Raises:
-        DataError: there are none; none of the split; or data files beside text files, of which
-            either may be meant.
-    """
-    inside = [
-        file
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-        and suffix_of(file) in SUFFIXES
-        and not any(_NOT_DATA.fullmatch(part) for part in file.relative_to(folder).parts)
-    ]
-    if not inside:
-        there = listed(sorted(item.name for item in folder.iterdir()))
-        raise DataError(f"{name}: the folder holds no data files; it holds {there}")
-    of_splits = {file: _split_of(file.relative_to(folder)) for file in inside}
-    if any(of_splits.values()):
-        wanted = _same_split(split)
-        inside = [
-            file for file, found in of_splits.items() if found and _same_split(found) == wanted
-        ]
-        if not inside:
-            found = listed(sorted({one for one in of_splits.values() if one}))
-            raise DataError(
-                f"{name}: no file in the folder is of the split `{split}`; there are {found}. Set "
-                "data.split, or name one file"
-            )
-    text = [file for file in inside if suffix_of(file) in (".md", ".txt", ".text")]
-    if text and len(text) < len(inside):
-        data = next(file for file in inside if file not in text)
-        raise DataError(
-            f"{name}: the folder holds rows (such as {data.name}) and running text (such as "
-            f"{text[0].name}); name the file, or move what is not meant"
-        )
-    return inside
-
-
-def _split_of(path: Path) -> str | None:
-    """The split that a file's name, or a folder above it, says it is of."""
-    for part in reversed(path.parts):
-        words = re.split(r"[^a-z]+", part.lower())
-        found = next((word for word in words if word in _SPLITS), None)
-        if found:
-            return found
-    return None
-
-
-def _same_split(split: str) -> str:
-    word = split.lower()
-    for name, begin in (("train", "train"), ("test", "test"), ("validation", "val")):
-        if word.startswith(begin):
-            return name
-    return {"dev": "validation", "eval": "validation"}.get(word, word)
 
 
 def _near_miss(file: Path) -> str:

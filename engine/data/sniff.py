@@ -45,8 +45,10 @@ _CLOSED = {
     b"\x28\xb5\x2f\xfd": ("zstd", "unpack it: unzstd"),
     b"BZh": ("bzip2", "unpack it: bunzip2"),
     b"\xfd7zXZ": ("xz", "unpack it: unxz"),
-    b"\x80\x02": ("a Python pickle", "save it as JSON or parquet: pickles can run code"),
-    b"\x80\x04": ("a Python pickle", "save it as JSON or parquet: pickles can run code"),
+    **dict.fromkeys(
+        (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"),
+        ("a Python pickle", "save it as JSON or parquet: pickles can run code"),
+    ),
     b"%PDF": ("a PDF", "extract its text first"),
 }
 _COLUMNS = {
@@ -54,6 +56,10 @@ _COLUMNS = {
     "prompt", "query", "question", "rejected", "response", "system", "text",
 }  # fmt: skip
 DELIMITERS = ",;\t|"
+
+
+class ClosedFile(DataError):
+    """A file of a form that may well hold rows, and is not read."""
 
 
 def suffix_of(file: Path) -> str:
@@ -119,7 +125,8 @@ def sniff(file: Path, name: str) -> Kind:
     """What the file is.
 
     Raises:
-        DataError: it is empty, or is nothing that rows can be read from; the message says what it is.
+        ClosedFile: rows may be in it, but cannot be read from it; the message says what it is.
+        DataError: it is empty, or is not what its name says.
     """
     with opened(file, name) as stream:
         head = stream.read(_HEAD)
@@ -132,7 +139,7 @@ def sniff(file: Path, name: str) -> Kind:
         return "arrow stream"
     for magic, (what, fix) in _CLOSED.items():
         if head.startswith(magic):
-            raise DataError(f"{name}: is {what}, expected text, parquet or arrow; {fix}")
+            raise ClosedFile(f"{name}: is {what}, expected text, parquet or arrow; {fix}")
     if suffix in BINARY_SUFFIXES:
         raise DataError(f"{name}: is not {_article(suffix)} file: its first bytes are another's")
     text = head.removeprefix(_BOM)
