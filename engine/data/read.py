@@ -21,7 +21,7 @@ from ..config import DatasetConfig
 from .errors import DataError
 from .folder import files_of
 from .json_text import read_text_turns
-from .read_json import read_array, read_objects
+from .read_json import read_json
 from .read_table import read_columnar, read_table
 from .row import SourceRow
 from .sniff import SUFFIXES, sniff, text_of, unpacked_size
@@ -52,15 +52,15 @@ def _rows(source: DatasetConfig, keep_broken: bool) -> Iterator[SourceRow]:
     if path == "demo":
         from ...presets.load import demo_folder
 
-        yield from _read_file(demo_folder() / "train.jsonl", "demo")
+        yield from _read_file(demo_folder() / "train.jsonl", "demo", "train")
         return
     file = Path(path).expanduser()
     if file.is_file():
-        yield from _read_file(file, path, keep_broken)
+        yield from _read_file(file, path, source.split, keep_broken)
     elif file.is_dir():
         for inside in files_of(file, path, source.split):
             name = f"{path.rstrip('/')}/{inside.relative_to(file)}"
-            yield from _read_file(inside, name, keep_broken)
+            yield from _read_file(inside, name, source.split, keep_broken)
     elif _HUB_ID.fullmatch(path) and file.suffix.lower() not in _NO_HUB_SUFFIXES:
         yield from _read_hub(source)
     else:
@@ -87,12 +87,10 @@ def _near_miss(file: Path) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
-def _read_file(file: Path, name: str, keep_broken: bool = False) -> Iterator[SourceRow]:
+def _read_file(file: Path, name: str, split: str, keep_broken: bool = False) -> Iterator[SourceRow]:
     kind = sniff(file, name)
-    if kind == "array":
-        yield from read_array(file, name)
-    elif kind == "object":
-        yield from read_objects(file, name, keep_broken)
+    if kind == "json":
+        yield from read_json(file, name, split, keep_broken)
     elif kind == "table":
         yield from read_table(file, name, keep_broken)
     elif kind == "text":
