@@ -35,7 +35,7 @@ class Slice:
 
 def slices_of(source: DatasetConfig, size: int = SLICE_BYTES) -> Iterator[Slice]:
     """The rows of a data set in slices of at least `size` bytes (half of it for the first); the last
-    takes what is left. Lines that cannot be read are among them (`SourceRow.broken`).
+    takes what is left. Rows that cannot be read are among them (`SourceRow.broken`).
 
     Raises:
         DataError: as `read_rows`.

@@ -2,13 +2,16 @@
 
 Names lie: JSON arrays come as `.txt`, JSON Lines as `.json`, tables separated by semicolons as `.csv`, and anything
 may be gzipped. So the beginning decides; the name only where the beginning leaves it open, which is between a
-table and running text.
+table and running text. What begins like JSON is JSON if it goes on as such: a list of things to do that begins with
+`[ ]` is text, as is what begins with a brace and ends in prose.
 """
 
 import contextlib
 import csv
 import gzip
 import io
+import itertools
+import json
 import re
 import zlib
 from collections.abc import Iterator
@@ -17,7 +20,7 @@ from typing import Any, BinaryIO, Literal, Protocol
 
 from .errors import DataError
 
-Kind = Literal["array", "object", "table", "parquet", "arrow", "arrow stream", "text"]
+Kind = Literal["json", "table", "parquet", "arrow", "arrow stream", "text"]
 
 TABLE_SUFFIXES = {".csv", ".tsv"}
 JSON_SUFFIXES = {".json", ".jsonl", ".ndjson"}
@@ -27,6 +30,8 @@ SUFFIXES = TABLE_SUFFIXES | JSON_SUFFIXES | TEXT_SUFFIXES | BINARY_SUFFIXES
 """Of the files that are taken from a folder, plain or with `.gz` behind."""
 
 _HEAD = 65_536
+_ROWS_SEEN = 20
+_CUT = 9  # where a head ends within `-Infinity` or an escape, its beginning is at fault
 
 
 class Bytes(Protocol):
@@ -36,7 +41,8 @@ class Bytes(Protocol):
     def readline(self) -> bytes: ...
 
 
-_JSON = re.compile(rb"\s*(\[\s*[{\]]|\{\s*[\"}])")
+_JSON = re.compile(r"\s*(\[\s*[{\]]|\{\s*[\"}])")
+_JSON_ROWS = re.compile(r"\s*\[\s*\{\s*\"")
 _GZIP = b"\x1f\x8b"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BOM = b"\xef\xbb\xbf"
@@ -45,8 +51,10 @@ _CLOSED = {
     b"\x28\xb5\x2f\xfd": ("zstd", "unpack it: unzstd"),
     b"BZh": ("bzip2", "unpack it: bunzip2"),
     b"\xfd7zXZ": ("xz", "unpack it: unxz"),
-    b"\x80\x02": ("a Python pickle", "save it as JSON or parquet: pickles can run code"),
-    b"\x80\x04": ("a Python pickle", "save it as JSON or parquet: pickles can run code"),
+    **dict.fromkeys(
+        (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"),
+        ("a Python pickle", "save it as JSON or parquet: pickles can run code"),
+    ),
     b"%PDF": ("a PDF", "extract its text first"),
 }
 _COLUMNS = {
@@ -54,6 +62,10 @@ _COLUMNS = {
     "prompt", "query", "question", "rejected", "response", "system", "text",
 }  # fmt: skip
 DELIMITERS = ",;\t|"
+
+
+class ClosedFile(DataError):
+    """A file of a form that may well hold rows, and is not read."""
 
 
 def suffix_of(file: Path) -> str:
@@ -119,7 +131,8 @@ def sniff(file: Path, name: str) -> Kind:
     """What the file is.
 
     Raises:
-        DataError: it is empty, or is nothing that rows can be read from; the message says what it is.
+        ClosedFile: rows may be in it, but cannot be read from it; the message says what it is.
+        DataError: it is empty, or is not what its name says.
     """
     with opened(file, name) as stream:
         head = stream.read(_HEAD)
@@ -132,17 +145,16 @@ def sniff(file: Path, name: str) -> Kind:
         return "arrow stream"
     for magic, (what, fix) in _CLOSED.items():
         if head.startswith(magic):
-            raise DataError(f"{name}: is {what}, expected text, parquet or arrow; {fix}")
+            raise ClosedFile(f"{name}: is {what}, expected text, parquet or arrow; {fix}")
     if suffix in BINARY_SUFFIXES:
         raise DataError(f"{name}: is not {_article(suffix)} file: its first bytes are another's")
-    text = head.removeprefix(_BOM)
+    whole = len(head) < _HEAD
+    text = head.removeprefix(_BOM).decode("utf-8", "replace")
     if not text.strip():
         raise DataError(f"{name}: the file is empty")
-    if found := _JSON.match(text):
-        return "array" if found[1].startswith(b"[") else "object"
-    if suffix in JSON_SUFFIXES:
-        return "array" if text.lstrip().startswith(b"[") else "object"
-    if suffix in TABLE_SUFFIXES or _is_table(text):
+    if suffix in JSON_SUFFIXES or _is_json(text, whole):
+        return "json"
+    if suffix in TABLE_SUFFIXES or _is_table(text, whole):
         return "table"
     return "text"
 
@@ -151,19 +163,60 @@ def _article(suffix: str) -> str:
     return {".parquet": "a parquet"}.get(suffix, "an arrow")
 
 
-def _is_table(head: bytes) -> bool:
-    """Whether the first line names columns that data sets have, and the next have as many cells."""
-    lines = head.decode("utf-8", "replace").splitlines()[:20]
-    delimiter = find_delimiter(lines)
-    if delimiter is None or len(lines) < 2:
+def _is_json(head: str, whole: bool) -> bool:
+    """Whether text begins like rows in JSON and goes on as JSON: to the end of the first value and
+    then of its line, or to the end of the head; or else one of its lines is a whole object.
+
+    Args:
+        whole: the head is all that there is.
+    """
+    if not _JSON.match(head):
         return False
-    names = next(csv.reader(lines[:1], delimiter=delimiter))
-    return len(names) > 1 and sum(name.strip().lower() in _COLUMNS for name in names) > 1
+    if _JSON_ROWS.match(head):
+        return True
+    try:
+        value, end = json.JSONDecoder().raw_decode(head, len(head) - len(head.lstrip()))
+    except json.JSONDecodeError as error:
+        cut = len(head.rstrip()) if whole else len(head) - _CUT
+        ended = error.pos >= cut or error.msg.startswith("Unterminated")
+        return ended or any(map(_is_object, head.split("\n")))
+    except RecursionError:
+        return True
+    rest = head[end:] if value == [] else head[end:].split("\n", 1)[0]
+    return not rest.strip()
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return line.lstrip().startswith("{") and isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _is_table(head: str, whole: bool) -> bool:
+    """Whether the first line names columns that data sets have, and most of the next have as many cells."""
+    lines = [f"{line}\n" for line in head.split("\n")]
+    if not whole:
+        lines.pop()  # is cut off
+    delimiter = find_delimiter(lines)
+    if delimiter is None or head.lstrip().startswith("|"):  # a table in Markdown is text
+        return False
+    try:
+        rows = filter(None, csv.reader(lines, delimiter=delimiter))
+        names, *cells = itertools.islice(rows, _ROWS_SEEN + 1)
+    except csv.Error:
+        return False
+    if not whole:
+        del cells[-1:]  # may be cut off within a quoted cell
+    alike = sum(len(row) == len(names) for row in cells)
+    known = sum(name.strip().lower() in _COLUMNS for name in names)
+    return known > 1 and (2 * alike > len(cells) or not (whole or cells))
 
 
 def find_delimiter(lines: list[str]) -> str | None:
     """What separates the cells of a table's first line into most; None: nothing does."""
-    counts = {mark: len(next(csv.reader(lines[:1], delimiter=mark), [])) for mark in DELIMITERS}
+    first = [line.partition("\r")[0] for line in lines[:1]]
+    counts = {mark: len(next(csv.reader(first, delimiter=mark), [])) for mark in DELIMITERS}
     best = max(counts, key=lambda mark: counts[mark])
     return best if counts[best] > 1 else None
 
@@ -181,6 +234,12 @@ def text_of(file: Path, name: str) -> str:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise DataError(f"{name}: line {line}: holds a NUL byte, so it is no text file")
     return text
+
+
+def is_gzipped(file: Path) -> bool:
+    """Whether its first bytes say so."""
+    with file.open("rb") as stream:
+        return stream.read(2) == _GZIP
 
 
 def unpacked_size(file: Path) -> int:

@@ -189,7 +189,7 @@ def test_a_text_file_is_one_document(tmp_path):
         ("a.json", "[]", "holds no rows"),
         ("a.json", "col1,col2\n1,2\n", "line 1, column 1: is not JSON"),
         ("a.jsonl", '{"a": 1}\n\n{"a": 2', "line 3, column .*expected one whole object"),
-        ("a.jsonl", '{"a": 1}\n[1]\n', "line 2: expected an object, got a list"),
+        ("a.jsonl", '{"a": 1}\n[1]\n', "line 2: expected an object in each line, got a list"),
         ("a.jsonl", '{"a": "\\ud800"}\n{"a": 1}', "line 1, column .*is not JSON"),
         ("a.csv", "a,b\n1,2\n1,2,3\n", r"row 2 \(line 3\): expected 2 cells \(`a`, `b`\), got 3"),
         ("a.csv", 'a,b\n1,"2\n', r"row 1 .*is not CSV"),
