@@ -87,7 +87,9 @@ class DatasetConfig(_Section):
 
     path: str = Field(min_length=1, description="file, folder, hub id, or `demo`")
     name: str | None = Field(default=None, description="configuration of a hub data set")
-    split: str = Field(default="train", min_length=1, description="split of a hub data set")
+    split: str = Field(
+        default="train", min_length=1, description="split of a hub data set, a folder or an object"
+    )
     format: DataFormat = Field(
         default="auto", description="row format; auto detects it and says which"
     )
@@ -113,7 +115,9 @@ class DataConfig(_Section):
         "see datasets",
     )
     name: str | None = Field(default=None, description="configuration of a hub data set")
-    split: str = Field(default="train", min_length=1, description="split of a hub data set")
+    split: str = Field(
+        default="train", min_length=1, description="split of a hub data set, a folder or an object"
+    )
     format: DataFormat = Field(
         default="auto", description="row format; auto detects it and says which"
     )

@@ -241,8 +241,8 @@ def _unknown(
             )
         elif isinstance(turns, str) and turns.startswith("["):
             message += (
-                f"; `{columns.get(column, column)}` is text that is not JSON: turns that Python's str() wrote "
-                "are written with json.dumps() instead"
+                f"; `{columns.get(column, column)}` is text ({shown(turns)}) that spells no turns: it takes "
+                "JSON (json.dumps(), not str()) of known roles"
             )
     found = [
         *_in_other_case(row, columns),

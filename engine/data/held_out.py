@@ -1,12 +1,13 @@
 """What is evaluated on: a file of its own, or rows that are held out of those that are trained on."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..config import DatasetConfig, RunConfig
+from ..config import DataConfig, DatasetConfig, RunConfig
 from .ahead import Ahead
 from .block import Account
 from .dropping import Dropping
@@ -14,7 +15,7 @@ from .duplicates import Seen, row_hashes
 from .errors import DataError
 from .examples import Examples
 from .problems import DUPLICATE, LEAK
-from .read import size_of
+from .read import size_of, split_to_evaluate
 from .slices import SLICE_BYTES
 from .source import Source, begin, whole_block
 from .windows import Bins, random_keys
@@ -53,14 +54,33 @@ def evaluation_file(
     """
     data = config.data
     assert data.eval_path is not None
-    own = DatasetConfig(path=data.eval_path, format=data.format, columns=data.columns)
-    report(f"reading {own.path}", None)
-    source = begin(data, own, size_of(own), SLICE_BYTES)
+    report(f"reading {data.eval_path}", None)
+    source = _begun(data, data.eval_path)
     dropping = Dropping([code for code in data.drop if code not in (DUPLICATE, LEAK)])
     with Ahead(tokenizer, source.size, report) as ahead:
         block = whole_block(source, ahead, data, dropping)
     bins = Bins.packed(block.examples, data.max_length)
     return Tested(bins, block.examples, source, block.account)
+
+
+def _begun(data: DataConfig, path: str) -> Source:
+    """The evaluation set, of the split that is for it, and under `data.columns` where it has them: a file of
+    another origin may have the format's own names.
+    """
+    own = DatasetConfig(
+        path=path, name=data.name if path == data.path else None, format=data.format, columns=data.columns
+    )  # fmt: skip
+    own = own.model_copy(update={"split": split_to_evaluate(own)})
+    size = size_of(own)
+    try:
+        return begin(data, own, size, SLICE_BYTES)
+    except DataError:
+        if not own.columns:
+            raise
+        with contextlib.suppress(DataError):
+            plain = own.model_copy(update={"columns": {}})
+            return begin(data, plain, size, SLICE_BYTES)
+        raise
 
 
 def held_out(parts: list[Examples], held: list[np.ndarray], max_length: int) -> Tested:

@@ -12,6 +12,7 @@ Evenfall.
 The module is light: pyarrow and datasets are imported where they are needed.
 """
 
+import contextlib
 import difflib
 import re
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from ..config import DatasetConfig
 from .errors import DataError
-from .folder import files_of
+from .folder import files_of, same_split
 from .json_text import read_text_turns
 from .read_json import read_json
 from .read_table import read_columnar, read_table
@@ -77,6 +78,26 @@ def size_of(source: DatasetConfig) -> int:
     if file.is_dir():
         return sum(map(unpacked_size, files_of(file, source.path, source.split)))
     return unpacked_size(file) if file.is_file() else 0
+
+
+def split_to_evaluate(source: DatasetConfig) -> str:
+    """Which split of a folder or hub data set is for evaluation: its validation, else its test split; `train`,
+    which stands for all, where there is neither."""
+    file = Path(source.path).expanduser()
+    if file.is_dir():
+        for split in ("validation", "test"):
+            with contextlib.suppress(DataError):
+                files_of(file, source.path, split)
+                return split
+    elif not file.exists() and _HUB_ID.fullmatch(source.path):
+        import datasets
+
+        # As in `_read_hub`; what is wrong with the id is said when it is read.
+        with contextlib.suppress(Exception):
+            there = datasets.get_dataset_split_names(source.path, source.name)
+            named = {same_split(split): split for split in there}
+            return named.get("validation") or named.get("test") or "train"
+    return "train"
 
 
 def _near_miss(file: Path) -> str:

@@ -101,6 +101,32 @@ def test_an_evaluation_file_of_its_own(run, chatml, tmp_path):
     assert prepared.report.eval_rows == 1
 
 
+def test_a_folder_is_evaluated_on_by_its_split_for_that(run, chatml, tmp_path):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for split, count in (("train", 5), ("test", 3)):
+        rows = [{"prompt": f"{split}{n}", "completion": f"{split}{n}"} for n in range(count)]
+        write(folder / f"{split}.jsonl", rows)
+    prepared = run(folder, eval_path=str(folder))
+    assert len(prepared.train.window(0, 0).examples) == 5
+    assert answers(prepared.evaluation, chatml) == ["test0", "test1", "test2"]
+    (folder / "dev.jsonl").write_text((folder / "test.jsonl").read_text().replace("test", "dev"))
+    assert answers(run(folder, eval_path=str(folder)).evaluation, chatml)[0] == "dev0"
+
+
+@pytest.mark.parametrize("names", [("Frage", "Antwort"), ("prompt", "completion")])
+def test_evaluation_rows_may_have_the_columns_of_the_others_or_the_formats_own(
+    run, chatml, tmp_path, names
+):
+    path = write(
+        tmp_path / "rows.jsonl", [{"Frage": f"q{n}", "Antwort": f"a{n}"} for n in range(4)]
+    )
+    tested = write(tmp_path / "eval.jsonl", [{names[0]: "held", names[1]: "out"}])
+    columns = {"prompt": "Frage", "completion": "Antwort"}
+    prepared = run(path, eval_path=str(tested), columns=columns)
+    assert answers(prepared.evaluation, chatml) == ["out"]
+
+
 def test_only_the_first_rows(run, chatml, tmp_path):
     path = write(tmp_path / "a.jsonl", [*pairs(3), {"broken": 1}])
     assert answers(run(path, max_rows=2).train.window(0, 0), chatml) == ["00000", "00001"]
