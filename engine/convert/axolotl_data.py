@@ -12,7 +12,7 @@ from ..config import DatasetConfig
 from .draft import Draft, is_empty
 from .handlers import ROLES, TEMPLATES, is_off, is_on, word
 
-_ALPACA = {
+ALPACA = {
     "alpaca": {},
     "gpteacher": {"output": "response"},
     "oasst": {"instruction": "INSTRUCTION", "output": "RESPONSE"},
@@ -49,7 +49,7 @@ def datasets(draft: Draft, key: str, value: Any) -> None:
                 draft.tree[f"data.{name}"] = part
     elif all("path" in one for one in sets):
         draft.tree["data.datasets"] = sets
-    if any(word(item.get("type")) in _ALPACA for item in items):
+    if any(word(item.get("type")) in ALPACA for item in items):
         _alpaca_prompt(draft, key, items)
 
 
@@ -206,8 +206,8 @@ def _type(
     name = word(value)
     columns: dict[str, str] = {}
     said = ""
-    if name in _ALPACA:
-        format, columns = "alpaca", dict(_ALPACA[name])
+    if name in ALPACA:
+        format, columns = "alpaca", dict(ALPACA[name])
         said = "with data.chat_template=alpaca, its plain prompt"
     elif name in _CHAT:
         found = _chat_format(item)
@@ -309,7 +309,7 @@ def _alpaca_only(draft: Draft) -> bool:
     items = draft.given.get("datasets")
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         return False
-    return all(word(item.get("type")) in _ALPACA for item in items)
+    return all(word(item.get("type")) in ALPACA for item in items)
 
 
 def _alpaca_prompt(draft: Draft, key: str, items: list[dict[str, Any]]) -> None:
