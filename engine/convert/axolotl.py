@@ -7,7 +7,14 @@ axolotl_data).
 
 from typing import Any
 
-from .axolotl_data import chat_template, chat_template_jinja, datasets, evaluates, test_datasets
+from .axolotl_data import (
+    all_of,
+    chat_template,
+    chat_template_jinja,
+    datasets,
+    evaluates,
+    test_datasets,
+)
 from .draft import Draft, is_empty
 from .handlers import (
     LOSSLESS,
@@ -65,20 +72,17 @@ def convert(draft: Draft) -> None:
     else:
         draft.refused("adapter", None, f"is not set: the file {NO_ADAPTER}")
     run_table(draft, _TABLE, _PREFIXES)
+    too_long = "axolotl drops rows over sequence_len"
     for key, target, value, said in (
         ("sequence_len", "data.max_length", 512, ""),
-        (
-            "excess_length_strategy",
-            "data.over_long",
-            "drop",
-            "axolotl drops rows over sequence_len",
-        ),
+        ("excess_length_strategy", "data.over_long", "drop", too_long),
         ("gradient_accumulation_steps", "train.gradient_accumulation_steps", 1, ""),
         ("warmup_ratio", "train.warmup_steps", 0.03, "there at most 100 steps"),
         ("save_strategy", "train.save_steps", *share_of_run(1, _epochs(draft))),
         ("save_total_limit", "train.save_total_limit", 4, ""),
     ):
-        draft.default(key, target, value, said)
+        if target != "data.over_long" or not all_of(draft, "completion"):
+            draft.default(key, target, value, said)
     if "sample_packing" not in draft.given:
         draft.ignored("sample_packing", None, f"is not set: {SMALLER_BATCH}")
 
@@ -199,7 +203,9 @@ def _plugins(draft: Draft, key: str, value: Any) -> None:
 
 def _over_long(draft: Draft, key: str, value: Any) -> None:
     ours = {"drop": "drop", "truncate": "cut"}.get(word(value))
-    if ours:
+    if all_of(draft, "completion"):
+        draft.mapped(key, value, "data.over_long", "cut", "texts are never over it: see their type")
+    elif ours:
         draft.mapped(key, value, "data.over_long", ours)
     else:
         draft.asked(

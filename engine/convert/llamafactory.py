@@ -17,7 +17,6 @@ from .handlers import (
     ONE_GPU,
     PREFERENCE,
     SMALLER_BATCH,
-    TEMPLATES,
     Handler,
     cadence,
     checkpointing,
@@ -43,6 +42,7 @@ from .handlers import (
     word,
 )
 from .llamafactory_data import dataset, dataset_dir, eval_dataset, evaluates, max_samples
+from .templates import of_llamafactory
 
 TOOL = "LLaMA-Factory"
 BOARD = "LLaMA Board"
@@ -60,6 +60,7 @@ _BOARD_KEYS = {
     "train.use_pissa": "pissa_init",
     "train.ds_stage": "deepspeed",
 }
+_PACKED = "is not set: documents share bins there too; here they never see each other"
 _STAGES = {"supervised fine-tuning": "sft", "pre-training": "pt"}
 
 _epochs = epochs_of("num_train_epochs", 3.0)
@@ -136,7 +137,9 @@ def convert(draft: Draft) -> None:
     if word(draft.given.get("eval_strategy")) == "steps" and evaluates(draft):
         draft.default("eval_steps", "train.eval_steps", 500, "")
     if not {"packing", "neat_packing"} & draft.given.keys():
-        draft.ignored("packing", None, f"is not set: {SMALLER_BATCH}")
+        draft.ignored(
+            "packing", None, _PACKED if _documents(draft) else f"is not set: {SMALLER_BATCH}"
+        )
     if "template" not in draft.given:
         draft.ignored("template", None, "is not set: the tokenizer's own chat template is taken")
 
@@ -180,16 +183,19 @@ def _only(word_there: str, why: str) -> Handler:
     return handle
 
 
-def _template(draft: Draft, key: str, value: Any) -> None:
-    target = "data.chat_template"
-    name = word(value)
-    if name in TEMPLATES:
-        draft.mapped(key, value, target, TEMPLATES[name])
-    elif name.startswith(("llama3", "gemma", "mistral", "phi", "qwen")):
-        known = next(k for k in ("llama3", "gemma", "mistral", "phi", "qwen") if name.startswith(k))
-        draft.mapped(key, value, target, TEMPLATES[known], "the nearest of its family")
-    else:
-        draft.mapped(key, value, target, None, "the tokenizer's own chat template is taken instead")
+def _documents(draft: Draft) -> bool:
+    stage = word(draft.given.get("stage"))
+    return _STAGES.get(stage, stage) == "pt"
+
+
+def _cutoff(draft: Draft, key: str, value: Any) -> None:
+    said = "cuts a longer row at its end, not in the prompt as well"
+    if _documents(draft) and not is_off(draft.given.get("packing", True)):
+        said = (
+            "cuts a longer document at its end; there the rest of it goes on in the next bin: split "
+            "long documents"
+        )
+    draft.mapped(key, value, "data.max_length", value, said)
 
 
 def _pack(draft: Draft, key: str, value: Any) -> None:
@@ -336,13 +342,13 @@ _TABLE: dict[str, Handler] = {
          "tokenized_path", "remove_unused_columns", "data_seed"),
         _LOADING,
     ),
-    "template": _template,
+    "template": of_llamafactory,
     "default_system": question("a system message is not added to rows that have none"),
     "tool_format": question("tools are written as the chat template writes them"),
     "enable_thinking": on_only(
         "the template decides what stands before an answer", "the template decides about thinking"
     ),
-    "cutoff_len": to("data.max_length", "cuts a longer row at its end, not in the prompt as well"),
+    "cutoff_len": _cutoff,
     "packing": _pack,
     "neat_packing": _pack,
     "train_on_prompt": flag("data.assistant_only_loss", negated=True),

@@ -146,7 +146,7 @@ def _alpaca(config: RunConfig, rows: Rows, notes: list[str]) -> str | dict[str, 
     ask = ". Write a response that appropriately completes the request."
     return {
         **{f"field_{key}": column for key, column in own.items()},
-        "system_prompt": "",
+        "system_format": "",
         "format": f"{head}{more}{ask}\n\n### Instruction:\n{{instruction}}\n\n"
         "### Input:\n{input}\n\n### Response:\n",
         "no_input_format": f"{head}{ask}\n\n### Instruction:\n{{instruction}}\n\n### Response:\n",
@@ -161,14 +161,13 @@ def _pair(rows: Rows, notes: list[str]) -> dict[str, str]:
         )
     notes.append(f"{path}: the prompt is written plainly, without a chat template")
     where = "" if rows.complete else ", where rows have them"
-    if rows.may_have("system"):
-        notes.append(f"{path}: `system` columns are not read{where}")
     if rows.may_have("tools"):
         notes.append(f"{path}: definitions of tools are not read{where}")
     plain = "{instruction}"
     tree = {
         "field_instruction": rows.column("prompt"), "field_output": rows.column("completion"),
-        "system_prompt": "", "format": plain, "no_input_format": plain,
+        "field_system": rows.beside.get("system", "system"), "system_format": "{system}\n\n",
+        "format": plain, "no_input_format": plain,
     }  # fmt: skip
     if "context" in rows.beside:
         tree |= {"field_input": rows.beside["context"], "format": "{input}\n\n{instruction}"}

@@ -55,7 +55,7 @@ def sample(**sections):
         {"model": {"use_double_quant": False, "trust_remote_code": True}},
         {"data": {"format": "sharegpt", "chat_template": "llama-3", "drop_system": True,
                   "assistant_only_loss": False, "over_long": "cut"}},
-        {"data": {"format": "text", "chat_template": None, "columns": {"text": "body"}}},
+        {"data": {"format": "text", "chat_template": None, "columns": {"text": "body"}, "over_long": "cut"}},
         {"train": {"lr_scheduler_type": "constant", "warmup_steps": 5, "max_steps": 70}},
         {"data": {"path": None, "format": "auto", "chat_template": "gemma", "datasets": [
             {"path": "a.jsonl", "format": "messages", "columns": {"messages": "turns", "role": "who"}},
@@ -108,6 +108,8 @@ CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
         ({"question": "q", "answer": "a"},
          {"type.field_instruction": "question", "type.field_output": "answer",
           "type.format": "{instruction}"}),
+        ({"prompt": "p", "completion": "c", "system_prompt": "s"},
+         {"type.field_system": "system_prompt", "type.system_format": "{system}\n\n"}),
         ({"question": "q", "answer": "a", "context": "c"},
          {"type.field_input": "context", "type.format": "{input}\n\n{instruction}"}),
         ({"conversation": CHAT}, {"type": "chat_template", "field_messages": "conversation"}),
@@ -134,7 +136,7 @@ def test_axolotl_reads_the_columns_that_detection_found(tmp_path, row, want):
     [
         ({"instruction": "i", "output": "o", "system": "s"}, "`system` columns are not read"),
         ({"instruction": "i", "output": "o", "history": [["a", "b"]]}, "`history` columns"),
-        ({"prompt": "p", "completion": "c", "system": "s"}, "`system` columns are not read"),
+        ({"prompt": "p", "completion": "c", "tools": [{"name": "f"}]}, "definitions of tools"),
         ({"messages": CHAT, "system": "s"}, "`system` columns are not read"),
         ({"messages": [*CHAT, CHAT[0], {**CHAT[1], "weight": 0}]}, "flags of messages (weight)"),
         ({"conversations": [{"from": "human", "value": "q"},
