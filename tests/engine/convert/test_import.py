@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import jinja2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -12,9 +11,6 @@ from evenfall.engine.config import RunConfig
 from evenfall.engine.convert import axolotl, llamafactory, mlx_lm, studio
 from evenfall.engine.convert.importer import import_config
 from evenfall.engine.convert.report import ConvertError, ImportReport
-from evenfall.engine.data.formats import normalise
-from evenfall.engine.data.normal import Conversation
-from evenfall.engine.data.row import SourceRow
 from evenfall.engine.yaml12 import dump_yaml, load_yaml
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -254,6 +250,11 @@ def test_an_unknown_key_is_asked_about_and_can_be_left_out(tmp_path):
         ("lora_target_modules", "model.layers.*", "mapped"),
         ("train_on_inputs", True, "mapped"),
         ("load_in_4bit", False, "asked"),
+        ("peft_init_lora_weights", True, "ignored"),
+        ("peft_init_lora_weights", "pissa", "refused"),
+        ("dataset_exact_deduplication", True, "mapped"),
+        ("eval_table_size", 5, "ignored"),
+        ("local_rank", 0, "ignored"),
     ],
 )
 def test_one_key(tmp_path, key, value, verdict):
@@ -314,154 +315,6 @@ def test_several_data_sets_and_mixed_prompts(tmp_path):
     assert config.data.path is None
 
 
-def test_rows_without_a_template(tmp_path):
-    file = write(tmp_path, {**BASE, "datasets": [{"path": "a.jsonl", "type": "input_output"}]})
-    config = import_config(file).config
-    assert config and (config.data.format, config.data.columns) == ("segments", {})
-    assert config.data.chat_template is None
-    file = write(tmp_path, {**load_yaml(file.read_text()), "train_on_inputs": True})
-    assert keys(import_config(file), "asked") == ["datasets[0].type"]
-    assert import_config(file, ignore=["datasets[0].type"]).config
-
-
-@pytest.mark.parametrize("type", [None, ""])
-def test_an_empty_type_means_tokens(tmp_path, type):
-    file = write(tmp_path, {**BASE, "datasets": [{"path": "a.jsonl", "type": type}]})
-    report = import_config(file)
-    assert report.config and report.config.data.format == "tokens"
-    (line,) = [line for line in report.lines if line.key == "datasets[0].type"]
-    assert line.target == "data.format=tokens" and "input_ids" in line.said
-    sets = [{"path": "a.jsonl", "type": type}, {"path": "b.jsonl", "type": "input_output"}]
-    config = import_config(write(tmp_path, {**BASE, "datasets": sets})).config
-    assert config and [one.format for one in config.data.datasets] == ["tokens", "segments"]
-    asked = import_config(write(tmp_path, {**BASE, "datasets": [{"path": "a.jsonl"}]}))
-    assert keys(asked, "asked") == ["datasets[0].type"]
-
-
-def test_long_texts_are_cut_where_axolotl_splits_them(tmp_path):
-    text = {"path": "a.jsonl", "type": "completion"}
-    for more in ({}, {"excess_length_strategy": "drop"}):
-        report = import_config(write(tmp_path, {**BASE, "datasets": [text], **more}))
-        assert report.config and report.config.data.over_long == "cut"
-        assert "its end is cut off" in report.to_text(1000)
-    mixed = [text, {"path": "b.jsonl", "type": "chat_template"}]
-    report = import_config(write(tmp_path, {**BASE, "datasets": mixed}))
-    assert report.config and report.config.data.over_long == "drop"
-    assert "here it is left out" in report.to_text(1000)
-
-
-def test_keys_of_a_chat_data_set(tmp_path):
-    one = {
-        "path": "a.jsonl", "type": "chat_template", "chat_template": "chatml",
-        "field_tools": "functions", "message_field_training": "train",
-    }  # fmt: skip
-    report = import_config(write(tmp_path, {**BASE, "datasets": [one]}))
-    assert report.config and report.config.data.chat_template == "chatml"
-    assert report.config.data.columns == {"tools": "functions"}
-    assert "datasets[0].message_field_training" in keys(report, "ignored")
-    other = write(tmp_path, {**BASE, "datasets": [{**one, "message_field_training": "learn"}]})
-    assert keys(import_config(other), "asked") == ["datasets[0].message_field_training"]
-    differs = write(tmp_path, {**BASE, "chat_template": "gemma", "datasets": [one]})
-    assert len(keys(import_config(differs), "asked")) == 1
-
-
-FORMAT = "[INST] {instruction}\n\t'{input}' é😀 [/INST]"
-
-
-@pytest.mark.parametrize(
-    "kind, row, want",
-    [
-        ({"field_input": "more", "format": FORMAT, "no_input_format": "Q: {instruction} A:"},
-         {"q": "who", "more": "me", "a": "you", "input": "other", "system": "be"},
-         "[INST] who\n\t'me' é😀 [/INST]you</s>"),
-        ({"field_input": "more", "format": FORMAT, "no_input_format": "Q: {instruction} A:"},
-         {"q": "who", "more": "", "a": "you"}, "Q: who A:you</s>"),
-        ({"format": "{instruction}"}, {"q": "who", "a": "you", "input": "other"}, "whoyou</s>"),
-        ({"format": "{instruction}", "field_system": "s", "system_format": "<{system}>"},
-         {"q": "who", "a": "you", "s": "be"}, "<be>whoyou</s>"),
-        ({"format": "{instruction}", "system_prompt": "be", "system_format": "<{system}>"},
-         {"q": "who", "a": "you"}, "<be>whoyou</s>"),
-    ],
-)  # fmt: skip
-def test_a_prompt_of_axolotls_own_is_written_as_it_stands(tmp_path, kind, row, want):
-    kind = {"field_instruction": "q", "field_output": "a", **kind}
-    file = write(tmp_path, {**BASE, "datasets": [{"path": "a.jsonl", "type": kind}]})
-    config = import_config(file).config
-    assert config
-    data = config.data
-    normal = normalise(
-        SourceRow("a.jsonl", 1, row), data.format, data.columns, drop_system=data.drop_system
-    )
-    assert isinstance(normal, Conversation)
-    template = jinja2.Environment().from_string(data.chat_template or "")
-    assert template.render(messages=normal.messages, eos_token="</s>") == want
-
-
-def test_prompts_of_their_own_that_differ_are_asked_about(tmp_path):
-    kind = {"field_instruction": "q", "field_output": "a", "format": "{instruction}"}
-    sets = [{"path": "a.jsonl", "type": kind}, {"path": "b.jsonl", "type": "chat_template"}]
-    assert keys(import_config(write(tmp_path, {**BASE, "datasets": sets})), "asked") == [
-        "datasets[0].type"
-    ]
-    alike = [
-        {"path": "a.jsonl", "type": kind},
-        {"path": "b.jsonl", "type": {**kind, "field_instruction": "p"}},
-    ]
-    config = import_config(write(tmp_path, {**BASE, "datasets": alike})).config
-    assert config and [one.columns["prompt"] for one in config.data.datasets] == ["q", "p"]
-
-
-@pytest.mark.parametrize(
-    "tool, name, model, want, words",
-    [
-        ("f", "qwen", "Qwen/Qwen2.5-7B", "qwen", "no system prompt where a row has none"),
-        ("f", "qwen", "saves/Qwen2.5-7B-Instruct", None, "the tokenizer's own"),
-        ("f", "qwen3", "Qwen/Qwen3-4B-Base", "qwen", "<think>"),
-        ("f", "qwen3", "Qwen/Qwen3-4B", None, "the tokenizer's own"),
-        ("f", "qwen3_nothink", "Qwen/Qwen3-4B-Instruct-2507", None, "the tokenizer's own"),
-        ("f", "qwen3_nothink", "Qwen/Qwen3-4B", "qwen", "no place for tools"),
-        ("f", "llama3", "meta-llama/Llama-3.1-8B-Instruct", "llama-3", "no place for tools"),
-        ("f", "gemma3", "google/gemma-3-4b-pt", "gemma", "nearest"),
-        ("f", "gemma3", "google/gemma-3-4b-it", None, "the tokenizer's own"),
-        ("f", "phi4", "microsoft/phi-4", None, "the tokenizer's own"),
-        ("f", "alpaca", "m", "alpaca", "### Input:"),
-        ("f", "zephyr", "m", "zephyr", "You are Zephyr"),
-        ("f", "chatml", "m", "chatml", ""),
-        ("f", "default", "m", "asked", "plainly"),
-        ("a", "qwen_25", "Qwen/Qwen2.5-7B-Instruct", None, "the tokenizer's own"),
-        ("a", "qwen_25", "Qwen/Qwen2.5-7B", "qwen", "no system prompt where a row has none"),
-        ("a", "mistral_v2v3", "mistralai/Mistral-7B-v0.3", "mistral", "a space before [/INST]"),
-        ("a", "llama3", "m", "llama-3", ""),
-        ("a", "phi_4", "m", "asked", "no template of that name"),
-    ],
-)  # fmt: skip
-def test_templates_by_name(tmp_path, tool, name, model, want, words):
-    if tool == "a":
-        sets = [{"path": "a.jsonl", "type": "chat_template"}]
-        tree = {**BASE, "base_model": model, "datasets": sets, "chat_template": name}
-    else:
-        tree = {"model_name_or_path": model, "stage": "sft", "template": name}
-    report = import_config(write(tmp_path, tree), [] if tool == "a" else ["data.path=a.jsonl"])
-    key = "chat_template" if tool == "a" else "template"
-    (line,) = [line for line in report.lines if line.key == key]
-    assert words in line.said
-    if want == "asked":
-        assert line.verdict == "asked"
-    else:
-        assert report.config and report.config.data.chat_template == want
-
-
-def test_documents_are_said_to_be_cut_and_packed(tmp_path):
-    tree = {"model_name_or_path": "m", "stage": "pt", "cutoff_len": 512}
-    text = import_config(write(tmp_path, tree), ["data.path=a.jsonl"]).to_text(1000)
-    assert "the rest of it goes on in the next bin" in text
-    assert "documents share bins there too" in text and "fewer steps" not in text
-    text = import_config(
-        write(tmp_path, {**tree, "packing": False}), ["data.path=a.jsonl"]
-    ).to_text(1000)
-    assert "cuts a longer row at its end" in text and "fewer steps" in text
-
-
 @pytest.mark.parametrize(
     "content, words",
     [
@@ -509,6 +362,7 @@ NESTED = {
     "special_tokens": ["pad_token", "eos_token"], "model_config": ["output_router_logits"],
     "bnb_config_kwargs": ["bnb_4bit_use_double_quant"], "lora_parameters": ["rank", "scale", "keys"],
     "lr_schedule": ["name", "arguments", "warmup"], "optimizer_config": ["adam", "adamw"],
+    "hf_dataset": ["path", "train_split", "text_feature", "prompt_feature"],
     "training": ["num_epochs", "max_steps"], "lora": ["lora_r"], "data": ["dataset"],
 }  # fmt: skip
 ITEMS = [
@@ -520,6 +374,7 @@ ITEMS = [
     "message_property_mappings",
     "data_files",
 ]
+PROMPT = ["field_instruction", "field_input", "field_output", "format", "system_prompt", "odd"]
 KNOWN = sorted(
     {*axolotl._TABLE, *llamafactory._TABLE, *mlx_lm._TABLE, *NESTED, "frob", "train.batch_size",
      "training.x", "test_datasets"}
@@ -534,7 +389,11 @@ VALUES = st.one_of(
     st.dictionaries(st.sampled_from(ITEMS), SCALARS, max_size=3),
     st.lists(
         st.dictionaries(
-            st.sampled_from(ITEMS), SCALARS | st.lists(SCALARS, max_size=2), max_size=4
+            st.sampled_from(ITEMS),
+            SCALARS
+            | st.lists(SCALARS, max_size=2)
+            | st.dictionaries(st.sampled_from(PROMPT), SCALARS, max_size=5),
+            max_size=4,
         ),
         max_size=2,
     ),
