@@ -119,7 +119,7 @@ def _dataset(config: RunConfig, rows: Rows, notes: list[str]) -> dict[str, Any]:
     if rows.format == "alpaca":
         return tree | {"type": _alpaca(config, rows, notes)}
     if rows.format == "prompt_completion":
-        return tree | {"type": _pair(rows, notes)}
+        return tree | {"type": _pair(config, rows, notes)}
     return tree | _chat(config, rows, notes)
 
 
@@ -128,7 +128,7 @@ def _alpaca(config: RunConfig, rows: Rows, notes: list[str]) -> str | dict[str, 
     if config.data.chat_template != "alpaca":
         notes.append(f"{path}: axolotl writes alpaca rows in Alpaca's plain prompt")
     where = "" if rows.complete else ", where rows have them"
-    if rows.may_have("system"):
+    if rows.may_have("system") and not config.data.drop_system:
         notes.append(f"{path}: `system` columns are not read for type alpaca{where}")
     if rows.may_have("history"):
         notes.append(f"{path}: `history` columns are not read for type alpaca{where}")
@@ -153,7 +153,7 @@ def _alpaca(config: RunConfig, rows: Rows, notes: list[str]) -> str | dict[str, 
     }
 
 
-def _pair(rows: Rows, notes: list[str]) -> dict[str, str]:
+def _pair(config: RunConfig, rows: Rows, notes: list[str]) -> dict[str, str]:
     path = rows.source.path
     if "lists" in rows.traits:
         raise ConvertError(
@@ -166,9 +166,10 @@ def _pair(rows: Rows, notes: list[str]) -> dict[str, str]:
     plain = "{instruction}"
     tree = {
         "field_instruction": rows.column("prompt"), "field_output": rows.column("completion"),
-        "field_system": rows.beside.get("system", "system"), "system_format": "{system}\n\n",
-        "format": plain, "no_input_format": plain,
+        "format": plain, "no_input_format": plain, "system_format": "{system}\n\n",
     }  # fmt: skip
+    if not config.data.drop_system:
+        tree["field_system"] = rows.beside.get("system", "system")
     if "context" in rows.beside:
         tree |= {"field_input": rows.beside["context"], "format": "{input}\n\n{instruction}"}
     return tree
@@ -193,7 +194,7 @@ def _chat(config: RunConfig, rows: Rows, notes: list[str]) -> dict[str, Any]:
         tree["drop_system_message"] = True
     if "tools" in rows.beside and rows.beside["tools"] != "tools":
         tree["field_tools"] = rows.beside["tools"]
-    if rows.may_have("system"):
+    if rows.may_have("system") and not config.data.drop_system:
         notes.append(f"{one.path}: `system` columns are not read: only system messages{where}")
     if sharegpt and rows.may_have("calls"):
         notes.append(f"{one.path}: turns of `function_call` are no calls to axolotl{where}")

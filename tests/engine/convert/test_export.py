@@ -152,6 +152,15 @@ def test_what_axolotl_does_not_read_is_said(tmp_path, row, words):
     assert words in text and "where rows have them" not in text
 
 
+@pytest.mark.parametrize("row", [{"prompt": "p", "completion": "c"}, {"messages": CHAT}])
+def test_system_texts_that_are_left_out_here_are_not_read_by_axolotl(tmp_path, row):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({**row, "system": "s"}) + "\n")
+    data = {"path": str(file), "format": "auto", "drop_system": True}
+    text = to_axolotl(sample(data=data))
+    assert "`system` columns" not in text and "field_system" not in text
+
+
 def test_prompts_of_messages_are_refused_for_axolotl(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"prompt": CHAT[:1], "completion": CHAT[1:]}) + "\n")
