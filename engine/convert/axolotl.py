@@ -7,7 +7,14 @@ axolotl_data).
 
 from typing import Any
 
-from .axolotl_data import chat_template, chat_template_jinja, datasets, evaluates, test_datasets
+from .axolotl_data import (
+    all_of,
+    chat_template,
+    chat_template_jinja,
+    datasets,
+    evaluates,
+    test_datasets,
+)
 from .draft import Draft, is_empty
 from .handlers import (
     LOSSLESS,
@@ -65,20 +72,17 @@ def convert(draft: Draft) -> None:
     else:
         draft.refused("adapter", None, f"is not set: the file {NO_ADAPTER}")
     run_table(draft, _TABLE, _PREFIXES)
+    too_long = "axolotl drops rows over sequence_len"
     for key, target, value, said in (
         ("sequence_len", "data.max_length", 512, ""),
-        (
-            "excess_length_strategy",
-            "data.over_long",
-            "drop",
-            "axolotl drops rows over sequence_len",
-        ),
+        ("excess_length_strategy", "data.over_long", "drop", too_long),
         ("gradient_accumulation_steps", "train.gradient_accumulation_steps", 1, ""),
         ("warmup_ratio", "train.warmup_steps", 0.03, "there at most 100 steps"),
         ("save_strategy", "train.save_steps", *share_of_run(1, _epochs(draft))),
         ("save_total_limit", "train.save_total_limit", 4, ""),
     ):
-        draft.default(key, target, value, said)
+        if target != "data.over_long" or not all_of(draft, "completion"):
+            draft.default(key, target, value, said)
     if "sample_packing" not in draft.given:
         draft.ignored("sample_packing", None, f"is not set: {SMALLER_BATCH}")
 
@@ -159,6 +163,20 @@ def _target_modules(draft: Draft, key: str, value: Any) -> None:
         modules(draft, key, value)
 
 
+def _start(draft: Draft, key: str, value: Any) -> None:
+    if is_on(value):
+        draft.ignored(key, value, "as it is here: A random, B zero")
+    else:
+        draft.refused(key, value, "the adapter starts as PEFT's default: A random, B zero")
+
+
+def _duplicates(draft: Draft, key: str, value: Any) -> None:
+    if is_on(value):
+        draft.mapped(key, value, "data.drop", ["duplicate"])
+    else:
+        draft.ignored(key, value, "is off")
+
+
 def _special_tokens(draft: Draft, key: str, value: Any) -> None:
     if not isinstance(value, dict):
         draft.refused(key, value, "expected names of special tokens with their texts")
@@ -199,7 +217,9 @@ def _plugins(draft: Draft, key: str, value: Any) -> None:
 
 def _over_long(draft: Draft, key: str, value: Any) -> None:
     ours = {"drop": "drop", "truncate": "cut"}.get(word(value))
-    if ours:
+    if all_of(draft, "completion"):
+        draft.mapped(key, value, "data.over_long", "cut", "texts are never over it: see their type")
+    elif ours:
         draft.mapped(key, value, "data.over_long", ours)
     else:
         draft.asked(
@@ -282,7 +302,7 @@ _TABLE: dict[str, Handler] = {
     "peft_use_dora": feature("DoRA is not there"),
     "peft": feature("LoftQ's start from the quantisation error is not there"),
     "loftq_config": feature("LoftQ's start from the quantisation error is not there"),
-    "peft_init_lora_weights": feature("the adapter starts as PEFT's default: A random, B zero"),
+    "peft_init_lora_weights": _start,
     "peft_layers_to_transform": feature("every layer gets an adapter"),
     "lora_modules_to_save": feature("whole layers cannot be trained beside the adapter"),
     "lora_fan_in_fan_out": drop("told from each layer"),
@@ -294,13 +314,16 @@ _TABLE: dict[str, Handler] = {
     "unfrozen_parameters": feature("weights of the base cannot be trained beside the adapter"),
     **dict.fromkeys(("model_config", "overrides_of_model_config"), _model_config),
     "rope_scaling": feature("changes the model's own config, which is taken as it is"),
-    **dict.fromkeys(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel"), _KERNEL),
+    **dict.fromkeys(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel"), _KERNEL),
     "plugins": _plugins,
     "cut_cross_entropy": _KERNEL,
     "datasets": datasets,
     "test_datasets": test_datasets,
     "val_set_size": validation,
     "shuffle_merged_datasets": flag("data.shuffle"),
+    "shuffle_before_merging_datasets": drop("rows of all data sets are shuffled together"),
+    "dataset_exact_deduplication": _duplicates,
+    "streaming": question("all rows are prepared before training"),
     **dict.fromkeys(
         ("dataset_prepared_path", "dataset_processes", "dataset_num_proc", "dataset_keep_in_memory",
          "remove_unused_columns", "skip_prepare_dataset", "dataset_shard_num"),
@@ -380,7 +403,14 @@ _TABLE: dict[str, Handler] = {
     "save_only_model": drop("checkpoints hold what resuming needs"),
     "save_safetensors": drop("adapters are written as safetensors"),
     "load_best_model_at_end": question("the last adapter is what a run ends with, not the best"),
-    "metric_for_best_model": drop("no checkpoint is chosen by a metric"),
+    **dict.fromkeys(
+        ("metric_for_best_model", "greater_is_better"), drop("no checkpoint is chosen by a metric")
+    ),
+    **dict.fromkeys(
+        ("eval_table_size", "eval_max_new_tokens", "eval_causal_lm_metrics"),
+        drop("an evaluation is the loss; `evenfall chat` shows answers"),
+    ),
+    "hf_use_auth_token": drop("the hub's own login is used (`hf auth login`)"),
     "early_stopping_patience": question("a run does not end early by itself"),
     "loss_watchdog_threshold": _GUARD,
     "loss_watchdog_patience": _GUARD,
@@ -399,6 +429,8 @@ _TABLE: dict[str, Handler] = {
     "sequence_parallel_degree": _GPUS,
     "tensor_parallel_size": _GPUS,
     "device_map": _GPUS,
+    "local_rank": _GPUS,
+    "world_size": _GPUS,
     "max_memory": _GPUS,
     "gpu_memory_limit": _GPUS,
     "strict": drop("a key that is not known is always asked about"),

@@ -9,22 +9,26 @@ from collections.abc import Callable
 from typing import Any
 
 from ..config import DatasetConfig
+from .axolotl_prompt import own_prompt
 from .draft import Draft, is_empty
-from .handlers import ROLES, TEMPLATES, is_off, is_on, word
+from .handlers import ROLES, is_off, is_on, word
+from .rows_seen import FLAGS
+from .templates import of_axolotl
 
-_ALPACA = {
+ALPACA = {
     "alpaca": {},
     "gpteacher": {"output": "response"},
     "oasst": {"instruction": "INSTRUCTION", "output": "RESPONSE"},
 }
 """Types that write Alpaca's prompt -> where their columns are not alpaca's."""
 _CHAT = ("chat_template", "chat_template.default", "sharegpt")
-_FORMAT = "data.format=messages (or alpaca, sharegpt, prompt_completion, text)"
+_FORMAT = "data.format=messages (or alpaca, sharegpt, prompt_completion, text, segments, tokens)"
 _FILE_KINDS = ("json", "jsonl", "csv", "parquet", "text")
 _CHAT_COLUMNS = ("messages", "conversations", "conversation")
 _OF_CHAT = {
     "field_messages", "message_field_role", "message_field_content", "message_property_mappings",
-    "roles", "roles_to_train", "train_on_eos", "train_on_eot", "drop_system_message",
+    "roles", "roles_to_train", "train_on_eos", "train_on_eot", "drop_system_message", "field_tools",
+    "message_field_training", "chat_template", "chat_template_jinja",
 }  # fmt: skip
 _NO_EFFECT = {
     "ds_type": "what a file is, is told by its bytes",
@@ -41,7 +45,7 @@ def datasets(draft: Draft, key: str, value: Any) -> None:
     if items is None:
         return
     alone = len(items) == 1
-    sets = [_one(draft, f"{key}[{n}]", item, alone) for n, item in enumerate(items)]
+    sets = [_one(draft, f"{key}[{n}]", item, items) for n, item in enumerate(items)]
     if alone:
         defaults = {name: field.default for name, field in DatasetConfig.model_fields.items()}
         for name, part in sets[0].items():
@@ -49,7 +53,7 @@ def datasets(draft: Draft, key: str, value: Any) -> None:
                 draft.tree[f"data.{name}"] = part
     elif all("path" in one for one in sets):
         draft.tree["data.datasets"] = sets
-    if any(word(item.get("type")) in _ALPACA for item in items):
+    if any(word(item.get("type")) in ALPACA for item in items):
         _alpaca_prompt(draft, key, items)
 
 
@@ -81,28 +85,16 @@ def test_datasets(draft: Draft, key: str, value: Any) -> None:
 
 
 def chat_template(draft: Draft, key: str, value: Any) -> None:
-    """A template by its name; `tokenizer_default` is the model's own."""
-    target = "data.chat_template"
-    name = word(value)
-    if _alpaca_only(draft):
+    """A template by its name."""
+    if all_of(draft, *ALPACA):
         draft.ignored(key, value, "rows of type alpaca are written in Alpaca's plain prompt")
-    elif name in ("tokenizer_default", "jinja"):
-        said = "chat_template_jinja holds it" if name == "jinja" else "the tokenizer's own template"
-        draft.belongs(key, value, target, said)
-    elif name.startswith("tokenizer_default_fallback_"):
-        draft.belongs(key, value, target, "the tokenizer's own template; a model needs to have one")
-    elif name in TEMPLATES:
-        draft.mapped(key, value, target, TEMPLATES[name])
     else:
-        draft.asked(
-            key, value, "no template of that name; `null` is the tokenizer's own",
-            f"{target}=null", f"{target}=FILE.jinja",
-        )  # fmt: skip
+        of_axolotl(draft, key, value)
 
 
 def chat_template_jinja(draft: Draft, key: str, value: Any) -> None:
     """The template's text."""
-    if _alpaca_only(draft):
+    if all_of(draft, *ALPACA):
         draft.ignored(key, value, "rows of type alpaca are written in Alpaca's plain prompt")
     else:
         draft.mapped(key, value, "data.chat_template", value)
@@ -115,6 +107,14 @@ def evaluates(draft: Draft) -> bool:
     return held_out or draft.answered("data.eval_fraction") or draft.answered("data.eval_path")
 
 
+def all_of(draft: Draft, *types: str) -> bool:
+    """Whether all data sets are of these types."""
+    items = draft.given.get("datasets")
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        return False
+    return all(word(item.get("type")) in types for item in items)
+
+
 def _items(draft: Draft, key: str, value: Any) -> list[dict[str, Any]] | None:
     items = value if isinstance(value, list) else [value]
     if all(isinstance(item, dict) and any(not is_empty(part) for part in item.values())
@@ -124,9 +124,12 @@ def _items(draft: Draft, key: str, value: Any) -> list[dict[str, Any]] | None:
     return None
 
 
-def _one(draft: Draft, at: str, item: dict[str, Any], alone: bool) -> dict[str, Any]:
+def _one(
+    draft: Draft, at: str, item: dict[str, Any], items: list[dict[str, Any]]
+) -> dict[str, Any]:
     """A DatasetConfig's keys, with one line said for each key that is given."""
     one: dict[str, Any] = {}
+    alone = len(items) == 1
     answer = _FORMAT if alone else "data.datasets=[{path: FILE, format: FORMAT}]"
     where = "data.path=FILE" if alone else "data.datasets=[{path: FILE}]"
     if "type" not in item:
@@ -136,11 +139,19 @@ def _one(draft: Draft, at: str, item: dict[str, Any], alone: bool) -> dict[str, 
         "data_files": lambda key, value: _data_files(draft, key, value, item, one, where),
         "name": lambda key, value: _text(draft, key, value, one, "name"),
         "split": lambda key, value: _split(draft, key, value, one, alone),
-        "type": lambda key, value: _type(draft, key, value, item, one, answer),
+        "type": lambda key, value: (
+            one.update(own_prompt(draft, key, value, items, answer))
+            if isinstance(value, dict)
+            else _type(draft, key, value, item, one, answer)
+        ),
         "field": lambda key, value: _field(draft, key, value, item),
     }
     for name, value in item.items():
         key = f"{at}.{name}"
+        if is_empty(value) and name == "type":
+            one["format"] = "tokens"
+            said = "is empty: rows are tokens already, as input_ids, attention_mask and labels"
+            draft.belongs(key, None, "data.format=tokens", said)
         if is_empty(value):
             continue
         if name in said_by:
@@ -206,8 +217,8 @@ def _type(
     name = word(value)
     columns: dict[str, str] = {}
     said = ""
-    if name in _ALPACA:
-        format, columns = "alpaca", dict(_ALPACA[name])
+    if name in ALPACA:
+        format, columns = "alpaca", dict(ALPACA[name])
         said = "with data.chat_template=alpaca, its plain prompt"
     elif name in _CHAT:
         found = _chat_format(item)
@@ -219,6 +230,14 @@ def _type(
         field = item.get("field")
         format = "text"
         columns = {"text": field} if isinstance(field, str) and field not in ("", "text") else {}
+        lost = "its end is cut off" if all_of(draft, "completion") else "it is left out"
+        said = f"a text over sequence_len is split into several rows in axolotl; here {lost}"
+    elif name == "input_output" and is_on(draft.given.get("train_on_inputs")):
+        draft.asked(key, value, "train_on_inputs learns every segment; here their labels decide")
+        return
+    elif name == "input_output":
+        format = "segments"
+        said = "tokens are made of all segments together, in axolotl of each alone: they can differ where two meet"
     else:
         draft.asked(key, value, "not known; name the rows' format", answer)
         return
@@ -252,6 +271,8 @@ def _chat_format(item: dict[str, Any]) -> tuple[str, dict[str, str]] | None:
     if not all(isinstance(name, str) for name in (role, content, column)):
         return None
     columns = {} if column in _CHAT_COLUMNS else {"messages": column}
+    if isinstance(tools := item.get("field_tools"), str) and tools not in ("", "tools"):
+        columns["tools"] = tools
     if (role, content) == ("from", "value"):
         return "sharegpt", columns
     columns |= {} if role == "role" else {"role": role}
@@ -262,6 +283,14 @@ def _chat_format(item: dict[str, Any]) -> tuple[str, dict[str, str]] | None:
 def _chat_key(draft: Draft, key: str, name: str, value: Any) -> None:
     if name == "drop_system_message":
         _drop_system(draft, key, value)
+    elif name == "chat_template":
+        of_axolotl(draft, key, value)
+    elif name == "chat_template_jinja":
+        draft.mapped(key, value, "data.chat_template", value)
+    elif name == "message_field_training" and value in FLAGS:
+        draft.ignored(key, value, "flags of that name are read as they are")
+    elif name == "message_field_training":
+        draft.asked(key, value, f"flags are read under the names {', '.join(FLAGS)} only")
     elif name == "roles":
         _roles(draft, key, value)
     elif name == "roles_to_train":
@@ -303,13 +332,6 @@ def _roles(draft: Draft, key: str, value: Any) -> None:
         draft.ignored(key, value, "these role names are read as they are")
     else:
         draft.asked(key, value, "role names are not renamed: rename them in the rows")
-
-
-def _alpaca_only(draft: Draft) -> bool:
-    items = draft.given.get("datasets")
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        return False
-    return all(word(item.get("type")) in _ALPACA for item in items)
 
 
 def _alpaca_prompt(draft: Draft, key: str, items: list[dict[str, Any]]) -> None:

@@ -13,15 +13,6 @@ from .draft import Draft
 Handler = Callable[[Draft, str, Any], None]
 Table = Mapping[str, Handler]
 
-TEMPLATES = {
-    "llama3": "llama-3", "llama-3": "llama-3", "gemma": "gemma", "gemma2": "gemma", "chatml": "chatml",
-    "mistral": "mistral", "mistral_v1": "mistral", "mistral_v2v3": "mistral", "phi": "phi", "phi_3": "phi",
-    "phi_35": "phi", "phi_4": "phi", "phi4": "phi", "qwen": "qwen", "qwen_25": "qwen", "qwen2": "qwen",
-    "qwen2_5": "qwen", "qwen3": "qwen", "qwen3_nothink": "qwen", "qwen_7b": "qwen", "zephyr": "zephyr",
-    "vicuna": "vicuna", "alpaca": "alpaca", "llama-3.1": "llama-3", "llama3.1": "llama-3", "phi-3": "phi",
-}  # fmt: skip
-"""Other tools' template names -> ours."""
-
 ROLES = {
     **dict.fromkeys(("user", "human"), "user"),
     **dict.fromkeys(("assistant", "gpt"), "assistant"),

@@ -17,7 +17,6 @@ from .handlers import (
     ONE_GPU,
     PREFERENCE,
     SMALLER_BATCH,
-    TEMPLATES,
     Handler,
     cadence,
     checkpointing,
@@ -43,6 +42,7 @@ from .handlers import (
     word,
 )
 from .llamafactory_data import dataset, dataset_dir, eval_dataset, evaluates, max_samples
+from .templates import of_llamafactory
 
 TOOL = "LLaMA-Factory"
 BOARD = "LLaMA Board"
@@ -60,6 +60,7 @@ _BOARD_KEYS = {
     "train.use_pissa": "pissa_init",
     "train.ds_stage": "deepspeed",
 }
+_PACKED = "is not set: documents share bins there too; here they never see each other"
 _STAGES = {"supervised fine-tuning": "sft", "pre-training": "pt"}
 
 _epochs = epochs_of("num_train_epochs", 3.0)
@@ -136,7 +137,9 @@ def convert(draft: Draft) -> None:
     if word(draft.given.get("eval_strategy")) == "steps" and evaluates(draft):
         draft.default("eval_steps", "train.eval_steps", 500, "")
     if not {"packing", "neat_packing"} & draft.given.keys():
-        draft.ignored("packing", None, f"is not set: {SMALLER_BATCH}")
+        draft.ignored(
+            "packing", None, _PACKED if _documents(draft) else f"is not set: {SMALLER_BATCH}"
+        )
     if "template" not in draft.given:
         draft.ignored("template", None, "is not set: the tokenizer's own chat template is taken")
 
@@ -180,16 +183,19 @@ def _only(word_there: str, why: str) -> Handler:
     return handle
 
 
-def _template(draft: Draft, key: str, value: Any) -> None:
-    target = "data.chat_template"
-    name = word(value)
-    if name in TEMPLATES:
-        draft.mapped(key, value, target, TEMPLATES[name])
-    elif name.startswith(("llama3", "gemma", "mistral", "phi", "qwen")):
-        known = next(k for k in ("llama3", "gemma", "mistral", "phi", "qwen") if name.startswith(k))
-        draft.mapped(key, value, target, TEMPLATES[known], "the nearest of its family")
-    else:
-        draft.mapped(key, value, target, None, "the tokenizer's own chat template is taken instead")
+def _documents(draft: Draft) -> bool:
+    stage = word(draft.given.get("stage"))
+    return _STAGES.get(stage, stage) == "pt"
+
+
+def _cutoff(draft: Draft, key: str, value: Any) -> None:
+    said = "cuts a longer row at its end, not in the prompt as well"
+    if _documents(draft) and not is_off(draft.given.get("packing", True)):
+        said = (
+            "cuts a longer document at its end; there the rest of it goes on in the next bin: split "
+            "long documents"
+        )
+    draft.mapped(key, value, "data.max_length", value, said)
 
 
 def _pack(draft: Draft, key: str, value: Any) -> None:
@@ -315,7 +321,11 @@ _TABLE: dict[str, Handler] = {
     "use_badam": feature("BAdam is not there"),
     "use_adam_mini": feature("Adam-mini is not there"),
     "use_muon": feature("Muon is not there"),
-    "use_dft_loss": feature("the loss is plain cross-entropy"),
+    **dict.fromkeys(
+        ("use_dft_loss", "use_asft_loss", "use_eaft_loss", "label_smoothing_factor"),
+        feature("the loss is plain cross-entropy"),
+    ),
+    "ignore_pad_token_for_loss": drop("packed bins need no padding"),
     "shift_attn": feature("shifted sparse attention computes another model"),
     "mixture_of_depths": feature("mixture of depths changes the model"),
     "moe_aux_loss_coef": feature("the router's balancing loss is not there"),
@@ -331,18 +341,21 @@ _TABLE: dict[str, Handler] = {
     "mix_strategy": _only("concat", "data sets are joined, not interleaved"),
     "interleave_probs": feature("data sets are joined, not interleaved"),
     "streaming": question("all rows are prepared before training"),
+    "disable_shuffling": flag("data.shuffle", negated=True),
+    "eval_on_each_dataset": drop("held-out rows are evaluated together"),
+    "media_dir": drop("only for images, video and sound"),
     **dict.fromkeys(
         ("overwrite_cache", "preprocessing_num_workers", "preprocessing_batch_size", "buffer_size",
          "tokenized_path", "remove_unused_columns", "data_seed"),
         _LOADING,
     ),
-    "template": _template,
+    "template": of_llamafactory,
     "default_system": question("a system message is not added to rows that have none"),
     "tool_format": question("tools are written as the chat template writes them"),
     "enable_thinking": on_only(
         "the template decides what stands before an answer", "the template decides about thinking"
     ),
-    "cutoff_len": to("data.max_length", "cuts a longer row at its end, not in the prompt as well"),
+    "cutoff_len": _cutoff,
     "packing": _pack,
     "neat_packing": _pack,
     "train_on_prompt": flag("data.assistant_only_loss", negated=True),
@@ -350,7 +363,10 @@ _TABLE: dict[str, Handler] = {
     "group_by_length": drop("rows are packed by their length"),
     "per_device_train_batch_size": to("train.per_device_train_batch_size"),
     "gradient_accumulation_steps": to("train.gradient_accumulation_steps"),
-    "per_device_eval_batch_size": drop("the size of a batch does not change an evaluation"),
+    **dict.fromkeys(
+        ("per_device_eval_batch_size", "eval_accumulation_steps"),
+        drop("the size of a batch does not change an evaluation"),
+    ),
     "learning_rate": _number_to("train.learning_rate"),
     "num_train_epochs": _number_to("train.num_train_epochs"),
     "max_steps": _max_steps,
@@ -383,6 +399,7 @@ _TABLE: dict[str, Handler] = {
     ),
     "logging_steps": drop("every step is logged"),
     "logging_strategy": drop("every step is logged"),
+    "logging_first_step": drop("every step is logged"),
     "logging_dir": drop("events are kept in the run's folder"),
     "save_steps": _save_steps,
     "save_strategy": _strategy("train.save_steps", False),
@@ -393,6 +410,10 @@ _TABLE: dict[str, Handler] = {
     "eval_steps": _eval_steps,
     "early_stopping_steps": question("a run does not end early by itself"),
     "load_best_model_at_end": question("the last adapter is what a run ends with, not the best"),
+    **dict.fromkeys(
+        ("metric_for_best_model", "greater_is_better"), drop("no checkpoint is chosen by a metric")
+    ),
+    "compute_accuracy": drop("an evaluation is the loss"),
     "plot_loss": drop("the loss is drawn as it falls"),
     "output_dir": to("output_dir", "the folder that holds run folders"),
     "overwrite_output_dir": drop("each run has a folder of its own"),
@@ -400,7 +421,8 @@ _TABLE: dict[str, Handler] = {
     "seed": to("train.seed"),
     "report_to": _LOGS,
     "run_name": _LOGS,
-    "hf_hub_token": _LOGS,
+    **dict.fromkeys(("hf_hub_token", "ms_hub_token", "om_hub_token"), _LOGS),
+    "save_safetensors": drop("adapters are written as safetensors"),
     "push_to_hub": _LOGS,
     "include_num_input_tokens_seen": drop("tokens are always counted"),
     "include_tokens_per_second": drop("speed is always shown"),
@@ -410,6 +432,8 @@ _TABLE: dict[str, Handler] = {
     "print_param_status": drop("prints more"),
     "lang": drop("the language of Board"),
     "max_new_tokens": _ANSWERING,
+    "infer_dtype": _ANSWERING,
+    "use_kv_cache": _ANSWERING,
     "temperature": _ANSWERING,
     "top_p": _ANSWERING,
     "infer_backend": _ANSWERING,
@@ -425,7 +449,7 @@ _PREFIXES: tuple[tuple[str, Handler], ...] = (
         "freeze_", "num_layer_trainable")),
     *((name, drop("only for images, video and sound")) for name in ("image_", "video_", "audio_")),
     *((name, _LOGS) for name in ("swanlab_", "use_swanlab", "trackio_", "wandb_", "hub_")),
-    *((name, _GPUS) for name in ("fsdp", "ds_", "ddp_")),
+    *((name, _GPUS) for name in ("fsdp", "ds_", "ddp_", "ray_", "use_ray")),
     ("dataloader_", _LOADING),
     ("export_", drop("`evenfall export` writes the model after training")),
 )  # fmt: skip

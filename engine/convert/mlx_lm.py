@@ -42,7 +42,7 @@ def convert(draft: Draft) -> None:
     """Say a line for every key, then the defaults of those that are not there."""
     if "model" not in draft.given:
         draft.asked("model", None, "the model is needed", "model.name_or_path=MODEL")
-    if "data" not in draft.given:
+    if not {"data", "hf_dataset"} & draft.given.keys():
         draft.asked("data", None, "the data is needed", "data.path=FILE")
     parameters = draft.given.get("lora_parameters")
     if not isinstance(parameters, dict) or "scale" not in parameters:
@@ -248,6 +248,67 @@ def _rate(draft: Draft, key: str, value: Any) -> None:
         draft.mapped(key, value, "train.learning_rate", numeric(value))
 
 
+_FEATURES = {
+    "prompt_feature": ("prompt_completion", "prompt"),
+    "completion_feature": ("prompt_completion", "completion"),
+    "chat_feature": ("messages", "messages"),
+    "text_feature": ("text", "text"),
+}
+"""Names of columns -> the format that has them, and its key."""
+
+
+def _feature(draft: Draft, key: str, value: Any) -> None:
+    """A column's name; the rows' format is that of the names which are given."""
+    format, ours = _FEATURES[key.rpartition(".")[2]]
+    given = draft.given.get("hf_dataset") if "." in key else draft.given
+    named = [name for name in _FEATURES if isinstance(given, dict) and given.get(name)]
+    if not isinstance(value, str):
+        draft.refused(key, value, "expected a column's name")
+    elif len({_FEATURES[name][0] for name in named}) > 1:
+        draft.asked(
+            key, value, "names columns of several formats; which one rows have decides there",
+            f"data.format={format}",
+        )  # fmt: skip
+    else:
+        draft.tree["data.format"] = format
+        columns = draft.tree.setdefault("data.columns", {})
+        if value != ours:
+            columns[ours] = value
+        draft.belongs(key, value, f"data.columns={{{ours}: {value}}}", f"data.format={format}")
+
+
+def _hub(draft: Draft, key: str, value: Any) -> None:
+    """A hub data set, with the names of its columns."""
+    if not isinstance(value, dict):
+        draft.asked(key, value, "several data sets, or none", "data.datasets=[{path: HUB_ID}]")
+        return
+    for name, part in value.items():
+        at = f"{key}.{name}"
+        if is_empty(part):
+            continue
+        if name in ("path", "name"):
+            draft.mapped(at, part, "data.path", part)
+        elif name in _FEATURES:
+            _feature(draft, at, part)
+        elif name in ("train_split", "valid_split"):
+            ours = "data.split=train" if name == "train_split" else "data.eval_fraction=0.05"
+            if name == "train_split" and isinstance(part, str) and part.isidentifier():
+                draft.mapped(at, part, "data.split", part)
+            else:
+                draft.asked(
+                    at, part, "a split's name is taken, no slice of one, and one split", ours
+                )
+        elif name == "mask_prompt":
+            _mask(draft, at, part)
+        elif name == "test_split":
+            _TESTING(draft, at, part)
+        else:
+            draft.unknown(at, part)
+
+
+_TESTING = drop("there is no test after training")
+
+
 def _mask(draft: Draft, key: str, value: Any) -> None:
     if is_on(value):
         draft.tree["data.assistant_turns"] = "last"
@@ -256,16 +317,13 @@ def _mask(draft: Draft, key: str, value: Any) -> None:
         draft.mapped(key, value, "data.assistant_only_loss", False, "prompts are learnt too")
 
 
-_TESTING = drop("there is no test after training")
-
 _TABLE: dict[str, Handler] = {
     "model": _model,
     "train": on_only("training is what is done", "the file trains nothing"),
     "fine_tune_type": _method,
     "data": _data,
-    "hf_dataset": lambda draft, key, value: draft.asked(
-        key, value, "a hub data set with its own keys", "data.path=HUB_ID"
-    ),
+    "hf_dataset": _hub,
+    **dict.fromkeys(_FEATURES, _feature),
     "lora_parameters": _parameters,
     "num_layers": _layers,
     "lora_layers": _layers,

@@ -1,12 +1,20 @@
-"""A RunConfig as axolotl's YAML. What axolotl has no key for stands as a comment at the top."""
+"""A RunConfig as axolotl's YAML. What axolotl has no key for stands as a comment at the top.
 
+Columns are those that a run here would read (`rows_seen.py`). axolotl's `qwen_25` writes a system
+prompt of its own and ours does not, so that the text stays the same `qwen` becomes chatml.
+"""
+
+from pathlib import Path
 from typing import Any
 
 from ..config import DatasetConfig, RunConfig
 from ..yaml12 import dump_yaml
-from .writable import check_formats
+from .axolotl_data import ALPACA
+from .report import ConvertError
+from .rows_seen import FLAGS, Rows, all_rows_seen, rows_seen
+from .writable import refusal
 
-_TEMPLATES = {"llama-3": "llama3", "qwen": "qwen_25", "phi": "phi_35", "mistral": "mistral_v1"}
+_TEMPLATES = {"llama-3": "llama3", "qwen": "chatml", "phi": "phi_35", "mistral": "mistral_v1"}
 _DTYPES = {"auto": {"bf16": "auto"}, "bfloat16": {"bf16": True}, "float16": {"fp16": True}}
 
 
@@ -14,9 +22,9 @@ def to_axolotl(config: RunConfig) -> str:
     """The YAML text.
 
     Raises:
-        ConvertError: axolotl is not told of a data set's format.
+        ConvertError: axolotl cannot be told of a data set's format, or it cannot be told at all.
     """
-    check_formats(config, "axolotl")
+    every = all_rows_seen(config.data, "axolotl")
     model, adapter, data, train = config.model, config.adapter, config.data, config.train
     notes: list[str] = []
     tree: dict[str, Any] = {"base_model": model.name_or_path}
@@ -40,11 +48,11 @@ def to_axolotl(config: RunConfig) -> str:
         tree["lora_target_modules"] = adapter.target_modules
     if adapter.use_rslora:
         tree["peft_use_rslora"] = True
-    tree["datasets"] = [_dataset(config, one, notes) for one in data.sources]
+    tree["datasets"] = [_dataset(config, one, notes) for one in every]
     tree |= _template(config, notes)
     if data.eval_path:
-        first = _dataset(config, data.sources[0], [])
-        tree["test_datasets"] = [{**first, "path": data.eval_path}]
+        own = DatasetConfig(path=data.eval_path, format=data.format, columns=data.columns)
+        tree["test_datasets"] = [_dataset(config, rows_seen(own, "axolotl"), notes)]
     else:
         tree["val_set_size"] = data.eval_fraction
     if data.drop:
@@ -90,7 +98,8 @@ def to_axolotl(config: RunConfig) -> str:
     return head + "".join(f"# - {' '.join(note.split())}\n" for note in notes) + dump_yaml(tree)
 
 
-def _dataset(config: RunConfig, one: DatasetConfig, notes: list[str]) -> dict[str, Any]:
+def _dataset(config: RunConfig, rows: Rows, notes: list[str]) -> dict[str, Any]:
+    one = rows.source
     tree: dict[str, Any] = {"path": one.path}
     if one.path == "demo":
         notes.append("demo: the data set inside Evenfall; give axolotl a file")
@@ -99,39 +108,104 @@ def _dataset(config: RunConfig, one: DatasetConfig, notes: list[str]) -> dict[st
     tree["split"] = f"{one.split}[:{one.max_rows}]" if one.max_rows else one.split
     if one.weight != 1:
         notes.append(f"{one.path}: weight {one.weight:g}: axolotl takes each data set once")
-    columns = dict(one.columns)
-    if one.format == "text":
-        tree |= {"type": "completion", "field": columns.pop("text", "text")}
-    elif one.format in ("alpaca", "prompt_completion"):
-        tree["type"] = "alpaca"
-        if one.format == "prompt_completion":
-            prompt, answer = (
-                columns.pop("prompt", "prompt"),
-                columns.pop("completion", "completion"),
-            )
-            tree["type"] = {
-                "field_instruction": prompt, "field_output": answer,
-                "format": "{instruction}", "no_input_format": "{instruction}",
-            }  # fmt: skip
-            notes.append(f"{one.path}: the prompt is written plainly, without a chat template")
-        elif config.data.chat_template != "alpaca":
-            notes.append(f"{one.path}: axolotl writes alpaca rows in Alpaca's plain prompt")
-    else:
-        sharegpt = one.format == "sharegpt"
-        if one.format == "auto":
-            notes.append(f"{one.path}: its format is told from the rows; messages is assumed here")
-        tree |= {
-            "type": "chat_template",
-            "field_messages": columns.pop("messages", "conversations" if sharegpt else "messages"),
-            "message_property_mappings": {
-                "role": columns.pop("role", "from" if sharegpt else "role"),
-                "content": columns.pop("content", "value" if sharegpt else "content"),
-            },
-        }
-        if config.data.drop_system:
-            tree["drop_system_message"] = True
-    for ours, theirs in columns.items():
-        notes.append(f"{one.path}: axolotl has no key for the column {theirs}, read as {ours}")
+    if rows.format == "text":
+        notes.append(f"{one.path}: a text longer than sequence_len is split into several rows")
+        if Path(one.path).suffix.lower() in (".txt", ".text", ".md"):
+            notes.append(f"{one.path}: each line of a text file is a row of its own")
+        return tree | {"type": "completion", "field": rows.column("text")}
+    if len(rows.shapes) > 1 and rows.here:
+        others = ", ".join(str(list(shape.values())) for shape in rows.shapes[1:])
+        notes.append(f"{one.path}: axolotl reads one set of columns; some rows have {others}")
+    if rows.format == "alpaca":
+        return tree | {"type": _alpaca(config, rows, notes)}
+    if rows.format == "prompt_completion":
+        return tree | {"type": _pair(config, rows, notes)}
+    return tree | _chat(config, rows, notes)
+
+
+def _alpaca(config: RunConfig, rows: Rows, notes: list[str]) -> str | dict[str, str]:
+    path = rows.source.path
+    if config.data.chat_template != "alpaca":
+        notes.append(f"{path}: axolotl writes alpaca rows in Alpaca's plain prompt")
+    where = "" if rows.complete else ", where rows have them"
+    if rows.may_have("system") and not config.data.drop_system:
+        notes.append(f"{path}: `system` columns are not read for type alpaca{where}")
+    if rows.may_have("history"):
+        notes.append(f"{path}: `history` columns are not read for type alpaca{where}")
+    own = {
+        "instruction": rows.column("instruction"),
+        "input": rows.beside.get("input", "input"),
+        "output": rows.column("output"),
+    }
+    for name, columns in ALPACA.items():
+        if own == {"instruction": "instruction", "input": "input", "output": "output"} | columns:
+            return name
+    # The plain prompt of type alpaca, over columns of other names.
+    head = "Below is an instruction that describes a task"
+    more = ", paired with an input that provides further context"
+    ask = ". Write a response that appropriately completes the request."
+    return {
+        **{f"field_{key}": column for key, column in own.items()},
+        "system_format": "",
+        "format": f"{head}{more}{ask}\n\n### Instruction:\n{{instruction}}\n\n"
+        "### Input:\n{input}\n\n### Response:\n",
+        "no_input_format": f"{head}{ask}\n\n### Instruction:\n{{instruction}}\n\n### Response:\n",
+    }
+
+
+def _pair(config: RunConfig, rows: Rows, notes: list[str]) -> dict[str, str]:
+    path = rows.source.path
+    if "lists" in rows.traits:
+        raise ConvertError(
+            refusal(f"{path}: its format", "a prompt and completion of messages", "axolotl", path)
+        )
+    notes.append(f"{path}: the prompt is written plainly, without a chat template")
+    where = "" if rows.complete else ", where rows have them"
+    if rows.may_have("tools"):
+        notes.append(f"{path}: definitions of tools are not read{where}")
+    plain = "{instruction}"
+    tree = {
+        "field_instruction": rows.column("prompt"), "field_output": rows.column("completion"),
+        "format": plain, "no_input_format": plain, "system_format": "{system}\n\n",
+    }  # fmt: skip
+    if not config.data.drop_system:
+        tree["field_system"] = rows.beside.get("system", "system")
+    if "context" in rows.beside:
+        tree |= {"field_input": rows.beside["context"], "format": "{input}\n\n{instruction}"}
+    return tree
+
+
+def _chat(config: RunConfig, rows: Rows, notes: list[str]) -> dict[str, Any]:
+    one, where = rows.source, "" if rows.complete else ", where rows have them"
+    sharegpt = rows.format == "sharegpt"
+    if rows.format == "auto":
+        notes.append(f"{one.path}: is not here to look at: messages of role and content is assumed")
+    tree: dict[str, Any] = {
+        "type": "chat_template",
+        "field_messages": rows.column("messages") if rows.shapes else "messages",
+        "message_property_mappings": {
+            "role": one.columns.get("from" if sharegpt else "role", "from" if sharegpt else "role"),
+            "content": one.columns.get(
+                "value" if sharegpt else "content", "value" if sharegpt else "content"
+            ),
+        },
+    }
+    if config.data.drop_system:
+        tree["drop_system_message"] = True
+    if "tools" in rows.beside and rows.beside["tools"] != "tools":
+        tree["field_tools"] = rows.beside["tools"]
+    if rows.may_have("system") and not config.data.drop_system:
+        notes.append(f"{one.path}: `system` columns are not read: only system messages{where}")
+    if sharegpt and rows.may_have("calls"):
+        notes.append(f"{one.path}: turns of `function_call` are no calls to axolotl{where}")
+    if len(rows.flags) == 1 and "weight" not in rows.flags:
+        # It takes one key, and true or false: `weight` is a number.
+        (tree["message_field_training"],) = rows.flags
+    elif rows.may_have("flags"):
+        flags = ", ".join(sorted(rows.flags) or FLAGS)
+        notes.append(
+            f"{one.path}: flags of messages ({flags}): axolotl learns what they leave out{where}"
+        )
     return tree
 
 

@@ -4,22 +4,29 @@ It trains the same rows with the same recipe, with nothing of ours in it: to com
 leave by. What the stock libraries do otherwise stands as a comment at its top. Values enter the
 script as Python literals only, so that no text of a configuration can become code.
 
-All data sets of a run become rows of one kind, as TRL wants them: `text`, `prompt` and `completion`
-(where one answer is learnt), or `messages`.
+All data sets of a run become rows of one kind, as TRL wants them (`trl_readers.py`). A prompt with
+one answer needs nothing of the chat template; of a conversation TRL tells the answers only by the
+template's `{% generation %}` markers, which few templates have.
 """
 
-from typing import Literal
-
+from ...presets.load import chat_template, chat_template_names
 from ..config import DatasetConfig, RunConfig
-from .writable import check_formats
-
-Kind = Literal["text", "plain", "pair", "chat"]
+from .report import ConvertError
+from .rows_seen import DEFAULT_NAMES, FLAGS, Rows, all_rows_seen, rows_seen
+from .trl_readers import Kind, readers
 
 _HEAD = """\
+import csv
+import gzip
+import io
+import json
+import re
+import sys
+from itertools import islice
 from pathlib import Path
 
 import torch
-from datasets import concatenate_datasets, load_dataset
+from datasets import Dataset, load_dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import is_flash_attn_2_available
@@ -27,148 +34,155 @@ from trl import SFTConfig, SFTTrainer
 
 GPU = torch.cuda.is_available()
 FLASH = GPU and is_flash_attn_2_available()
-ROLES = {"human": "user", "gpt": "assistant", "observation": "tool"}
+TURN_KEYS = ("role", "content", "from", "value")
+PASSED_ON = ("name", "tool_call_id", "reasoning_content", "thinking")
 """
-_LOAD = """\
-def load(reader, path, name=None, split="train", rows=None, columns={}):
-    kinds = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
-    kind = kinds.get(Path(path).suffix.lower())
-    if kind:
-        data = load_dataset(kind, data_files=path, split="train")
-    else:
-        data = load_dataset(path, name, split=split)
-    if rows:
-        data = data.select(range(min(rows, len(data))))
-
-    def read(row):
-        named = {ours: row[theirs] for ours, theirs in columns.items() if theirs in row}
-        return reader({**row, **named}, columns)
-
-    return data.map(read, remove_columns=data.column_names)
-"""
-_EXAMPLE: dict[Kind, str] = {
-    "pair": '    return {"prompt": turns[:-1], "completion": turns[-1:]}\n',
-    "chat": '    return {"messages": turns}\n',
-}
-_ALPACA = """\
-def alpaca(row, columns):
-    more = row.get("input") or ""
-    question = f"{row['instruction']}\\n{more}" if more.strip() else row["instruction"]
-    answer = row.get("output") or row["response"]
-    return example(row, [{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
-"""
-_PROMPT = """\
-def prompt_completion(row, columns):
-    prompt, answer = row["prompt"], row["completion"]
-    if isinstance(prompt, str):
-        prompt = [{"role": "user", "content": prompt}]
-        answer = [{"role": "assistant", "content": answer}]
-    return example(row, [*prompt, *answer])
-"""
-_MESSAGES = """\
-def messages(row, columns):
-    turns = row.get("messages") or row.get("conversations") or row["conversation"]
-    role, content = columns.get("role", "role"), columns.get("content", "content")
-    if "from" in turns[0]:
-        role, content = "from", "value"
-    return example(
-        row,
-        [{"role": ROLES.get(turn[role], turn[role]), "content": turn[content]} for turn in turns],
-    )
-"""
-_AUTO = """\
-def auto(row, columns):
-    if "instruction" in row:
-        return alpaca(row, columns)
-    if "prompt" in row:
-        return prompt_completion(row, columns)
-    return messages(row, columns)
-"""
-_PLAIN = """\
-def alpaca_plain(row, columns):
-    more = row.get("input") or ""
-    paired = ", paired with an input that provides further context" if more.strip() else ""
-    prompt = (
-        f"Below is an instruction that describes a task{paired}. Write a response that appropriately "
-        f"completes the request.\\n\\n### Instruction:\\n{row['instruction']}\\n\\n"
-        + (f"### Input:\\n{more}\\n\\n" if more.strip() else "")
-        + "### Response:\\n"
-    )
-    return {"prompt": prompt, "completion": row.get("output") or row["response"]}
-"""
-_TEXT = """\
-def text(row, columns):
-    return {"text": row["text"]}
-"""
+_WHERE = "where rows have them"
 
 
 def to_trl(config: RunConfig) -> str:
     """The script's text.
 
     Raises:
-        ConvertError: a data set's format has no reader in such a script.
+        ConvertError: a data set's format has no reader in such a script, or cannot be told.
     """
-    check_formats(config, "TRL")
-    kind = _kind(config)
-    sources = [one for one in config.data.sources if (one.format == "text") == (kind == "text")]
-    notes = _notes(config, kind, len(sources) < len(config.data.sources))
+    every = all_rows_seen(config.data, "TRL")
+    kind = _kind(config, every)
+    read = [one for one in every if (one.format == "text") == (kind == "text")]
+    held_out = _held_out(config, kind)
+    template = _template(config)
+    notes = _notes(config, kind, every, held_out)
     # A comment ends with its line, so a name of two lines must not begin a statement.
     comment = "".join(f"# - {' '.join(note.split())}\n" for note in notes)
-    return "\n\n".join(
+    return "\n".join(
         [
-            f"# From an Evenfall run.yaml. What the stock libraries do otherwise:\n{comment}\n{_HEAD}",
-            *(part for part in _readers(config, kind, sources)),
-            _LOAD,
-            _data(config, kind, sources),
+            f"# From an Evenfall run.yaml. What the stock libraries do otherwise:\n{comment}",
+            f"{_HEAD}{_roles()}",
+            *readers(
+                kind, [*read, *held_out],
+                drop_system=config.data.drop_system,
+                last=config.data.assistant_turns == "last",
+                to_end=not config.data.assistant_only_loss,
+                apart="instruction" in template or _is_file(template),
+            ),
+            "",
+            _data(config, read, held_out),
+            *_model(config, template),
+            *_training(config, kind),
         ]
-    ) + "\n".join(["", *_model(config), *_training(config, kind)])
+    )  # fmt: skip
 
 
-def _kind(config: RunConfig) -> Kind:
-    formats = {one.format for one in config.data.sources}
+def _roles() -> str:
+    from ..data.turns import ROLES
+
+    ours = dict.fromkeys(ROLES.values())
+    names = {role: [name for name, one in ROLES.items() if one == role] for role in ours}
+    lines = "".join(f"    **dict.fromkeys({names[role]!r}, {role!r}),\n" for role in ours)
+    return f"ROLES = {{\n{lines}}}\n"
+
+
+def _kind(config: RunConfig, rows: list[Rows]) -> Kind:
+    formats = {one.format for one in rows}
     if formats == {"text"}:
         return "text"
-    formats.discard("text")
-    if formats == {"alpaca"} and config.data.chat_template == "alpaca":
-        return "plain"
-    pairs = formats <= {"alpaca", "prompt_completion"}
-    return "pair" if pairs or config.data.assistant_turns == "last" else "chat"
+    pairs = formats <= {"alpaca", "prompt_completion", "text"}
+    one_answer = pairs and not any("history" in one.traits for one in rows)
+    return "pair" if one_answer or config.data.assistant_turns == "last" else "chat"
 
 
-def _notes(config: RunConfig, kind: Kind, left_out: bool) -> list[str]:
+def _held_out(config: RunConfig, kind: Kind) -> list[Rows]:
+    """The held-out file, where there is one."""
+    data = config.data
+    if not data.eval_path:
+        return []
+    own = DatasetConfig(path=data.eval_path, format=data.format, columns=data.columns)
+    if own.format == "auto" and kind == "text":
+        own = own.model_copy(update={"format": "text"})
+    rows = rows_seen(own, "TRL")
+    if (rows.format == "text") != (kind == "text"):
+        raise ConvertError(
+            f"data.eval_path: {data.eval_path} is {rows.format}, unlike the training rows; TRL takes "
+            "rows of one kind in a run"
+        )
+    return [rows]
+
+
+def _notes(config: RunConfig, kind: Kind, every: list[Rows], held_out: list[Rows]) -> list[str]:
     data, train = config.data, config.train
     notes = [
         "rows are packed only where flash-attention is installed: else a batch holds single rows",
         "TRL may keep the adapters of a 4-bit base in bfloat16; Evenfall keeps them in float32",
-        "tools and tool calls in rows are left out",
     ]
     if kind == "chat" and data.assistant_only_loss:
-        notes.append("answers alone are learnt only if TRL knows the chat template's answers")
+        notes.append(
+            "answers alone are learnt only if the chat template marks them ({% generation %}) or is "
+            "one that TRL knows: else TRL stops; data.assistant_turns=last needs no markers"
+        )
+    if kind == "pair" and data.assistant_only_loss:
+        notes.append(
+            "TRL learns a completion whole: also a line break that the template ends it with"
+        )
+    for one in [*every, *held_out]:
+        if (one.format == "text") == (kind == "text"):
+            notes += _notes_of_rows(config, kind, one)
     if data.drop:
         notes.append(f"data.drop={data.drop}: TRL keeps such rows")
     if data.over_long == "drop":
         notes.append("data.over_long=drop: TRL cuts rows that are longer than max_length")
     if not data.shuffle:
         notes.append("data.shuffle=false: transformers' Trainer shuffles")
-    if left_out:
+    if kind != "text" and any(one.format == "text" for one in every):
         notes.append("data sets of format text are left out: TRL takes rows of one kind in a run")
-    if any(one.format == "auto" for one in data.sources):
-        notes.append("format auto: conversations, alpaca and prompt + completion are told apart")
     for one in data.sources:
         if one.weight != 1:
             notes.append(f"{one.path}: weight {one.weight:g}: taken once")
         if one.path == "demo":
             notes.append("demo: the data set inside Evenfall; name a file instead")
-    if _named_template(config) and kind != "plain":
-        notes.append(f"data.chat_template={data.chat_template}: the tokenizer's own is taken")
+    if config.model.name_or_path == "demo":
+        notes.append("model demo: the model inside Evenfall; name a model instead")
     if train.device != "auto":
         notes.append(f"train.device={train.device}: the GPU is taken where there is one")
     return notes
 
 
-def _named_template(config: RunConfig) -> bool:
-    name = config.data.chat_template
-    return bool(name) and not _is_jinja(name or "") and not _is_file(name or "")
+def _notes_of_rows(config: RunConfig, kind: Kind, rows: Rows) -> list[str]:
+    """What a data set's rows have, or may have, that the script does not read."""
+    path, notes = rows.source.path, []
+    where = "" if rows.complete else f", {_WHERE}"
+    if not rows.here:
+        named = "auto: " if rows.format == "auto" else ""
+        notes.append(
+            f"{path}: is not here to look at: {named}its columns are read by "
+            + ("data.columns and " if rows.source.columns else "")
+            + f"the names that {'formats have' if named else f'{rows.format} has'}"
+        )
+    if kind == "text":
+        return notes
+    learnt = config.data.assistant_only_loss
+    if rows.may_have("calls") and rows.format != "alpaca":
+        notes.append(f"{path}: rows with calls of tools, or their results, are left out{where}")
+    if rows.may_have("tools") and rows.format != "alpaca":
+        notes.append(f"{path}: definitions of tools are left out{where}")
+    chat = rows.format in ("messages", "sharegpt", "auto")
+    if chat and rows.may_have("flags") and learnt:
+        flags = ", ".join(sorted(rows.flags) or FLAGS)
+        notes.append(f"{path}: flags of messages ({flags}): TRL learns what they leave out{where}")
+    all_turns = config.data.assistant_turns == "all" and learnt and kind == "pair"
+    if rows.may_have("history") and all_turns and rows.format in ("alpaca", "auto"):
+        notes.append(f"{path}: answers in `history` are not learnt, the last one is{where}")
+    pairs = rows.format in ("prompt_completion", "auto")
+    if pairs and kind == "chat" and rows.may_have("answered") and learnt:
+        notes.append(f"{path}: TRL learns the answers in a prompt of messages too{where}")
+    if pairs and kind == "pair" and rows.may_have("between") and learnt:
+        notes.append(f"{path}: TRL learns all messages of a completion, not only answers{where}")
+    return notes
+
+
+def _template(config: RunConfig) -> str:
+    """The chat template's text; of a file its name; empty: the tokenizer's own."""
+    name = config.data.chat_template or ""
+    return chat_template(name) if name in chat_template_names() else name
 
 
 def _is_jinja(template: str) -> bool:
@@ -176,56 +190,33 @@ def _is_jinja(template: str) -> bool:
 
 
 def _is_file(template: str) -> bool:
-    return not _is_jinja(template) and template.endswith((".jinja", ".j2", ".txt"))
+    return bool(template) and not _is_jinja(template)
 
 
-def _readers(config: RunConfig, kind: Kind, sources: list[DatasetConfig]) -> list[str]:
-    if kind in ("text", "plain"):
-        return [_TEXT if kind == "text" else _PLAIN]
-    system = '    system = row.get("system")\n'
-    system += (
-        '    turns = [turn for turn in turns if turn["role"] != "system"]\n'
-        if config.data.drop_system
-        else '    turns = [{"role": "system", "content": system}, *turns] if system else turns\n'
-    )
-    if config.data.drop_system:
-        system = system.partition("\n")[2]
-    formats = {one.format for one in sources}
-    auto = "auto" in formats
-    return [
-        f"def example(row, turns):\n{system}{_EXAMPLE[kind]}",
-        *([_ALPACA] if auto or "alpaca" in formats else []),
-        *([_PROMPT] if auto or "prompt_completion" in formats else []),
-        *([_MESSAGES] if auto or {"messages", "sharegpt"} & formats else []),
-        *([_AUTO] if auto else []),
-    ]
-
-
-def _data(config: RunConfig, kind: Kind, sources: list[DatasetConfig]) -> str:
-    lines = ["parts = ["]
-    for one in sources:
-        lines.append(f"    load({_arguments(_reader(kind, one), one)}),")
-    lines += ["]", "train_data, eval_data = concatenate_datasets(parts), None"]
-    data, seed = config.data, config.train.seed
-    if data.eval_path:
-        held_out = sources[0].model_copy(update={"path": data.eval_path, "max_rows": None})
-        lines.append(f"eval_data = load({_arguments(_reader(kind, held_out), held_out)})")
-    elif data.eval_fraction:
-        lines += [
-            f"split = train_data.train_test_split(test_size={data.eval_fraction!r}, seed={seed})",
-            'train_data, eval_data = split["train"], split["test"]',
-        ]
+def _data(config: RunConfig, rows: list[Rows], held_out: list[Rows]) -> str:
+    lines = ["train_data, eval_data = Dataset.from_list(", "    ["]
+    lines += [f"        *load({_arguments(one)})," for one in rows]
+    lines += ["    ]", "), None"]
+    if held_out:
+        lines.append(f"eval_data = Dataset.from_list(load({_arguments(held_out[0])}))")
+    elif config.data.eval_fraction:
+        share = f"test_size={config.data.eval_fraction!r}, seed={config.train.seed}"
+        lines.append(f"split = train_data.train_test_split({share})")
+        lines.append('train_data, eval_data = split["train"], split["test"]')
     return "\n".join([*lines, ""])
 
 
-def _reader(kind: Kind, one: DatasetConfig) -> str:
-    if kind == "plain":
-        return "alpaca_plain"
-    return "messages" if one.format == "sharegpt" else one.format
-
-
-def _arguments(reader: str, one: DatasetConfig) -> str:
-    parts = [reader, repr(one.path)]
+def _arguments(rows: Rows) -> str:
+    one = rows.source
+    if rows.format == "auto":
+        own = [
+            (_reader(name), list(DEFAULT_NAMES[name]))
+            for name in ("messages", "alpaca", "prompt_completion")
+        ]
+        shapes = f"[{', '.join(f'({reader}, {names!r})' for reader, names in own)}]"
+    else:
+        shapes = repr(list(rows.shapes))
+    parts = [_reader(rows.format), shapes, repr(one.path)]
     parts += [f"name={one.name!r}"] if one.name else []
     parts += [f"split={one.split!r}"] if one.split != "train" else []
     parts += [f"rows={one.max_rows}"] if one.max_rows else []
@@ -233,8 +224,12 @@ def _arguments(reader: str, one: DatasetConfig) -> str:
     return ", ".join(parts)
 
 
-def _model(config: RunConfig) -> list[str]:
-    model, template = config.model, config.data.chat_template or ""
+def _reader(format: str) -> str:
+    return "messages" if format == "sharegpt" else format
+
+
+def _model(config: RunConfig, template: str) -> list[str]:
+    model = config.model
     dtype = "torch.bfloat16 if GPU else torch.float32"
     common = [f"revision={model.revision!r}"] if model.revision else []
     common += ["trust_remote_code=True"] if model.trust_remote_code else []
@@ -267,12 +262,12 @@ def _training(config: RunConfig, kind: Kind) -> list[str]:
         "target_modules": adapter.target_modules, "use_rslora": adapter.use_rslora,
         "task_type": "CAUSAL_LM",
     }  # fmt: skip
-    answers = {"pair": "completion_only_loss", "plain": "completion_only_loss"}
+    answers = {"pair": "completion_only_loss", "chat": "assistant_only_loss"}
     constant = train.lr_scheduler_type == "constant" and train.warmup_steps
     options = {
         "output_dir": config.output_dir,
         "max_length": data.max_length,
-        **({} if kind == "text" else {answers.get(kind, "assistant_only_loss"): data.assistant_only_loss}),
+        **({answers[kind]: data.assistant_only_loss} if kind in answers else {}),
         "num_train_epochs": train.num_train_epochs,
         "max_steps": train.max_steps or -1,
         "per_device_train_batch_size": train.per_device_train_batch_size,

@@ -25,6 +25,11 @@ ROWS = {
         for n in range(8)
     ],
     "text": [{"text": f"red green blue {n}"} for n in range(8)],
+    "questions": [{"question": "what", "context": f"sky {n}", "answer": "blue"} for n in range(8)],
+    "history": [
+        {"instruction": "is", "output": "sun", "history": [["one", f"two {n}"]], "system": "sea"}
+        for n in range(8)
+    ],
 }  # fmt: skip
 
 
@@ -50,7 +55,7 @@ def sample(**sections):
         {"model": {"use_double_quant": False, "trust_remote_code": True}},
         {"data": {"format": "sharegpt", "chat_template": "llama-3", "drop_system": True,
                   "assistant_only_loss": False, "over_long": "cut"}},
-        {"data": {"format": "text", "chat_template": None, "columns": {"text": "body"}}},
+        {"data": {"format": "text", "chat_template": None, "columns": {"text": "body"}, "over_long": "cut"}},
         {"train": {"lr_scheduler_type": "constant", "warmup_steps": 5, "max_steps": 70}},
         {"data": {"path": None, "format": "auto", "chat_template": "gemma", "datasets": [
             {"path": "a.jsonl", "format": "messages", "columns": {"messages": "turns", "role": "who"}},
@@ -88,6 +93,86 @@ def test_what_axolotl_has_no_key_for_is_said():
     assert load_yaml(text)["datasets"][0]["path"] == "a\nb: c"
 
 
+CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+
+
+@pytest.mark.parametrize(
+    "row, want",
+    [
+        ({"instruction": "i", "input": "", "output": "o"}, {"type": "alpaca"}),
+        ({"instruction": "i", "input": "", "response": "o"}, {"type": "gpteacher"}),
+        ({"INSTRUCTION": "i", "RESPONSE": "o"}, {"type": "oasst"}),
+        ({"instruction": "i", "context": "c", "response": "o"},
+         {"type.field_instruction": "instruction", "type.field_input": "context",
+          "type.field_output": "response"}),
+        ({"question": "q", "answer": "a"},
+         {"type.field_instruction": "question", "type.field_output": "answer",
+          "type.format": "{instruction}"}),
+        ({"prompt": "p", "completion": "c", "system_prompt": "s"},
+         {"type.field_system": "system_prompt", "type.system_format": "{system}\n\n"}),
+        ({"question": "q", "answer": "a", "context": "c"},
+         {"type.field_input": "context", "type.format": "{input}\n\n{instruction}"}),
+        ({"conversation": CHAT}, {"type": "chat_template", "field_messages": "conversation"}),
+        ({"talk": CHAT}, {"field_messages": "talk", "message_property_mappings.role": "role"}),
+        ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+         {"field_messages": "conversations", "message_property_mappings.role": "from",
+          "message_property_mappings.content": "value"}),
+        ({"messages": [*CHAT, CHAT[0], {**CHAT[1], "train": False}]},
+         {"message_field_training": "train"}),
+        ({"document": "text"}, {"type": "completion", "field": "document"}),
+    ],
+)  # fmt: skip
+def test_axolotl_reads_the_columns_that_detection_found(tmp_path, row, want):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    (tree,) = load_yaml(to_axolotl(sample(data={"path": str(file), "format": "auto"})))["datasets"]
+    found = {key: tree[key.split(".")[0]] for key in want}
+    nested = {key: found[key][key.split(".")[1]] if "." in key else found[key] for key in want}
+    assert nested == want
+
+
+@pytest.mark.parametrize(
+    "row, words",
+    [
+        ({"instruction": "i", "output": "o", "system": "s"}, "`system` columns are not read"),
+        ({"instruction": "i", "output": "o", "history": [["a", "b"]]}, "`history` columns"),
+        ({"prompt": "p", "completion": "c", "tools": [{"name": "f"}]}, "definitions of tools"),
+        ({"messages": CHAT, "system": "s"}, "`system` columns are not read"),
+        ({"messages": [*CHAT, CHAT[0], {**CHAT[1], "weight": 0}]}, "flags of messages (weight)"),
+        ({"conversations": [{"from": "human", "value": "q"},
+                            {"from": "function_call", "value": '{"name": "f", "arguments": {}}'}]},
+         "`function_call`"),
+        ({"text": "t"}, "is split into several rows"),
+    ],
+)  # fmt: skip
+def test_what_axolotl_does_not_read_is_said(tmp_path, row, words):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    text = to_axolotl(sample(data={"path": str(file), "format": "auto"}))
+    assert words in text and "where rows have them" not in text
+
+
+@pytest.mark.parametrize("row", [{"prompt": "p", "completion": "c"}, {"messages": CHAT}])
+def test_system_texts_that_are_left_out_here_are_not_read_by_axolotl(tmp_path, row):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({**row, "system": "s"}) + "\n")
+    data = {"path": str(file), "format": "auto", "drop_system": True}
+    text = to_axolotl(sample(data=data))
+    assert "`system` columns" not in text and "field_system" not in text
+
+
+def test_prompts_of_messages_are_refused_for_axolotl(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"prompt": CHAT[:1], "completion": CHAT[1:]}) + "\n")
+    with pytest.raises(ConvertError, match=r"rows.jsonl: .*prompt and completion of messages"):
+        to_axolotl(sample(data={"path": str(file), "format": "auto"}))
+
+
+def test_qwens_template_is_written_without_a_system_prompt_of_its_own():
+    tree = load_yaml(to_axolotl(sample(data={"chat_template": "qwen", "format": "messages"})))
+    assert tree["chat_template"] == "chatml"
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -102,7 +187,7 @@ def test_no_value_becomes_code(data):
         name.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import)
         for name in node.names
     ]  # fmt: skip
-    assert names == ["torch"]
+    assert names == ["csv", "gzip", "io", "json", "re", "sys", "torch"]
 
 
 @pytest.mark.parametrize(
@@ -111,16 +196,20 @@ def test_no_value_becomes_code(data):
         {"format": "alpaca", "chat_template": "alpaca"},
         {"datasets": ["alpaca", "messages", "sharegpt"], "eval_fraction": 0.25},
         {"format": "text"},
+        {"path": "questions.jsonl"},
+        {"path": "history.jsonl"},
+        {"path": "history.jsonl", "chat_template": "alpaca", "assistant_turns": "last"},
     ],
-    ids=["alpaca", "mix", "text"],
+    ids=["alpaca", "mix", "text", "questions", "history", "last"],
 )
-def test_the_trl_script_trains(tiny_model, tmp_path, data):
+def test_the_trl_script_trains(tiny_model, tmp_path, monkeypatch, data):
+    monkeypatch.chdir(tmp_path)
     for name, rows in ROWS.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if names := data.get("datasets"):
         sets = [{"path": f"{name}.jsonl", "format": name, "max_rows": 8} for name in names]
         data = {**data, "datasets": sets}
-    else:
+    elif "path" not in data:
         data = {"path": f"{data['format']}.jsonl", **data}
     config = parse_config(
         {
@@ -132,8 +221,6 @@ def test_the_trl_script_trains(tiny_model, tmp_path, data):
         }
     )
     (tmp_path / "train.py").write_text(to_trl(config))
-    done = subprocess.run(
-        [sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "train.py"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()

@@ -60,6 +60,10 @@ IMPORTED = {
     "axolotl/alpaca_qlora": AXOLOTL | {
         "train.optim": "adamw_torch", "data.max_length": 3072, "train.eval_steps": None,
     },
+    "axolotl/untemplated": {
+        "model.quantization": "nf4", "data.path": None, "data.chat_template": None,
+        "data.over_long": "drop", "train.warmup_steps": 4,
+    },
     "llamafactory/sft": FACTORY | {
         "model.quantization": "none", "data.path": None, "data.chat_template": "qwen",
     },
@@ -246,6 +250,11 @@ def test_an_unknown_key_is_asked_about_and_can_be_left_out(tmp_path):
         ("lora_target_modules", "model.layers.*", "mapped"),
         ("train_on_inputs", True, "mapped"),
         ("load_in_4bit", False, "asked"),
+        ("peft_init_lora_weights", True, "ignored"),
+        ("peft_init_lora_weights", "pissa", "refused"),
+        ("dataset_exact_deduplication", True, "mapped"),
+        ("eval_table_size", 5, "ignored"),
+        ("local_rank", 0, "ignored"),
     ],
 )
 def test_one_key(tmp_path, key, value, verdict):
@@ -353,6 +362,7 @@ NESTED = {
     "special_tokens": ["pad_token", "eos_token"], "model_config": ["output_router_logits"],
     "bnb_config_kwargs": ["bnb_4bit_use_double_quant"], "lora_parameters": ["rank", "scale", "keys"],
     "lr_schedule": ["name", "arguments", "warmup"], "optimizer_config": ["adam", "adamw"],
+    "hf_dataset": ["path", "train_split", "text_feature", "prompt_feature"],
     "training": ["num_epochs", "max_steps"], "lora": ["lora_r"], "data": ["dataset"],
 }  # fmt: skip
 ITEMS = [
@@ -364,6 +374,7 @@ ITEMS = [
     "message_property_mappings",
     "data_files",
 ]
+PROMPT = ["field_instruction", "field_input", "field_output", "format", "system_prompt", "odd"]
 KNOWN = sorted(
     {*axolotl._TABLE, *llamafactory._TABLE, *mlx_lm._TABLE, *NESTED, "frob", "train.batch_size",
      "training.x", "test_datasets"}
@@ -378,7 +389,11 @@ VALUES = st.one_of(
     st.dictionaries(st.sampled_from(ITEMS), SCALARS, max_size=3),
     st.lists(
         st.dictionaries(
-            st.sampled_from(ITEMS), SCALARS | st.lists(SCALARS, max_size=2), max_size=4
+            st.sampled_from(ITEMS),
+            SCALARS
+            | st.lists(SCALARS, max_size=2)
+            | st.dictionaries(st.sampled_from(PROMPT), SCALARS, max_size=5),
+            max_size=4,
         ),
         max_size=2,
     ),

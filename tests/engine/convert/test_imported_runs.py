@@ -14,7 +14,7 @@ from evenfall.engine.session import Session
 FIXTURES = Path(__file__).parent / "fixtures"
 FILES = [
     "axolotl/moe_qlora", "axolotl/gemma_chat_qlora", "axolotl/lora_kernels", "axolotl/lora_small",
-    "axolotl/alpaca_qlora", "llamafactory/sft", "llamafactory/qlora_sft", "llamafactory/pretrain",
+    "axolotl/alpaca_qlora", "axolotl/untemplated", "llamafactory/sft", "llamafactory/qlora_sft", "llamafactory/pretrain",
     "studio/lora", "mlx_lm/lora",
 ]  # fmt: skip
 ANSWERED = {
@@ -37,6 +37,13 @@ ROWS = {
         ]
     },
     "text": {"text": f"{QUESTION}? {ANSWER}."},
+    "segments": {
+        "segments": [
+            {"label": False, "text": f"{QUESTION}? "},
+            {"label": True, "text": f"{ANSWER}<|end|>"},
+        ]
+    },
+    "tokens": {"input_ids": [6, 7, 8, 1], "attention_mask": [1] * 4, "labels": [-100, 7, 8, 1]},
 }
 
 
@@ -47,7 +54,7 @@ def rows_file(folder: Path, name: str, format: str, columns: dict[str, str]) -> 
             row[column] = row.pop(key)
     turns = {key: column for key, column in columns.items() if key in ("role", "content")}
     for column, value in row.items():
-        if isinstance(value, list):
+        if isinstance(value, list) and turns:
             row[column] = [{turns.get(k, k): text for k, text in turn.items()} for turn in value]
     file = folder / f"{name}.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for _ in range(12)))

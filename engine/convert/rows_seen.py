@@ -1,0 +1,180 @@
+"""What the rows of a data set hold, for a file of another tool.
+
+Another tool is told of columns, so a file for it is only right if it names those that a run here
+would read. They are told as a run tells them: by detection over the first slice of a file that is
+here. A hub data set is not downloaded for that, and a file may lie on another machine: then the
+names of the format itself are written, and the file says so.
+
+What a tool has no words for (flags of single messages, tools) is worth a note only where rows have
+it, or where not all of them were seen.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ..config import DataConfig, DataFormat, DatasetConfig
+from .report import ConvertError
+from .writable import WRITABLE, check_formats, refusal
+
+if TYPE_CHECKING:
+    from ..data.normal import Conversation
+
+Trait = Literal["calls", "tools", "flags", "history", "system", "lists", "answered", "between"]
+"""Of a data set, that a row of it has:
+
+calls     calls of tools, or their results.
+tools     definitions of tools.
+flags     messages of the assistant that are flagged not to be learnt.
+history   earlier turns beside an instruction.
+system    a column of system text.
+lists     a prompt or a completion of messages.
+answered  a prompt with answers in it, which are not learnt.
+between   a completion with turns of others between its answers.
+"""
+
+FLAGS = ("weight", "train", "training", "loss")
+"""The names under which a message is flagged."""
+DEFAULT_NAMES: dict[DataFormat, tuple[dict[str, str], ...]] = {
+    "messages": tuple(
+        {"messages": name} for name in ("messages", "conversations", "conversation")
+    ),
+    "sharegpt": tuple(
+        {"messages": name} for name in ("conversations", "conversation", "messages")
+    ),
+    "alpaca": (
+        {"instruction": "instruction", "output": "output"},
+        {"instruction": "instruction", "output": "response"},
+    ),
+    "prompt_completion": (
+        {"prompt": "prompt", "completion": "completion"},
+        {"prompt": "question", "completion": "answer"},
+        {"prompt": "query", "completion": "response"},
+    ),
+    "text": ({"text": "text"},),
+}  # fmt: skip
+"""The names that a format has of its own, tried in this order where no row is here to tell."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A data set, as far as it was seen."""
+
+    source: DatasetConfig
+    format: DataFormat
+    """`auto` only where no row is here."""
+    shapes: tuple[dict[str, str], ...]
+    """The columns without which a row cannot be read: the format's key -> the column, as it is
+    called once `data.columns` has renamed it. Several where rows differ."""
+    beside: dict[str, str]
+    """The columns that rows may lack (input, context, tools): the key -> the column in the file."""
+    traits: frozenset[Trait]
+    flags: frozenset[str]
+    """The names of the flags among them."""
+    here: bool
+    complete: bool
+    """Every row was seen."""
+
+    def may_have(self, trait: Trait) -> bool:
+        """Whether rows have this, or may have it where none was seen."""
+        return trait in self.traits or not self.complete
+
+    def column(self, key: str) -> str:
+        """The column that a key is read from, as the file calls it; of several, the first."""
+        column = self.shapes[0].get(key, key)
+        return self.source.columns.get(column, column)
+
+
+def all_rows_seen(data: DataConfig, tool: str) -> list[Rows]:
+    """What the data sets of a run hold.
+
+    Raises:
+        ConvertError: a format cannot be written for `tool`; or a run could not tell it either.
+    """
+    check_formats(data, tool)
+    return [rows_seen(source, tool) for source in data.sources]
+
+
+def rows_seen(source: DatasetConfig, tool: str) -> Rows:
+    """What one data set holds.
+
+    Raises:
+        ConvertError: as `all_rows_seen`.
+    """
+    # Not at the top: these load numpy, and a module that a command imports shall not.
+    from ..data.columns import renamed, row_keys
+    from ..data.detect import detect
+    from ..data.errors import DataError
+    from ..data.formats import normalise
+    from ..data.normal import Conversation
+    from ..data.shapes import OPTIONAL, shapes_of
+    from ..data.slices import slices_of
+
+    beside = {key: name for key, name in source.columns.items() if key in OPTIONAL}
+    if source.path != "demo" and not Path(source.path).expanduser().exists():
+        return Rows(
+            source, source.format, DEFAULT_NAMES.get(source.format, ()), beside, frozenset(),
+            frozenset(), here=False, complete=False,
+        )  # fmt: skip
+    traits: set[Trait] = set()
+    flags: set[str] = set()
+    try:
+        slices = slices_of(source)
+        first = next(slices)
+        complete = next(slices, None) is None
+        rows = [row for row in first.rows if not row.broken]
+        if not rows:
+            raise ConvertError(first.rows[0].broken)
+        found = detect(rows, source.columns, format=source.format)
+    except StopIteration:
+        raise ConvertError(f"{source.path}: holds no rows") from None
+    except DataError as error:
+        raise ConvertError(str(error)) from error
+    if found.format not in WRITABLE:
+        raise ConvertError(refusal(f"{source.path}: its format", found.format, tool, source.path))
+    columns = {**found.settled, **source.columns}
+    for row in rows:
+        try:
+            normal = normalise(row, found.format, columns)
+        except DataError:
+            continue  # it stops a run too, and that says why
+        if not isinstance(normal, Conversation):
+            continue
+        value = renamed(row, columns).value
+        assert isinstance(value, dict)  # a conversation is no running text
+        for shape in shapes_of(value, found.format, row_keys(columns)) or ():
+            own = {key: column for key, column in shape.columns.items() if key in OPTIONAL}
+            beside |= {key: columns.get(column, column) for key, column in own.items()}
+            if found.format in ("messages", "sharegpt"):
+                flags |= _flags(value[shape.columns["messages"]])
+        traits |= _traits(normal, found.format)
+    if "system" in beside:
+        traits.add("system")
+    shapes = tuple(shape.required or {"text": "text"} for shape in found.shapes)
+    return Rows(
+        source, found.format, shapes or DEFAULT_NAMES[found.format], beside, frozenset(traits),
+        frozenset(flags), here=True, complete=complete,
+    )  # fmt: skip
+
+
+def _traits(row: "Conversation", format: DataFormat) -> set[Trait]:
+    roles = [message["role"] for message in row.messages]
+    answers = [place for place, role in enumerate(roles) if role == "assistant"]
+    learnt = [place for place in answers if place not in row.masked]
+    chat = format in ("messages", "sharegpt")
+    lists = format == "prompt_completion" and row.plain is None
+    has: dict[Trait, bool] = {
+        "calls": "tool" in roles or any("tool_calls" in message for message in row.messages),
+        "tools": bool(row.tools),
+        "flags": chat and bool(row.masked),
+        "history": format == "alpaca" and len(answers) > 1,
+        "lists": lists,
+        "answered": lists and bool(row.masked),
+        "between": lists and roles[learnt[0] : learnt[-1]].count("assistant") < learnt[-1] - learnt[0],
+    }  # fmt: skip
+    return {trait for trait, there in has.items() if there}
+
+
+def _flags(turns: object) -> set[str]:
+    objects = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+    return {key for key in FLAGS if any(turn.get(key) is not None for turn in objects)}
