@@ -280,7 +280,7 @@ def test_rows_later_in_the_file_are_read_from_the_columns_that_were_told():
     given = detect(rows(both), format="prompt_completion")
     assert learnt(normalise(rows(both)[0], given.format, given.settled)) == [None, "c"]
     with pytest.raises(DataError, match="`answer`: expected text, got a number"):
-        normalise(rows({"question": "q", "answer": 1})[0], found.format, found.settled)
+        normalise(rows({"question": "q", "answer": float("nan")})[0], found.format, found.settled)
     found = detect(rows({"log": CHAT}))
     two = {"log": CHAT, "other": BAD}
     assert learnt(normalise(rows(two)[0], found.format, found.settled)) == [None, "a"]
