@@ -77,7 +77,10 @@ def spans_of_messages(
             start = top if inside[0] and plain[0] else None
         if end is None or not bottom <= end <= high:
             end = template.end_of_turn(text, bottom) if inside[-1] and plain[-1] else None
-        unknown = any(not span and one for span, one in zip(inside, plain, strict=True))
+        unknown = any(
+            not inside[at] and plain[at] and messages[place]["content"].strip()
+            for at, place in enumerate(run)
+        )
         if start is None or end is None or start > end or unknown:
             raise source.error(
                 f"{places[first]}: message {first + 1} is not to be learnt, but which text is its own cannot be "

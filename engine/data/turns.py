@@ -216,14 +216,11 @@ def _json(row: SourceRow, key: str, text: str) -> Any:
         raise row.error(f"`{key}`: is not JSON: {error.msg}; got {shown(text)}") from error
 
 
-def _without_nulls(value: Any, key: str = "") -> Any:
-    """Without the keys of objects that are null. Lists are kept whole, and all that those of `enum` and `default`
-    hold: null is a value there."""
+def _without_nulls(value: Any) -> Any:
+    """Without the keys of objects that are null. In lists, as that of an `enum`, null is a value."""
     if isinstance(value, dict):
-        return {
-            name: _without_nulls(part, name) for name, part in value.items() if part is not None
-        }
-    if isinstance(value, list) and key not in ("enum", "default"):
+        return {key: _without_nulls(part) for key, part in value.items() if part is not None}
+    if isinstance(value, list):
         return [_without_nulls(part) for part in value]
     return value
 

@@ -324,6 +324,7 @@ def test_a_prompt_of_messages_is_not_learnt():
         ({"messages": [CHAT[0], {**CHAT[1], "weight": 0}, {"role": "assistant", "content": ""}]}, EMPTY_ANSWER),
         ({"conversations": [SHARE[0], {"from": "gpt", "value": None}]}, EMPTY_ANSWER),
         ({"conversations": [{"human": "q", "assistant": None}]}, EMPTY_ANSWER),
+        ({"conversations": [{**turn, "human": None, "assistant": None} for turn in SHARE[:1]]}, NO_ANSWER),
         ({"messages": CHAT[:1]}, NO_ANSWER),
         ({"conversations": []}, NO_ANSWER),
         ({"messages": [CHAT[0], {**CHAT[1], "weight": 0}]}, NO_ANSWER),

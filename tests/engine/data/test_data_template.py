@@ -381,6 +381,20 @@ def test_late_system_text_is_nowhere_lost(make_tokenizer, name, folded):
             encode(tokenizer, after, assistant_only=False)
 
 
+def test_system_text_stays_where_a_template_has_a_place_for_it(make_tokenizer):
+    shown = "m.role != 'system' or loop.first or loop.previtem.role == 'assistant'"
+    tokenizer = make_tokenizer(
+        CHATML.replace("{{ m.content }}", "{{ m.content if " + shown + " }}")
+    )
+    first = {"role": "system", "content": "Be brief."}
+    ((text, _),), renderer = encode(tokenizer, {"messages": [first, U1, A1, SYSTEM, U2, A2]})
+    assert "system\nBe brief.<|im_end|>" in text and "system\nNEW RULES<|im_end|>" in text
+    assert renderer.take_notes() == {}
+    ((text, _),), renderer = encode(tokenizer, {"messages": [first, SYSTEM, U1, A1]})
+    assert "system\nBe brief.<|im_end|>" in text and "user\nNEW RULES\n\nHi" in text
+    assert renderer.take_notes() == {fit.LATE_SYSTEM_FOLDED: 1}
+
+
 def test_a_template_that_leaves_out_what_a_role_says_is_refused(make_tokenizer):
     first = CHATML.replace("{{ m.content }}", "{{ m.content if loop.first or m.role != 'user' }}")
     for value in ({"messages": [U1, A1]}, {"messages": [U1, A1, U2, A2]}):
@@ -401,6 +415,9 @@ FOLDS = (
     "{% set rest = messages[1:] %}{% else %}{% set head = '' %}{% set rest = messages %}{% endif %}"
     "{% for m in rest %}<|im_start|>{{ m.role }}\n{{ head if loop.first }}{{ m.content }}<|im_end|>\n{% endfor %}"
 )  # fmt: skip
+# GLM-4's: no line break before an answer that is empty.
+TIGHT = CHATML.replace("\n{{ m.content }}", "{{ '\n' + m.content if m.content }}")
+MERGED = BARE.replace("{% for", "{# its line breaks are tokens with what follows #}{% for")
 PHI3 = CHATML.replace("{% endif %}", "{% else %}<|endoftext|>{% endif %}")
 
 
@@ -419,6 +436,8 @@ PHI3 = CHATML.replace("{% endif %}", "{% else %}<|endoftext|>{% endif %}")
         (LAST_THINKS, "uaua", {1: {"weight": 0}}, "<|im_start|>assistant\nm1<|im_end|>"),
         (LAST_THINKS, "uaua", {3: {"weight": 0}}, "<|im_start|>assistant\n<think></think>m3<|im_end|>\n"),
         (LAST_THINKS, "ueua", {}, "<|im_start|>assistant\n<|im_end|>"),
+        (TIGHT, "ueua", {}, "<|im_start|>assistant<|im_end|>\n"),
+        (MERGED, "uaua", {1: {"weight": 0}}, "assistant:\nm1"),  # a token that is partly learnt is
         (FOLDS, "sua", {1: {"weight": 0}}, "m1<|im_end|>\n"),
         (FOLDS, "suau", {0: {"weight": 0}, 3: {"weight": 0}},
          "<|im_start|>user\nm0<|im_start|>user\nm3<|im_end|>\n"),
@@ -433,7 +452,8 @@ def test_flagged_messages_are_not_learnt_where_all_else_is(
         for place, role in enumerate(roles)
     ]
     eos = "<|endoftext|>" if template is PHI3 else "<|im_end|>"
-    renderer = Renderer(make_tokenizer(template, eos), assistant_only=False)
+    merges = [("Ċ", "u")] if template is MERGED else []
+    renderer = Renderer(make_tokenizer(template, eos, merges=merges), assistant_only=False)
     (one,) = renderer.encode(renderer.render(row({"messages": messages})))
     trained = one.trained.copy()
     trained[0] = flagged.get(0, {"train": True}).get("train", False)  # it never is
@@ -442,9 +462,9 @@ def test_flagged_messages_are_not_learnt_where_all_else_is(
 
 def test_flags_that_cannot_be_done_are_refused(make_tokenizer):
     doubled = CHATML.replace("{{ m.content }}", "{{ m.content }}{{ m.content }}")
-    counts = "{{ messages | length }}" + doubled
-    with pytest.raises(DataError, match=r"row 7: `messages\[1\]\.weight`: .*cannot be told"):
-        encode(make_tokenizer(counts), {"messages": [U1, {**A1, "weight": 0}, U2, A2]}, False)
+    for template in (doubled, "{{ messages | length }}" + doubled):
+        with pytest.raises(DataError, match=r"row 7: `messages\[1\]\.weight`: .*cannot be told"):
+            encode(make_tokenizer(template), {"messages": [U1, {**A1, "weight": 0}, U2, A2]}, False)
     own = {"messages": [{**SYSTEM, "train": False}, U1, A1]}
     gemma = make_tokenizer(chat_template("gemma"))
     with pytest.raises(DataError, match=r"row 7: `messages\[0\]\.train`: .*flag them alike"):
