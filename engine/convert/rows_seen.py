@@ -20,12 +20,15 @@ from .writable import WRITABLE, check_formats, refusal
 if TYPE_CHECKING:
     from ..data.normal import Conversation
 
-Trait = Literal["calls", "tools", "flags", "history", "system", "lists", "answered", "between"]
+Trait = Literal[
+    "calls", "tools", "flags", "blank", "history", "system", "lists", "answered", "between"
+]
 """Of a data set, that a row of it has:
 
 calls     calls of tools, or their results.
 tools     definitions of tools.
 flags     messages of the assistant that are flagged not to be learnt.
+blank     an empty answer among others, which is not learnt.
 history   earlier turns beside an instruction.
 system    a column of system text.
 lists     a prompt or a completion of messages.
@@ -158,15 +161,19 @@ def rows_seen(source: DatasetConfig, tool: str) -> Rows:
 
 
 def _traits(row: "Conversation", format: DataFormat) -> set[Trait]:
+    from ..data.normal import is_empty
+
     roles = [message["role"] for message in row.messages]
     answers = [place for place, role in enumerate(roles) if role == "assistant"]
     learnt = [place for place in answers if place not in row.masked]
     chat = format in ("messages", "sharegpt")
+    blank = {place for place in answers if is_empty(row.messages[place])}
     lists = format == "prompt_completion" and row.plain is None
     has: dict[Trait, bool] = {
         "calls": "tool" in roles or any("tool_calls" in message for message in row.messages),
         "tools": bool(row.tools),
-        "flags": chat and bool(row.masked),
+        "flags": chat and bool(row.masked - blank),
+        "blank": bool(blank),
         "history": format == "alpaca" and len(answers) > 1,
         "lists": lists,
         "answered": lists and bool(row.masked),

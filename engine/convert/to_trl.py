@@ -162,12 +162,14 @@ def _notes_of_rows(config: RunConfig, kind: Kind, rows: Rows) -> list[str]:
     learnt = config.data.assistant_only_loss
     if rows.may_have("calls") and rows.format != "alpaca":
         notes.append(f"{path}: rows with calls of tools, or their results, are left out{where}")
-    if rows.may_have("tools") and rows.format != "alpaca":
+    if rows.may_have("tools"):
         notes.append(f"{path}: definitions of tools are left out{where}")
     chat = rows.format in ("messages", "sharegpt", "auto")
     if chat and rows.may_have("flags") and learnt:
         flags = ", ".join(sorted(rows.flags) or FLAGS)
         notes.append(f"{path}: flags of messages ({flags}): TRL learns what they leave out{where}")
+    if rows.may_have("blank") and learnt:
+        notes.append(f"{path}: TRL learns empty answers among others too{where}")
     all_turns = config.data.assistant_turns == "all" and learnt and kind == "pair"
     if rows.may_have("history") and all_turns and rows.format in ("alpaca", "auto"):
         notes.append(f"{path}: answers in `history` are not learnt, the last one is{where}")

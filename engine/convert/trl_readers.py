@@ -87,8 +87,12 @@ _NO_SYSTEM = """\
     before, after = ([turn for turn in part if turn["role"] != "system"] for part in (before, after))
 """
 _ANSWERS = """\
-    answers = [place for place, turn in enumerate(after) if turn["role"] == "assistant"]
-    if not answers or any(not after[place]["content"].strip() for place in answers):
+    answers = [
+        place
+        for place, turn in enumerate(after)
+        if turn["role"] == "assistant" and turn["content"].strip()
+    ]
+    if not answers:
         return None
 """
 _ALPACA = """

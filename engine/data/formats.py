@@ -4,8 +4,11 @@ Which columns a row is read from is told by its shape (`shapes.py`). What does n
 an error that names the row and the column; what has nothing to learn is dropped under its reason.
 """
 
+import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from ..config import DataFormat
 from .columns import renamed, row_keys
@@ -21,7 +24,7 @@ from .normal import (
 )
 from .row import SourceRow
 from .shapes import Shape, as_label, shapes_of
-from .turns import Turns, text_of
+from .turns import Turns, read_tools, text_of
 from .verbatim import document, read_segments, read_text, read_tokens
 
 ACCEPTED = (
@@ -40,6 +43,9 @@ _WANTED: dict[str, str] = {
     "preference": "`chosen` and `rejected`",
     "kto": "an answer and its `label`",
 }
+NUMBERS_READ = "numbers read as text"
+_CELLS = ("prompt", "completion", "context", "instruction", "input", "output")
+"""Keys whose columns hold a text, which JSON may have as a number: the answer 4."""
 
 
 def normalise(
@@ -64,10 +70,28 @@ def normalise(
             raise row.error(f"is running text, expected an object of format {format}")
         normal = document(row, "text", row.value)
     else:
-        normal = _READERS[format](_fields(row, format, columns))
+        fields = _fields(row, format, columns)
+        numbers = _numbers_as_text(fields)
+        # A system column goes before it is read: what is written without a template has it in its prompt.
+        system = fields.shape.columns.get("system") if drop_system else None
+        value = {key: item for key, item in fields.value.items() if key != system}
+        normal = _READERS[format](replace(fields, value=value | numbers))
+        if numbers and isinstance(normal, Conversation):
+            normal = replace(normal, notes=(*normal.notes, NUMBERS_READ))
     if drop_system and isinstance(normal, Conversation):
         return _without_system(normal)
     return normal
+
+
+def _numbers_as_text(row: Fields) -> dict[str, str]:
+    """Column -> its number, true or false as JSON has it. What is not finite is no JSON."""
+    columns = (row.shape.columns[key] for key in _CELLS if key in row.shape.columns)
+    cells = {column: row.value[column] for column in columns if column in row.value}
+    return {
+        column: json.dumps(cell)
+        for column, cell in cells.items()
+        if isinstance(cell, int) or (isinstance(cell, float) and math.isfinite(cell))
+    }
 
 
 def _fields(row: SourceRow, format: DataFormat, columns: Mapping[str, str]) -> Fields:
@@ -114,17 +138,37 @@ def _without_system(row: Conversation) -> Conversation:
     return replace(row, messages=tuple(row.messages[place] for place in kept), masked=masked)
 
 
+def _tools(row: Fields) -> tuple[dict[str, Any], ...]:
+    """The row's tools, from `tools` or, as OpenAI had them before, `functions`."""
+    tools = row.tools()
+    functions = row.value.get("functions")
+    old = read_tools(row.source, "functions", functions) if functions else ()
+    if tools and old and tools != old:
+        raise row.source.error(
+            f"has other tools in `{row.name('tools')}` than in `functions`; keep one of them"
+        )
+    return tools or old
+
+
+def _with_system(row: Fields, turns: Turns) -> Turns:
+    """The row's system text in front of messages, unless they begin with the very same."""
+    own = turns[0][0] if turns[0] else {"role": ""}
+    if own["role"] == "system" and own["content"].strip() == row.text("system").strip():
+        return turns
+    return row.with_system(turns)
+
+
 # Chats
 
 
 def _messages(row: Fields) -> Normal:
-    messages, masked = row.with_system(row.turns("messages", "messages"))
-    return conversation(row.source, messages, row.tools(), masked)
+    messages, masked = _with_system(row, row.turns("messages", "messages"))
+    return conversation(row.source, messages, _tools(row), masked)
 
 
 def _sharegpt(row: Fields) -> Normal:
-    messages, masked = row.with_system(row.turns("messages", "sharegpt"))
-    return conversation(row.source, messages, row.tools(), masked)
+    messages, masked = _with_system(row, row.turns("messages", "sharegpt"))
+    return conversation(row.source, messages, _tools(row), masked)
 
 
 # One answer
@@ -151,9 +195,9 @@ def _alpaca(row: Fields) -> Normal:
     messages.append({**user, "instruction": instruction, "input": more} if question else user)
     messages.append({"role": "assistant", "content": answer})
     if history:
-        return conversation(row.source, messages)
+        return conversation(row.source, messages, _tools(row))
     plain = (_alpaca_prompt(messages, instruction, more), answer)
-    return conversation(row.source, messages, plain=plain)
+    return conversation(row.source, messages, _tools(row), plain=plain)
 
 
 def _question(instruction: str, more: str) -> str:
@@ -192,7 +236,7 @@ def _prompt_completion(row: Fields) -> Normal:
         {"role": "assistant", "content": completion},
     ]
     head = f"{system[0]['content']}\n\n" if system else ""
-    return conversation(row.source, messages, row.tools(), plain=(head + prompt, completion))
+    return conversation(row.source, messages, _tools(row), plain=(head + prompt, completion))
 
 
 def _prompt_turns(row: Fields, key: str) -> Turns:
@@ -201,7 +245,7 @@ def _prompt_turns(row: Fields, key: str) -> Turns:
         before, _ = row.turns(key)
     else:
         before = [{"role": "user", "content": row.text(key)}]
-    return row.with_system((before, frozenset()))
+    return _with_system(row, (before, frozenset()))
 
 
 def _continued(row: Fields, prompt: Turns, key: str) -> Normal:
@@ -224,7 +268,7 @@ def _continued(row: Fields, prompt: Turns, key: str) -> Normal:
     given = {place for place, turn in enumerate(before) if turn["role"] == "assistant"}
     place = len(before)
     return conversation(
-        row.source, before + after, row.tools(), given | {place + one for one in masked}
+        row.source, before + after, _tools(row), given | {place + one for one in masked}
     )
 
 
@@ -259,8 +303,8 @@ def _preference(row: Fields) -> Normal:
     # What both begin with is the prompt; an answer alone was rejected in place of the last turn.
     begin = min(_same(messages, others) if len(others) > 1 else len(messages), len(messages) - 1)
     masked |= {place for place in range(begin) if messages[place]["role"] == "assistant"}
-    messages, masked = row.with_system((messages, masked))
-    return conversation(row.source, messages, row.tools(), masked)
+    messages, masked = _with_system(row, (messages, masked))
+    return conversation(row.source, messages, _tools(row), masked)
 
 
 def _kto(row: Fields) -> Normal:

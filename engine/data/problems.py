@@ -13,13 +13,13 @@ from typing import Literal, get_args
 Level = Literal["green", "amber", "red"]
 
 DropCode = Literal[
-    "bad", "turn_order", "control_characters", "special_tokens", "tool_calls", "end_untrained",
-    "duplicate", "leak", "near_duplicate", "near_leak",
+    "bad", "turn_order", "empty_prompt", "control_characters", "special_tokens", "tool_calls",
+    "end_untrained", "duplicate", "leak", "near_duplicate", "near_leak",
 ]  # fmt: skip
 """What `data.drop` takes. A row that has several of them is counted under the first."""
 
 KeepCode = Literal[
-    "turn_order", "control_characters", "special_tokens", "tool_calls", "end_untrained",
+    "turn_order", "empty_prompt", "control_characters", "special_tokens", "tool_calls", "end_untrained",
     "duplicate", "leak", "near_duplicate", "near_leak", "cut", "cut_away", "nothing_to_learn",
     "pad_is_eos", "eos_differs", "special_split",
 ]  # fmt: skip
@@ -27,6 +27,7 @@ KeepCode = Literal[
 
 BAD = "bad"
 TURN_ORDER = "turn_order"
+EMPTY_PROMPT = "empty_prompt"
 CONTROL_CHARACTERS = "control_characters"
 SPECIAL_TOKENS = "special_tokens"
 TOOL_CALLS = "tool_calls"
@@ -44,8 +45,10 @@ PAD_IS_EOS = "pad_is_eos"
 EOS_DIFFERS = "eos_differs"
 SPECIAL_SPLIT = "special_split"
 
-ROW_PROBLEMS = (TURN_ORDER, CONTROL_CHARACTERS, SPECIAL_TOKENS, TOOL_CALLS, END_UNTRAINED, CUT)
-"""What is told from a row by itself; its place here is its bit in `Block.problems`."""
+ROW_PROBLEMS = (
+    TURN_ORDER, CONTROL_CHARACTERS, SPECIAL_TOKENS, TOOL_CALLS, END_UNTRAINED, CUT, EMPTY_PROMPT,
+)  # fmt: skip
+"""What is told from a row by itself; its place here is its bit in `Block.problems`, which has eight."""
 DROP_CODES: tuple[str, ...] = get_args(DropCode)
 KEEP_CODES: tuple[str, ...] = get_args(KeepCode)
 
@@ -89,11 +92,17 @@ PROBLEMS: dict[str, Problem] = {
     ),
     TURN_ORDER: Problem(
         "amber", "have turns out of order", "turns alternate, the user's first",
-        "the assistant speaks first, one role speaks twice in a row, or system text comes late",
+        "the assistant speaks first, one role speaks twice in a row, system text comes late, or a tool's "
+        "result has no call, or a call no result",
+    ),
+    EMPTY_PROMPT: Problem(
+        "amber", "have an empty user turn", "no user turn is empty",
+        "what is learnt answers nothing",
     ),
     TOOL_CALLS: Problem(
         "amber", "call tools wrongly", "tool calls fit the tools",
-        "the call names none of the row's tools, or leaves out an argument that is required",
+        "the call names none of the row's tools, leaves out an argument that is required, or has one that "
+        "the tool does not take",
     ),
     CONTROL_CHARACTERS: Problem(
         "amber", "hold control characters", "no control characters",
@@ -144,6 +153,7 @@ def in_words(code: str) -> str:
 _NAMES = {
     BAD: "unreadable",
     TURN_ORDER: "turns out of order",
+    EMPTY_PROMPT: "empty user turn",
     CONTROL_CHARACTERS: "control characters",
     SPECIAL_TOKENS: "special tokens spelled out",
     TOOL_CALLS: "wrong tool call",

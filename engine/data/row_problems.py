@@ -3,12 +3,15 @@
 Bits, not a decision: what is done about a row (`data.drop`) is decided later, so that a block that was tokenised once
 serves whatever is dropped from it.
 
-* Turns out of order. An assistant may speak twice where tools came between, or where its first turn calls one.
+* Turns out of order. An assistant may speak twice where its first turn calls a tool, and a conversation may end
+  with a call; otherwise a call is followed by its results, and results by a call. A call may be written in the
+  answer's text, as many sets have it: what looks like one there counts.
+* Empty prompts: a user turn that says nothing.
 * Control characters: C0 and C1 but for tab and line ends, bidirectional overrides, U+FFFD.
 * Special tokens spelled out in a text: the tokenizer makes the control tokens of them. In segments, which are
   written as they stand, they are meant.
-* Tool calls of a name that the row's tools do not have, or without an argument that they require. A row that
-  lists no tools is not judged: its tools may stand in its system text.
+* Tool calls that do not fit the row's tools (`call_problems.py`). A row that lists no tools is not judged: its tools
+  may stand in its system text.
 * An answer whose last tokens, as they are learnt, hold no token that ends a turn. Of segments and token ids, which
   have no turns, the last is judged; what is learnt whole is a document.
 """
@@ -19,9 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .normal import Conversation, Document, Learnable, Segments
+from .call_problems import has_wrong_call
+from .normal import REASONING, Conversation, Document, Learnable, Message, Segments
 from .problems import (
     CONTROL_CHARACTERS,
+    EMPTY_PROMPT,
     END_UNTRAINED,
     ROW_PROBLEMS,
     SPECIAL_TOKENS,
@@ -37,6 +42,10 @@ if TYPE_CHECKING:
 BIT = {code: 1 << place for place, code in enumerate(ROW_PROBLEMS)}
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufffd]")
+_CALL_AS_TEXT = re.compile(
+    r"""[<\[][\W_]{0,3}(?:tool|function|action|call)|"(?:arguments|parameters)"|action input:""",
+    re.IGNORECASE,
+)
 _TAIL = 4
 """Tokens at the end of an answer among which the one that ends the turn is: templates put a line break behind it."""
 
@@ -66,7 +75,9 @@ class RowProblems:
         if isinstance(row, Conversation):
             if _out_of_order(row):
                 found |= BIT[TURN_ORDER]
-            if row.tools and _wrong_call(row):
+            if any(m["role"] == "user" and not m["content"].strip() for m in row.messages):
+                found |= BIT[EMPTY_PROMPT]
+            if row.tools and has_wrong_call(row):
                 found |= BIT[TOOL_CALLS]
             if any(self._has_open_end(one, every=True) for one in encoded):
                 found |= BIT[END_UNTRAINED]
@@ -96,7 +107,7 @@ def _texts(row: Learnable) -> Iterator[str]:
         return
     for message in row.messages:
         yield message["content"]
-        for key in ("reasoning_content", "thinking"):
+        for key in REASONING:
             if key in message:
                 yield message[key]
         for call in message.get("tool_calls", ()):
@@ -116,36 +127,25 @@ def _strings(value: Any) -> Iterator[str]:
 
 def _out_of_order(row: Conversation) -> bool:
     before = "system"
-    calls = False
+    asked = called = False  # tools were called by the last answer; in `tool_calls`
     for place, message in enumerate(row.messages):
         role = message["role"]
         if role == "system":
             if place:
                 return True
         elif role == "assistant":
-            if before == "system" or (before == "assistant" and not calls):
+            if before == "system" or (before == "assistant" and not asked):
                 return True
-            calls = "tool_calls" in message
-        elif (role == "user" and before == "user") or (
-            role == "tool" and before in ("system", "user")
-        ):
+            called = "tool_calls" in message
+            asked = called or _calls_in_text(message)
+        elif role == "user":
+            if before == "user" or (before == "assistant" and called):
+                return True
+        elif before in ("system", "user") or not asked:
             return True
         before = role
     return False
 
 
-def _wrong_call(row: Conversation) -> bool:
-    required: dict[Any, list[Any]] = {}
-    for tool in row.tools:
-        function = tool.get("function")
-        if isinstance(function, dict):
-            schema = function.get("parameters")
-            needs = schema.get("required") if isinstance(schema, dict) else None
-            required[function.get("name")] = needs if isinstance(needs, list) else []
-    for message in row.messages:
-        for call in message.get("tool_calls", ()):
-            function = call["function"]
-            needs = required.get(function["name"])
-            if needs is None or any(name not in function["arguments"] for name in needs):
-                return True
-    return False
+def _calls_in_text(message: Message) -> bool:
+    return bool(_CALL_AS_TEXT.search(message["content"]))

@@ -36,10 +36,11 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 
 from .errors import DataError
-from .normal import Conversation, Document, Learnable, Message, Segments, Tokens
+from .message_spans import spans_of_messages
+from .normal import Conversation, Document, Learnable, Message, Segments, Tokens, is_empty
 from .row import SourceRow
 from .special import special_ids
-from .template_fit import FittedTemplate, Spans, Tools
+from .template_fit import Fitted, FittedTemplate, Spans, Tools
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -65,6 +66,8 @@ class Rendering:
     """The template's own markers enclose the end of a turn: what follows a span need not be it."""
     as_it_stands: bool = False
     """No token is added, and none is learnt besides those of the spans."""
+    unlearnt: Spans = ()
+    """Character ranges [start, end) of which nothing is learnt, whatever `spans` say."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,6 @@ class Renderer:
         added = tokenizer.added_tokens_decoder
         self._special = special_ids(tokenizer)
         self._added = {*self._special, *added}
-        self._special_texts = tuple(tokenizer.convert_ids_to_tokens(sorted(self._special)))
 
     @overload
     def render(self, row: Conversation | Document | Segments) -> list[Rendering]: ...
@@ -113,8 +115,8 @@ class Renderer:
     def render(self, row: Learnable) -> "Sequence[Rendering | Encoded]": ...
 
     def render(self, row: Learnable) -> "Sequence[Rendering | Encoded]":
-        """The examples of a row: one, unless the template rewrites earlier turns. Token ids are
-        encoded already.
+        """The examples of a row: one, unless the template rewrites earlier turns; none, where it leaves
+        out all that was to be learnt. Token ids are encoded already.
 
         Raises:
             DataError: the template cannot render the row, or not so that its answers can be told;
@@ -126,6 +128,8 @@ class Renderer:
             return [Rendering(row.source, row.text, row.spans, chat=True, as_it_stands=True)]
         if isinstance(row, Tokens):
             return [self._as_tokens(row)]
+        for note in row.notes:
+            self._note(note, row.source)
         if not self.tokenizer.chat_template:
             if row.plain is None:
                 raise row.source.error(
@@ -135,22 +139,26 @@ class Renderer:
             prompt, answer = row.plain
             spans = ((len(prompt), len(prompt) + len(answer)),) if self.assistant_only else None
             return [Rendering(row.source, prompt + answer, spans, chat=False)]
-        messages, masked, notes = self._template.fit(row)
-        for note in notes:
+        if self.assistant_only:
+            _require_no_prompt_learnt(row)
+        fitted = self._template.fit(row)
+        for note in fitted.notes:
             self._note(note, row.source)
+        messages, masked = fitted.messages, fitted.masked
         tools = list(row.tools) or None
-        if not self.assistant_only:
-            text = self._template.render(row.source, messages, tools)
-            return [Rendering(row.source, text, None, chat=True)]
         answers = [
             place
             for place, message in enumerate(messages)
             if message["role"] == "assistant" and place not in masked
         ]
+        if not answers:
+            return []
+        if not self.assistant_only:
+            return [self._whole(row.source, fitted, tools)]
         if self.last_only:
             masked |= frozenset(answers[:-1])
             answers = answers[-1:]
-        messages = messages[: answers[-1] + 1]  # what comes after the last answer teaches nothing
+        messages = messages[: answers[-1] + 1]
         if self._template.marked(tools):
             text, spans = self._template.render_marked(row.source, messages, tools)
             if masked:
@@ -201,6 +209,22 @@ class Renderer:
         trained[0] = False
         return Encoded(row.source, np.array(row.ids, np.int32), trained)
 
+    def _whole(self, source: SourceRow, fitted: Fitted, tools: Tools) -> Rendering:
+        """All of a conversation, but for the messages that are not to be learnt."""
+        text = self._template.render(source, fitted.messages, tools)
+        skipped = {
+            place: "an empty answer" for place in fitted.masked if is_empty(fitted.messages[place])
+        }
+        skipped |= {
+            place: f"`{flag.key}`" for place, flag in fitted.flags.items() if not flag.learnt
+        }
+        unlearnt: Spans = ()
+        if skipped:
+            unlearnt = spans_of_messages(
+                self._template, source, fitted.messages, tools, text, skipped
+            )
+        return Rendering(source, text, None, chat=True, unlearnt=unlearnt)
+
     def _mask(self, one: Rendering, ids: np.ndarray, encoding: "Encoding") -> Encoded:
         trained = np.full(len(ids), one.spans is None)
         ended = False
@@ -228,6 +252,12 @@ class Renderer:
             if not (len(ids) and ids[-1] == eos):
                 ids, trained = np.append(ids, np.int32(eos)), np.append(trained, True)
             trained[-1] = True
+        for start, end in one.unlearnt:
+            for token in _tokens_of(encoding, start, end):
+                first, last = _characters(encoding, token)
+                trained[token] &= first < start or last > end
+            if end == len(one.text):
+                trained[len(encoding) :] = False
         trained[:1] = False
         return Encoded(one.source, ids, trained)
 
@@ -261,7 +291,7 @@ class Renderer:
             if len(through) <= start:
                 raise source.error(f"the chat template leaves out message {place + 1}, an answer")
             for text, spans in groups:
-                end = self._shared_end(text, through)
+                end = self._template.end_in(text, through)
                 if end is not None:
                     spans.append((start, end))
                     break
@@ -273,16 +303,6 @@ class Renderer:
             Rendering(source, text, tuple(reversed(spans)), chat=True)
             for text, spans in reversed(groups)
         ]
-
-    def _shared_end(self, text: str, through: str) -> int | None:
-        """Where the answer that ends `through` ends in `text`; None: it is not in there."""
-        if text.startswith(through):
-            return len(through)
-        # Some templates (Phi-3's) close the whole conversation with one more token.
-        eos = self.tokenizer.eos_token
-        inner = through.removesuffix(eos) if isinstance(eos, str) else through
-        closed = inner.rstrip().endswith(self._special_texts)
-        return len(inner) if closed and text.startswith(inner) else None
 
     def _parting(
         self,
@@ -346,6 +366,20 @@ class Renderer:
                 learnt += spans[done:end]
             done = end
         return tuple(learnt)
+
+
+def _require_no_prompt_learnt(row: Conversation) -> None:
+    """Raises:
+    DataError: a message that is no answer is flagged to be learnt.
+    """
+    for message in row.messages:
+        flag = message.get("flag")
+        if flag and flag.learnt and message["role"] != "assistant":
+            raise row.source.error(
+                f"`{flag.key}`: asks to learn a message of role {message['role']}, but only the "
+                "assistant's messages are learnt; set it to false, leave it out, or set "
+                "data.assistant_only_loss=false, which learns prompts too"
+            )
 
 
 def _shared(first: str, second: str) -> int:

@@ -1,12 +1,17 @@
 """Turns of a chat as messages: roles, content, tool calls, and flags that say what is learnt.
 
 Two ways to write a turn are read: {role, content}, OpenAI's, and {from, value}, ShareGPT's; a list
-of {human, assistant} pairs counts as the second.
+of {human, assistant} pairs counts as the second. An answer that is null is one that is not there; OpenAI's old
+`function_call` is a tool call.
+
+Tables (parquet, arrow) give every call the arguments of all calls, and every tool the keys of all tools, null
+where a row has none. So null is not there in calls and tools, as TRL's `remove_none_values` has it, unless they
+are given as JSON text, which holds what its author wrote.
 
 A flag on an assistant's message says whether it is learnt: `weight` (0 or 1, OpenAI's), `train` or
-`training` (axolotl's), `loss` (ms-swift's); null is as if it were not there. On any other message
-`false` says what holds anyway, and `true` is an error: axolotl would learn such a message, here
-only answers are learnt, and to leave the flag unread would train on something else than it asks for.
+`training` (axolotl's), `loss` (ms-swift's); null is as if it were not there. Other messages are learnt
+only where prompts are (data.assistant_only_loss=false): there a flag counts as much, and where they are not `true`
+is refused when the row is rendered, for to leave it unread would train on something else than it asks for.
 """
 
 from collections.abc import Mapping
@@ -15,7 +20,7 @@ from typing import Any, Literal
 import orjson
 
 from .errors import shown
-from .normal import Message
+from .normal import REASONING, Flag, Message
 from .row import SourceRow
 
 ROLES = {
@@ -30,7 +35,7 @@ ROLES = {
     **dict.fromkeys(("function_call", "tool_call"), "call"),
 }
 """Role names in files (case does not matter) -> user, assistant, system, tool, or `call`."""
-_PASSED_ON = ("name", "tool_call_id", "reasoning_content", "thinking")
+_PASSED_ON = ("name", "tool_call_id", *REASONING)
 _FLAGS = ("weight", "train", "training", "loss")
 
 Style = Literal["messages", "sharegpt"]
@@ -75,19 +80,23 @@ def read_turns(
         at = f"{column}[{place}]"
         if not isinstance(turn, dict):
             raise row.error(f"`{at}`: expected {pair}, got {shown(turn)}")
+        is_pair = "human" in turn and "assistant" in turn
         turn = {key: item for key, item in turn.items() if item is not None}
         if style == "messages":
             read = [_openai(row, at, turn, names)]
-        elif "human" in turn and "assistant" in turn:
+        elif is_pair and "from" not in turn:
             read = [
-                {"role": role, "content": text_of(row, f"{at}.{key}", turn[key])}
+                {"role": role, "content": _said(row, f"{at}.{key}", turn.get(key), role)}
                 for key, role in (("human", "user"), ("assistant", "assistant"))
             ]
         else:
             read = [_sharegpt(row, at, turn, names)]
         messages += read
-        if not _flagged(row, at, turn, read[-1]["role"]):
-            masked.add(len(messages) - 1)
+        flag, is_answer = _flag(row, at, turn), read[-1]["role"] == "assistant"
+        if flag and not (is_answer and flag.learnt):
+            messages[-1]["flag"] = flag
+            if is_answer:
+                masked.add(len(messages) - 1)
     return messages, frozenset(masked)
 
 
@@ -114,6 +123,8 @@ def read_tools(row: SourceRow, key: str, tools: Any) -> tuple[dict[str, Any], ..
     """
     if isinstance(tools, str):
         tools = _json(row, key, tools) if tools.strip() else []
+    else:
+        tools = _without_nulls(tools)
     if not isinstance(tools, list):
         raise row.error(f"`{key}`: expected a list of tools, got {shown(tools)}")
     for place, tool in enumerate(tools):
@@ -134,18 +145,22 @@ def _openai(row: SourceRow, at: str, turn: dict[str, Any], names: Mapping[str, s
     for key in _PASSED_ON:
         if key in turn:
             message[key] = text_of(row, f"{at}.{key}", turn[key])
-    if turn.get("tool_calls"):
-        message["tool_calls"] = _tool_calls(row, f"{at}.tool_calls", turn["tool_calls"])
+    old = _without_nulls(turn.get("function_call"))
+    if old and turn.get("tool_calls"):
+        raise row.error(f"`{at}`: has `function_call` and `tool_calls`; keep one of them")
+    for key, calls in (("tool_calls", turn.get("tool_calls")), ("function_call", old)):
+        if calls:
+            message["tool_calls"] = _tool_calls(row, f"{at}.{key}", calls)
     return message
 
 
 def _sharegpt(row: SourceRow, at: str, turn: dict[str, Any], names: Mapping[str, str]) -> Message:
     key = f"{at}.{names.get('value', 'value')}"
     role = _role(row, f"{at}.{names.get('from', 'from')}", turn.get("from"))
-    text = text_of(row, key, turn.get("value"))
     if role != "call":
-        return {"role": role, "content": text}
-    calls = _tool_calls(row, key, _json(row, key, text))
+        return {"role": role, "content": _said(row, key, turn.get("value"), role)}
+    text = text_of(row, key, turn.get("value"))
+    calls = _tool_calls(row, key, _json(row, key, text), is_json=True)
     return {"role": "assistant", "content": "", "tool_calls": calls}
 
 
@@ -159,8 +174,6 @@ def _role(row: SourceRow, key: str, value: Any) -> str:
 
 def _content(row: SourceRow, key: str, turn: dict[str, Any], role: str) -> str:
     content = turn.get("content")
-    if content is None and (turn.get("tool_calls") or role == "assistant"):
-        return ""  # a call; or an answer that is not there, which is dropped as empty
     if isinstance(content, list):
         parts = []
         for number, part in enumerate(content):
@@ -171,11 +184,16 @@ def _content(row: SourceRow, key: str, turn: dict[str, Any], role: str) -> str:
                 )
             parts.append(text_of(row, f"{key}[{number}].text", part.get("text")))
         return "".join(parts)
-    return text_of(row, key, content)
+    return _said(row, key, content, role)
 
 
-def _flagged(row: SourceRow, at: str, turn: dict[str, Any], role: str) -> bool:
-    """Whether a message is learnt as far as its flags say; an assistant's is, where it has none."""
+def _said(row: SourceRow, key: str, value: Any, role: str) -> str:
+    """What a turn says. An answer may be null: it is a call, or is not there, and counts as empty."""
+    return "" if value is None and role == "assistant" else text_of(row, key, value)
+
+
+def _flag(row: SourceRow, at: str, turn: dict[str, Any]) -> Flag | None:
+    """What a message's flags say; None: it has none."""
     flags: dict[str, bool] = {}
     for key in _FLAGS:
         if (value := turn.get(key)) is None:
@@ -188,12 +206,7 @@ def _flagged(row: SourceRow, at: str, turn: dict[str, Any], role: str) -> bool:
     if len(set(flags.values())) > 1:
         said = ", ".join(f"`{key}` {shown(turn[key])}" for key in flags)
         raise row.error(f"`{at}`: its flags contradict each other: {said}; keep one of them")
-    if role != "assistant" and any(flags.values()):
-        raise row.error(
-            f"`{at}.{next(iter(flags))}`: asks to learn a message of role {role}, but only the "
-            "assistant's messages can be learnt; set it to false, or leave it out"
-        )
-    return role != "assistant" or all(flags.values())
+    return next((Flag(f"{at}.{key}", learnt) for key, learnt in flags.items()), None)
 
 
 def _json(row: SourceRow, key: str, text: str) -> Any:
@@ -203,18 +216,34 @@ def _json(row: SourceRow, key: str, text: str) -> Any:
         raise row.error(f"`{key}`: is not JSON: {error.msg}; got {shown(text)}") from error
 
 
-def _tool_calls(row: SourceRow, key: str, calls: Any) -> list[dict[str, Any]]:
+def _without_nulls(value: Any) -> Any:
+    """Without the keys of objects that are null. In lists, as that of an `enum`, null is a value."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(part) for key, part in value.items() if part is not None}
+    if isinstance(value, list):
+        return [_without_nulls(part) for part in value]
+    return value
+
+
+def _tool_calls(
+    row: SourceRow, key: str, calls: Any, is_json: bool = False
+) -> list[dict[str, Any]]:
+    """Args:
+    is_json: they stood in the row as JSON text.
+    """
     calls = [calls] if isinstance(calls, dict) else calls
     if not isinstance(calls, list) or not calls:
         raise row.error(f"`{key}`: expected calls {{name, arguments}}, got {shown(calls)}")
     result = []
     for place, call in enumerate(calls):
-        function = call.get("function", call) if isinstance(call, dict) else None
+        function = (call.get("function") or call) if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise row.error(f"`{key}[{place}]`: expected {{name, arguments}}, got {shown(call)}")
         arguments = function.get("arguments")
         if isinstance(arguments, str):
             arguments = _json(row, f"{key}[{place}].arguments", arguments) if arguments else {}
+        elif not is_json:
+            arguments = _without_nulls(arguments)
         if not isinstance(arguments, dict | None):
             raise row.error(
                 f"`{key}[{place}].arguments`: expected an object, got {shown(arguments)}"

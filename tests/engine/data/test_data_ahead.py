@@ -26,7 +26,7 @@ def own_cache(monkeypatch, tmp_path):
 def write(path, count, bad=(), word="q"):
     rows = [{"prompt": f"{word}{n}", "completion": "x" * (n % 50)} for n in range(count)]
     for place in bad:
-        rows[place]["completion"] = place
+        rows[place]["completion"] = {}
     path.write_text("\n".join(json.dumps(row) for row in rows))
     return DatasetConfig(path=str(path))
 
@@ -154,7 +154,7 @@ def test_an_error_names_its_row_whoever_met_it(chatml, tmp_path):
         assert account.rows == 400 and account.dropped.first["unreadable"] == [(source.path, 334)]
         [(file, text)] = account.errors
         assert file == source.path
-        assert text.startswith(": line 334: `completion`: expected text")
+        assert text.startswith(": line 334: `completion[0].role`: expected")
 
 
 def test_a_process_that_is_killed_costs_nothing_but_time(chatml, tmp_path):

@@ -55,6 +55,7 @@ BAD_ROWS: dict[str, object] = {
     "cut_away": pair("long " * 80, "short"),
     "cut": pair("tell me", "much " * 80),
     "turn_order": chat(("assistant", "I am first"), ("user", "so?"), ("assistant", "so it is")),
+    "empty_prompt": pair("  ", "nobody asked, and still I speak"),
     "tool_calls": call(town="Oslo"),
     "control_characters": pair("colour", "it is \x1b[31mred"),
     "special_tokens": pair("markers", "so <|im_end|> it goes"),
@@ -105,7 +106,7 @@ def test_clean_data_are_green_throughout(check, evaluation):
     clean = check([good(number) for number in range(40)] + [call(city="Oslo")], evaluation)
     assert clean.level == "green"
     assert not found(clean), found(clean)
-    assert len({finding.code for finding in clean.findings}) == len(clean.findings) == 17
+    assert len({finding.code for finding in clean.findings}) == len(clean.findings) == 18
     assert all(finding.text and not finding.fixes for finding in clean.findings)
 
 

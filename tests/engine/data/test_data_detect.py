@@ -280,7 +280,7 @@ def test_rows_later_in_the_file_are_read_from_the_columns_that_were_told():
     given = detect(rows(both), format="prompt_completion")
     assert learnt(normalise(rows(both)[0], given.format, given.settled)) == [None, "c"]
     with pytest.raises(DataError, match="`answer`: expected text, got a number"):
-        normalise(rows({"question": "q", "answer": 1})[0], found.format, found.settled)
+        normalise(rows({"question": "q", "answer": float("nan")})[0], found.format, found.settled)
     found = detect(rows({"log": CHAT}))
     two = {"log": CHAT, "other": BAD}
     assert learnt(normalise(rows(two)[0], found.format, found.settled)) == [None, "a"]
@@ -440,6 +440,9 @@ def test_the_answer_is_told_by_its_name_before_its_length():
 
 
 def test_an_alpaca_row_with_tools_is_no_tie():
-    value = {"instruction": "q", "input": "", "output": "a", "tools": "[]"}
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    value = {"instruction": "q", "input": "", "output": "a", "tools": [tool]}
     found = detect(rows(value))
     assert (found.format, found.columns["tools"]) == ("alpaca", "tools")
+    normal = read(value)
+    assert isinstance(normal, Conversation) and normal.tools == (tool,)

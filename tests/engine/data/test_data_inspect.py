@@ -82,7 +82,7 @@ def test_bytes_that_are_no_text_hold_nothing_up(chatml):
 def test_a_row_that_is_left_out_says_why(inspect):
     rows = [*asked(3), {"prompt": "q", "completion": ""}, {"prompt": "p" * 90, "completion": "a"},
             {"prompt": "q", "completion": "a\u202eb"}, {"prompt": "q1", "completion": "a1"},
-            {"prompt": 3, "completion": "a"}]  # fmt: skip
+            {"prompt": {}, "completion": "a"}]  # fmt: skip
     drop = ["bad", "control_characters", "duplicate"]
     lines = "".join(json.dumps(row) + "\n" for row in rows) + "{broken\n"
     inspector, _ = inspect(lines, max_length=64, drop=drop)

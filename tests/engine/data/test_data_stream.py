@@ -151,10 +151,10 @@ def test_the_bins_of_an_epoch_are_estimated_from_the_first_window(taken, tmp_pat
 
 
 def test_a_bad_row_is_named_when_its_window_is_asked_for(taken, tmp_path):
-    rows = [*pairs(150), {"prompt": "q", "completion": 3}, *pairs(150)]
+    rows = [*pairs(150), {"prompt": "q", "completion": {}}, *pairs(150)]
     prepared = taken(write(tmp_path / "a.jsonl", rows), max_length=64)
     assert prepared.train.window(0, 0) is not None
-    with pytest.raises(DataError, match=r"a\.jsonl: line 151: `completion`: expected text"):
+    with pytest.raises(DataError, match=r"a\.jsonl: line 151: `completion\[0\]\.role`: expected"):
         windows(prepared)
 
 

@@ -9,10 +9,11 @@ from evenfall.engine.data import template as t
 from evenfall.engine.data import template_fit as fit
 from evenfall.engine.data.detect import detect
 from evenfall.engine.data.errors import DataError
-from evenfall.engine.data.formats import normalise
-from evenfall.engine.data.normal import Conversation, Document
+from evenfall.engine.data.formats import NUMBERS_READ, normalise
+from evenfall.engine.data.normal import EMPTY_NOT_LEARNT, Conversation, Document
 from evenfall.engine.data.row import SourceRow
 from evenfall.engine.data.template import Renderer
+from evenfall.presets.load import chat_template
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -277,6 +278,204 @@ def test_tools_that_a_template_would_lose_in_silence(make_tokenizer):
     deaf = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'tool' %}")
     with pytest.raises(DataError, match=r"f\.json: row 7: holds tool results"):
         encode(make_tokenizer(deaf), CALLS)
+
+
+def test_what_a_template_has_no_place_for_beside_and_among_calls_is_noted(make_tokenizer):
+    calls = [{"name": "look", "arguments": {"at": place}} for place in ("x", "y")]
+    value = {"messages": [U1, {"role": "assistant", "content": "Wait.", "tool_calls": calls}]}
+    every = TOOLS.replace("ARGUMENTS", "c.function.arguments | tojson")
+    one = every.replace("m.tool_calls or []", "(m.tool_calls or [])[:1]")
+    bare = every.replace("{{ m.content }}", "{{ '' if m.tool_calls else m.content }}")
+    for template, notes in (
+        (every, {}),
+        (one, {fit.CALLS_LEFT_OUT: 1}),
+        (bare, {fit.TEXT_LEFT_OUT: 1}),
+    ):
+        ((text, learnt),), renderer = encode(make_tokenizer(template), value)
+        assert renderer.take_notes() == notes
+        assert learnt.count("<call>") == 2 - (template is one)
+        assert ("Wait." in text) is (template is not bare)
+
+
+THINKS = CHATML.replace(
+    "{{ m.content }}",
+    "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content }}",
+)
+
+
+def test_reasoning_that_a_template_would_lose_in_silence(make_tokenizer):
+    value = {"messages": [U1, {**A2, "reasoning_content": "Hm."}]}
+    ((_, learnt),), renderer = encode(make_tokenizer(THINKS), value)
+    assert learnt == "<think>Hm.</think>No.\n<|im_end|>\n"
+    assert renderer.take_notes() == {}
+    ((text, _),), renderer = encode(make_tokenizer(), value)
+    assert "Hm." not in text
+    assert renderer.take_notes() == {fit.REASONING_LEFT_OUT: 1}
+    other = {"messages": [U1, {**A2, "reasoning": "Hm."}]}
+    assert encode(make_tokenizer(), other)[1].take_notes() == {fit.REASONING_LEFT_OUT: 1}
+    # Beside calls only, as gpt-oss's.
+    calls = [{"name": "look", "arguments": {}}]
+    beside = THINKS.replace("if m.reasoning_content", "if m.tool_calls and m.reasoning_content")
+    beside = beside.replace("{{ m.content }}", "{{ m.content }}{{ m.tool_calls }}")
+    both = {
+        "messages": [U1, {"role": "assistant", "reasoning_content": "Hm.", "tool_calls": calls}]
+    }
+    assert fit.REASONING_LEFT_OUT not in encode(make_tokenizer(beside), both)[1].take_notes()
+    assert fit.REASONING_LEFT_OUT in encode(make_tokenizer(beside), value)[1].take_notes()
+
+
+@pytest.mark.parametrize("assistant_only", [True, False])
+def test_reasoning_without_an_answer_is_learnt_where_there_is_a_place_for_it(
+    make_tokenizer, assistant_only
+):
+    thinks = {"role": "assistant", "content": None, "reasoning_content": "Hm."}
+    ((_, learnt),), _ = encode(make_tokenizer(THINKS), {"messages": [U1, thinks]}, assistant_only)
+    assert learnt.endswith("<think>Hm.</think><|im_end|>\n")
+    alone, renderer = encode(make_tokenizer(), {"messages": [U1, thinks]}, assistant_only)
+    assert not alone and renderer.take_notes() == {fit.REASONING_LEFT_OUT: 1}
+    ((_, learnt),), _ = encode(make_tokenizer(), {"messages": [U1, thinks, U2, A2]}, assistant_only)
+    assert learnt.endswith("No.\n<|im_end|>\n")
+    assert "assistant\n<|im_end|>" not in learnt
+
+
+def test_what_was_done_to_a_row_to_read_it_is_noted(make_tokenizer):
+    for template in (CHATML, None):
+        _, renderer = encode(make_tokenizer(template), {"question": "2+2", "answer": 4})
+        assert renderer.take_notes() == {NUMBERS_READ: 1}
+    empty = {"role": "assistant", "content": ""}
+    ((text, learnt),), renderer = encode(make_tokenizer(), {"messages": [U1, empty, U2, A2]})
+    assert "assistant\n<|im_end|>" in text and learnt == "No.\n<|im_end|>\n"
+    assert renderer.take_notes() == {EMPTY_NOT_LEARNT: 1}
+
+
+SYSTEM = {"role": "system", "content": "NEW RULES"}
+
+
+@pytest.mark.parametrize(
+    ("name", "folded"),
+    [("gemma", True), ("vicuna", True), ("mistral", True), ("alpaca", True), ("zephyr", False)],
+)
+def test_late_system_text_is_nowhere_lost(make_tokenizer, name, folded):
+    tokenizer = make_tokenizer(chat_template(name))
+    for assistant_only in (True, False):
+        value = {"messages": [U1, A1, SYSTEM, SYSTEM, U2, A2]}
+        ((text, learnt),), renderer = encode(tokenizer, value, assistant_only)
+        assert text.count("NEW RULES") == 2
+        assert ("NEW RULES\n\nNEW RULES\n\nSo?" in text) is folded
+        assert ("NEW RULES" in learnt) is not assistant_only
+        assert renderer.take_notes().get(fit.LATE_SYSTEM_FOLDED, 0) == folded
+    masked = {"messages": [U1, {**A1, "weight": 0}, SYSTEM, U2, A2]}
+    ((_, learnt),), _ = encode(tokenizer, masked)
+    assert "No." in learnt and "Yes" not in learnt
+    nowhere = {"messages": [U1, SYSTEM, A2]}
+    if folded:
+        with pytest.raises(
+            DataError, match=r"row 7: .*no place for system text after a message of role user"
+        ):
+            encode(tokenizer, nowhere)
+        after = {"messages": [U1, A2, SYSTEM]}
+        assert (
+            "NEW RULES" not in encode(tokenizer, after)[0][0][0]
+        )  # as all that follows the last answer
+        with pytest.raises(DataError, match=r"row 7: .*data\.drop_system=true"):
+            encode(tokenizer, after, assistant_only=False)
+
+
+def test_system_text_stays_where_a_template_has_a_place_for_it(make_tokenizer):
+    shown = "m.role != 'system' or loop.first or loop.previtem.role == 'assistant'"
+    tokenizer = make_tokenizer(
+        CHATML.replace("{{ m.content }}", "{{ m.content if " + shown + " }}")
+    )
+    first = {"role": "system", "content": "Be brief."}
+    ((text, _),), renderer = encode(tokenizer, {"messages": [first, U1, A1, SYSTEM, U2, A2]})
+    assert "system\nBe brief.<|im_end|>" in text and "system\nNEW RULES<|im_end|>" in text
+    assert renderer.take_notes() == {}
+    ((text, _),), renderer = encode(tokenizer, {"messages": [first, SYSTEM, U1, A1]})
+    assert "system\nBe brief.<|im_end|>" in text and "user\nNEW RULES\n\nHi" in text
+    assert renderer.take_notes() == {fit.LATE_SYSTEM_FOLDED: 1}
+
+
+def test_a_template_that_leaves_out_what_a_role_says_is_refused(make_tokenizer):
+    first = CHATML.replace("{{ m.content }}", "{{ m.content if loop.first or m.role != 'user' }}")
+    for value in ({"messages": [U1, A1]}, {"messages": [U1, A1, U2, A2]}):
+        with pytest.raises(
+            DataError, match="row 7: the chat template leaves out what user messages say"
+        ):
+            encode(make_tokenizer(first), value)
+
+
+# Qwen3's: empty reasoning before the last answer, none before earlier ones.
+LAST_THINKS = CHATML.replace(
+    "{{ m.content }}",
+    "{% if loop.last and m.role == 'assistant' %}<think></think>{% endif %}{{ m.content }}",
+)
+# Gemma 3's: system text as the beginning of the first user turn.
+FOLDS = (
+    "{% if messages[0].role == 'system' %}{% set head = messages[0].content + ' | ' %}"
+    "{% set rest = messages[1:] %}{% else %}{% set head = '' %}{% set rest = messages %}{% endif %}"
+    "{% for m in rest %}<|im_start|>{{ m.role }}\n{{ head if loop.first }}{{ m.content }}<|im_end|>\n{% endfor %}"
+)  # fmt: skip
+# GLM-4's: no line break before an answer that is empty.
+TIGHT = CHATML.replace("\n{{ m.content }}", "{{ '\n' + m.content if m.content }}")
+MERGED = BARE.replace("{% for", "{# its line breaks are tokens with what follows #}{% for")
+PHI3 = CHATML.replace("{% endif %}", "{% else %}<|endoftext|>{% endif %}")
+
+
+@pytest.mark.parametrize(
+    ("template", "roles", "flagged", "unlearnt"),
+    [
+        (CHATML, "uaua", {1: {"weight": 0}}, "<|im_start|>assistant\nm1<|im_end|>\n"),
+        (CHATML, "uaua", {2: {"train": False}}, "<|im_start|>user\nm2<|im_end|>\n"),
+        (CHATML, "suaa", {0: {"loss": False}, 1: {"weight": 0}},
+         "<|im_start|>system\nm0<|im_end|>\n<|im_start|>user\nm1<|im_end|>\n"),
+        (CHATML, "uaua", {3: {"weight": 0}}, "<|im_start|>assistant\nm3<|im_end|>\n"),
+        (CHATML, "uaua", {0: {"train": True}, 1: {"train": True}}, ""),
+        (CHATML, "ueua", {}, "<|im_start|>assistant\n<|im_end|>\n"),
+        (PHI3, "uaua", {1: {"weight": 0}}, "<|im_start|>assistant\nm1<|im_end|>\n"),
+        (BARE, "uau", {2: {"weight": 0}}, "user:\nm2\n<|im_end|>"),
+        (LAST_THINKS, "uaua", {1: {"weight": 0}}, "<|im_start|>assistant\nm1<|im_end|>"),
+        (LAST_THINKS, "uaua", {3: {"weight": 0}}, "<|im_start|>assistant\n<think></think>m3<|im_end|>\n"),
+        (LAST_THINKS, "ueua", {}, "<|im_start|>assistant\n<|im_end|>"),
+        (TIGHT, "ueua", {}, "<|im_start|>assistant<|im_end|>\n"),
+        (MERGED, "uaua", {1: {"weight": 0}}, "assistant:\nm1"),  # a token that is partly learnt is
+        (FOLDS, "sua", {1: {"weight": 0}}, "m1<|im_end|>\n"),
+        (FOLDS, "suau", {0: {"weight": 0}, 3: {"weight": 0}},
+         "<|im_start|>user\nm0<|im_start|>user\nm3<|im_end|>\n"),
+    ],
+)  # fmt: skip
+def test_flagged_messages_are_not_learnt_where_all_else_is(
+    make_tokenizer, template, roles, flagged, unlearnt
+):
+    of = {"s": "system", "u": "user", "a": "assistant", "e": "assistant"}
+    messages = [
+        {"role": of[role], "content": "" if role == "e" else f"m{place}", **flagged.get(place, {})}
+        for place, role in enumerate(roles)
+    ]
+    eos = "<|endoftext|>" if template is PHI3 else "<|im_end|>"
+    merges = [("Ċ", "u")] if template is MERGED else []
+    renderer = Renderer(make_tokenizer(template, eos, merges=merges), assistant_only=False)
+    (one,) = renderer.encode(renderer.render(row({"messages": messages})))
+    trained = one.trained.copy()
+    trained[0] = flagged.get(0, {"train": True}).get("train", False)  # it never is
+    assert renderer.tokenizer.decode(one.ids[~trained]) == unlearnt
+
+
+def test_flags_that_cannot_be_done_are_refused(make_tokenizer):
+    doubled = CHATML.replace("{{ m.content }}", "{{ m.content }}{{ m.content }}")
+    for template in (doubled, "{{ messages | length }}" + doubled):
+        with pytest.raises(DataError, match=r"row 7: `messages\[1\]\.weight`: .*cannot be told"):
+            encode(make_tokenizer(template), {"messages": [U1, {**A1, "weight": 0}, U2, A2]}, False)
+    own = {"messages": [{**SYSTEM, "train": False}, U1, A1]}
+    gemma = make_tokenizer(chat_template("gemma"))
+    with pytest.raises(DataError, match=r"row 7: `messages\[0\]\.train`: .*flag them alike"):
+        encode(gemma, own, False)
+    assert encode(gemma, own)[1].take_notes() == {fit.SYSTEM_FOLDED: 1, t.EOS_ADDED: 1}
+    asks = {"messages": [{**U1, "train": True}, A1]}
+    with pytest.raises(
+        DataError, match=r"row 7: `messages\[0\]\.train`: asks to learn a message of"
+    ):
+        encode(make_tokenizer(), asks)
+    assert encode(make_tokenizer(), asks, False)[0][0][1].endswith("Yes<|im_end|>\n")
 
 
 def test_what_a_template_refuses_is_an_error_with_the_row(make_tokenizer):
