@@ -395,9 +395,11 @@ def _tokens_of(encoding: "Encoding", start: int, end: int) -> range:
     last = next(_found(encoding, range(end - 1, start - 1, -1)), None)
     if first is None or last is None:
         return range(0)
-    reach = _characters(encoding, last)
-    while last + 1 < len(encoding) and _characters(encoding, last + 1) == reach:
-        last += 1  # a character of several tokens
+    while last + 1 < len(encoding):
+        begins, ends = _characters(encoding, last + 1)
+        if begins >= end or ends <= start:
+            break
+        last += 1  # a character of several tokens, of which the first may hold the one before it too
     return range(first, last + 1)
 
 

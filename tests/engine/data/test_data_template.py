@@ -120,6 +120,18 @@ def test_an_end_of_turn_outside_of_the_markers_is_learnt_all_the_same(make_token
     assert texts[0][1] == " 🎈 Yes<|im_end|>No.\n<|im_end|>"
 
 
+def test_a_last_character_of_several_tokens_is_learnt_whole(make_tokenizer):
+    """As GPT-2's and Llama's vocabularies have them: the first token holds the space and half of an emoji."""
+    outside = CHATML_MARKED.replace(
+        "{{ m.content }}<|im_end|>\n{% endgeneration %}",
+        "{{ m.content }}{% endgeneration %}<|im_end|>\n",
+    )
+    tokenizer = make_tokenizer(outside, merges=[("Ġ", "ð"), ("Ġð", "Ł")])
+    messages = [U1, {"role": "assistant", "content": "Yes 🎈"}, U2, A2]
+    ((_, learnt),), _ = encode(tokenizer, {"messages": messages})
+    assert learnt == "Yes 🎈<|im_end|>No.\n<|im_end|>"
+
+
 def test_a_token_across_the_edge_of_an_answer_is_learnt(make_tokenizer):
     # Ċ is the byte-level alphabet's line break: `\n\n` and `\nu` are one token each.
     tokenizer = make_tokenizer(BARE, "<|endoftext|>", merges=[("Ċ", "Ċ"), ("Ċ", "u")])
