@@ -1,4 +1,4 @@
-"""Makes the README's picture: the Train screen over a finished run.
+"""Makes the README's pictures: the Train screen over a finished run, and the Data screen.
 
     python docs/screenshot.py RUN [SCREEN] [WIDTHxHEIGHT]
 
@@ -21,8 +21,10 @@ async def picture(run: RunDirectory, screen: str, size: tuple[int, int]) -> str:
     app = EvenfallApp(root=run.path.parent, watch=run)
     async with app.run_test(size=size) as pilot:
         app.show(screen)  # type: ignore[arg-type] - checked by the app's modes
-        for _ in range(12):  # polls and the first plots
+        for wait in range(120):  # polls and the first plots; the Data screen reads its rows
             await pilot.pause(0.25)
+            if wait >= 12 and getattr(app.screen, "_job", None) is None:
+                break
         return app.export_screenshot(title="evenfall")
 
 

@@ -399,7 +399,9 @@ def _tokens_of(encoding: "Encoding", start: int, end: int) -> range:
         begins, ends = _characters(encoding, last + 1)
         if begins >= end or ends <= start:
             break
-        last += 1  # a character of several tokens, of which the first may hold the one before it too
+        last += (
+            1  # a character of several tokens, of which the first may hold the one before it too
+        )
     return range(first, last + 1)
 
 

@@ -50,6 +50,23 @@ def test_each_screen_has_a_digit_and_a_function_key(drive, see, tmp_path, monkey
     drive(app, scenario)
 
 
+@pytest.mark.parametrize("name", ["data", "train", "export", "chat", "runs"])
+def test_a_key_that_comes_before_the_first_paint_does_no_harm(see, tmp_path, monkeypatch, name):
+    waiting = Job(lambda job: threading.Event().wait(30))
+    monkeypatch.setattr(EvenfallApp, "start_job", lambda *_: waiting)  # screens read nothing
+
+    async def main() -> None:
+        app = EvenfallApp(root=tmp_path)
+        async with app.run_test(size=(120, 36)) as pilot:
+            app.show(name)
+            for _ in range(20):
+                await pilot.pause(0.05)
+            assert app.painted and app.current_mode == name
+            assert f"{name.capitalize()}" in see(app)
+
+    asyncio.run(main())
+
+
 def test_a_click_on_the_strip_goes_to_the_screen(drive, train_app):
     async def scenario(pilot):
         await pilot.click("#nav", offset=(56, 0))
