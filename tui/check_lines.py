@@ -10,7 +10,7 @@ from ..engine.data.findings import DataCheck, Finding, Statistics
 from ..engine.data.report import DataReport
 from .plain import data_lines
 from .story import seconds_text
-from .value_text import LEVELS, only_path, places_text, share_text, short_count
+from .value_text import LEVELS, counted, only_path, places_text, share_text, short_count
 from .widgets.histogram import length_plot, length_title
 from .widgets.plot import draw_plot
 
@@ -68,14 +68,16 @@ def statistics_lines(figures: Statistics, max_length: int) -> Iterator[str]:
     yield f"recommended {recommendation(figures, max_length)}"
     yield (
         f"an epoch    {short_count(figures.tokens)} tokens, {share_text(figures.trained_share)} learnt, "
-        f"in {figures.bins:,} bins {100 * figures.packing:.1f} % full"
+        f"in {counted(figures.bins, 'bin')} {100 * figures.packing:.1f} % full"
     )
     took = f", {seconds_text(figures.seconds)} at the last run's pace" if figures.seconds else ""
-    yield f"the run     {figures.steps:,} steps{took}"
+    yield f"the run     {counted(figures.steps, 'step')}{took}"
 
 
 def recommendation(figures: Statistics, max_length: int) -> str:
     """The length that holds 95 of 100 rows, and what it costs."""
+    if figures.documents:
+        return f"any data.max_length: documents become pieces of it, now of {max_length:,}"
     length, over = figures.recommended_length, figures.over_recommended
     rest = f"{over:,} longer" if over else "all of them fit"
     text = f"data.max_length={length} holds 95 % of the rows ({rest})"

@@ -51,6 +51,8 @@ def check(args: argparse.Namespace) -> int:
 def _config(source: str, overrides: list[str]) -> "RunConfig":
     from ..engine.config import load_config, parse_config
 
+    if (Path(source) / "run.yaml").is_file():  # a run
+        source = str(Path(source) / "run.yaml")
     if Path(source).suffix in (".yaml", ".yml"):
         return load_config(source, overrides)
     return parse_config({"data": {"path": source}}).with_overrides(overrides)

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 _GRAVE_SHARE = 0.1
 """Of the rows, or of those that are evaluated on: from here on what is called red is."""
+_MOST = 0.5
+"""Of the rows: where more are left out than learnt, it was hardly meant."""
 _LEVELS: tuple[Level, ...] = ("red", "amber", "green")
 _OF_REASON = {
     **{in_words(code): code for code in DROP_CODES},
@@ -87,7 +89,9 @@ def check_data(
     findings = [
         _finding(config, code, found, prepared.report, bad, statistics, droppable)
         for code in PROBLEMS
-        if code not in _TOKENIZER and (near or code not in NEAR)
+        if code not in _TOKENIZER
+        and (near or code not in NEAR)
+        and (prepared.tested or code not in (codes.LEAK, codes.NEAR_LEAK))
     ]
     own = config.data.chat_template is None
     about = check_tokenizer(tokenizer, examples, own, ends_of_generation(config.model))
@@ -159,6 +163,8 @@ def _finding(
         and (config.data.eval_path is None or count < _GRAVE_SHARE * report.eval_rows)
     ):
         level = "amber"
+    if code in (codes.CUT_AWAY, codes.NOTHING_TO_LEARN) and count > _MOST * report.rows:
+        level = "red"
     text = f"rows that {problem.title}: {count:,}"
     if code == BAD:
         text += f"; the first: {bad}"

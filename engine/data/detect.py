@@ -222,6 +222,15 @@ def _columns_of(row: SourceRow, columns: Mapping[str, str]) -> list[str]:
     return [columns.get(column, column) for column in row.value]
 
 
+def ways_to_read(row: SourceRow) -> UndecidedFormat | None:
+    """The ways in which a row may be read, though it was told how it is; None for running text."""
+    if not isinstance(row.value, dict):
+        return None
+    fit = [_candidate(shape, {}) for shape in shapes_of(row.value) or []]
+    other = _by_columns_of_text(row, {}, [row])
+    return UndecidedFormat("can be read otherwise", [*fit, *other], list(row.value), row)
+
+
 # Rows of no known shape
 
 
@@ -308,16 +317,19 @@ def _by_columns_of_text(
         values = [one.value.get(column) for one in picked if isinstance(one.value, dict)]
         return sum(len(value) for value in values if isinstance(value, str))
 
-    answer = max([one for one in texts if one.lower() in ANSWERS] or texts, key=length)
-    pairs: list[dict[str, str]] = [
-        {"prompt": prompt, "completion": answer} for prompt in texts if prompt != answer
-    ]
+    # Rows are written in the order in which they are read, and a longer text is no proof of an answer.
+    known = [one for one in texts if one.lower() in ANSWERS]
+    answer = max(known, key=length) if known else texts[-1]
+    others = [one for one in texts if one != answer]
+    pairs: list[dict[str, str]] = [{"prompt": one, "completion": answer} for one in others]
+    if len(texts) == 2 and not known:
+        pairs.append({"prompt": answer, "completion": others[0]})
     return [
         *(
             Candidate(
                 "prompt_completion", _in_file(pair, columns),
-                f"columns of text, of which `{columns.get(answer, answer)}` "
-                + ("is called as answers are" if answer.lower() in ANSWERS else "is the longer one"),
+                f"`{columns.get(pair['completion'], pair['completion'])}` is learnt as the answer to "
+                f"`{columns.get(pair['prompt'], pair['prompt'])}`",
             )
             for pair in pairs
         ),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..config import RunConfig
+from .detect import UndecidedFormat, ways_to_read
 from .findings import DataCheck
 from .problems import BAD
 from .report import DataReport
@@ -25,6 +26,8 @@ class DataPreview:
     report: DataReport
     inspector: "Inspector"
     check: DataCheck
+    question: UndecidedFormat | None = None
+    """How else the rows may be read, for who takes it otherwise; None of several data sets, or of running text."""
 
 
 def build_preview(
@@ -59,4 +62,8 @@ def build_preview(
     assert first is not None
     tested = prepared.tested and prepared.tested.source
     inspector = Inspector(config, tokenizer, prepared.sources, first, tested)
-    return DataPreview(check.report, inspector, check)
+    question = None
+    if len(prepared.sources) == 1:
+        good = next((row for row in prepared.sources[0].first.rows if not row.broken), None)
+        question = ways_to_read(good) if good is not None else None
+    return DataPreview(check.report, inspector, check, question)

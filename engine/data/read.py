@@ -62,7 +62,7 @@ def _rows(source: DatasetConfig, keep_broken: bool) -> Iterator[SourceRow]:
         for inside in files_of(file, path, source.split):
             name = f"{path.rstrip('/')}/{inside.relative_to(file)}"
             yield from _read_file(inside, name, source.split, keep_broken)
-    elif _HUB_ID.fullmatch(path) and file.suffix.lower() not in _NO_HUB_SUFFIXES:
+    elif _is_hub_id(path):
         yield from _read_hub(source)
     else:
         raise DataError(f"{path}: no such file{_near_miss(file)}")
@@ -80,6 +80,11 @@ def size_of(source: DatasetConfig) -> int:
     return unpacked_size(file) if file.is_file() else 0
 
 
+def _is_hub_id(path: str) -> bool:
+    suffix = Path(path).suffix.lower()
+    return _HUB_ID.fullmatch(path) is not None and suffix not in _NO_HUB_SUFFIXES
+
+
 def split_to_evaluate(source: DatasetConfig) -> str:
     """Which split of a folder or hub data set is for evaluation: its validation, else its test split; `train`,
     which stands for all, where there is neither."""
@@ -89,7 +94,7 @@ def split_to_evaluate(source: DatasetConfig) -> str:
             with contextlib.suppress(DataError):
                 files_of(file, source.path, split)
                 return split
-    elif not file.exists() and _HUB_ID.fullmatch(source.path):
+    elif not file.exists() and _is_hub_id(source.path):
         import datasets
 
         # As in `_read_hub`; what is wrong with the id is said when it is read.

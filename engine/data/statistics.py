@@ -42,6 +42,7 @@ def statistics_of(
         bins=bins,
         steps=steps,
         seconds=of_run / pace if pace else None,
+        documents=documents,
     )
 
 

@@ -11,6 +11,7 @@ from textual.content import Content
 from waiting import until
 
 from evenfall.engine.config import RunConfig
+from evenfall.engine.data.findings import Fix
 from evenfall.engine.data.inspect import InspectedRow, InspectedToken
 from evenfall.engine.data.preview import DataPreview
 from evenfall.engine.data.report import DataReport, SourceReport
@@ -448,6 +449,59 @@ def test_several_data_sets_are_told_and_give_way_to_a_path(
 
 
 # The check
+
+
+def test_a_key_too_many_takes_nothing_back(app, drive, see, monkeypatch):
+    """Once all is settled, the key that settled it would undo what it did."""
+    settled = replace(FINDINGS[0], level="green", fixes=(Fix("drop", "data.drop=[]", "take in"),))
+    preview = replace(PREVIEW, check=checked(REPORT, (settled, *FINDINGS[2:])))
+    monkeypatch.setattr(data_screen, "load_preview", lambda config, job: preview)
+
+    async def scenario(pilot):
+        await show_data(pilot)
+        app.update_draft(["data.drop=[end_untrained]"])
+        await until(pilot, lambda: app.screen._job is None)
+        await pilot.press("c", "x")
+        assert app.draft.data.drop == ["end_untrained"]
+        await pilot.press("down", "up", "x")  # somebody went there
+        assert app.draft.data.drop == []
+
+    drive(app, scenario)
+
+
+def test_what_was_said_of_one_file_is_not_said_of_the_next(app, asked, drive, see):
+    said = ["format=alpaca", "columns={output: b}", "drop=[bad]", "keep=[cut]", "max_length=512"]
+
+    async def scenario(pilot):
+        await show_data(pilot)
+        app.update_draft([f"data.{one}" for one in said])
+        await until(pilot, lambda: app.screen._job is None)
+        await pilot.press("slash", *["backspace"] * 4, *"b.csv", "enter")
+        await until(pilot, lambda: app.screen._job is None)
+        assert "data.format, data.columns, data.drop" in see(app)
+        data = app.draft.data
+        assert (data.path, data.format, data.columns, data.max_length) == ("b.csv", "auto", {}, 512)
+        assert not data.drop and not data.keep
+        app.update_draft(["data.columns={output: b}"])
+        app.screen.query_one("#data-format", Choice).action_turn(1)
+        await pilot.pause()
+        assert app.draft.data.columns == {}
+
+    drive(app, scenario)
+
+
+def test_escape_leaves_a_field_as_it_was(app, asked, drive, see):
+    async def scenario(pilot):
+        await show_data(pilot)
+        await pilot.press("slash", *"zzz", "escape")
+        assert app.draft.data.path == "demo" and "zzz" not in see(app)
+        app.screen.query_one("#data-length").focus()
+        await pilot.press("a", "tab")
+        assert "whole number" in see(app)
+        await pilot.press("f2", "f3")
+        await until(pilot, lambda: "check" in see(app) and "whole number" not in see(app))
+
+    drive(app, scenario)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -77,7 +77,7 @@ class ChatScreen(EvenfallScreen):
         yield Static("", id="chat-error", markup=False)
         with Horizontal(id="chat-prompt-line"):
             yield Static("›", id="chat-mark", markup=False)
-            yield TextField(placeholder="write here, enter sends", id="chat-prompt")
+            yield TextField(placeholder="write here, enter sends", id="chat-prompt", draft=True)
 
     def on_mount(self) -> None:
         super().on_mount()

@@ -13,7 +13,7 @@ from textual.containers import Container, Horizontal
 from textual.content import Content
 from textual.widgets import Static
 
-from ...engine.config import ConfigError, RunConfig
+from ...engine.config import ConfigError, DataConfig, RunConfig
 from ...engine.jobs import Job
 from .. import describe
 from ..safe_text import safe_text
@@ -130,6 +130,8 @@ class DataScreen(EvenfallScreen):
         )
         if preview_key(draft) != self._key:
             self._read()
+        elif self._job is None:  # a refusal that is still shown is of a field that was put back
+            self._show()
 
     def _read(self) -> None:
         if self._job:
@@ -154,14 +156,16 @@ class DataScreen(EvenfallScreen):
             self._error = "Reading was cancelled."
         elif job.error is not None:
             self._error = job.error
-            self._ask(job.exception)
         else:
             self._preview = job.result
+            self._question = job.result.question if job.result else None
         self._pane.set_data(self._preview)
         check = self._preview.check if self._preview else None
         self._checks.set_data(check)
         self.evenfall.set_mark("data", "done" if check and check.level != "red" else "attention")
         self._show()
+        if job.error is not None and not job.cancelled:
+            self._ask(job.exception)
 
     def _ask(self, error: BaseException | None) -> None:
         """Open the form where the rows can be read in several ways, or in none that is known."""
@@ -170,6 +174,7 @@ class DataScreen(EvenfallScreen):
         # Of several data sets the message has the keys: they stand in run.yaml.
         if isinstance(error, UndecidedFormat) and self.evenfall.draft.data.path is not None:
             self._question = error
+            self._show()
             if self.shown and self.evenfall.screen is self:
                 self.action_columns()
 
@@ -208,8 +213,13 @@ class DataScreen(EvenfallScreen):
 
     def _set(self, control: TextField | Choice, text: str) -> None:
         key = KEYS[control.id or ""]
+        overrides = [override_of(key, text)]
+        if key == "data.path" and text.strip() != (self.evenfall.draft.data.path or ""):
+            overrides += self._of_the_old_data()
+        elif key == "data.format":
+            overrides.append("data.columns={}")  # they were those of the other format
         try:
-            self.evenfall.update_draft([override_of(key, text)])
+            self.evenfall.update_draft(overrides)
         except ConfigError as error:
             if isinstance(control, TextField):
                 control.mark_bad(True)
@@ -222,13 +232,26 @@ class DataScreen(EvenfallScreen):
         if self._job is None:  # nothing to read anew: take a refusal off the screen
             self._show()
 
+    def _of_the_old_data(self) -> list[str]:
+        """What takes back the settings that were made for the rows of one data set; the user is told of them."""
+        data, plain = self.evenfall.draft.data, DataConfig()
+        back = {
+            "name": "null", "split": plain.split, "format": plain.format, "columns": "{}",
+            "drop": "[]", "keep": "[]",
+        }  # fmt: skip
+        made = [name for name in back if getattr(data, name) != getattr(plain, name)]
+        if made:
+            names = ", ".join(f"data.{name}" for name in made)
+            self.tell(f"{names}: taken back, as said of the data before")
+        return [f"data.{name}={back[name]}" for name in made]
+
     # Verbs
 
     def why_not(self, verb: str) -> str | None:
         if verb in ("data_path", "reload", "stop_reading"):
             return None
         if verb == "columns":
-            return None if self._question else "nothing is asked: it was told how the rows are read"
+            return None if self._question else "of these data there is nothing to choose"
         if self._job is not None:
             return "the data is still being read"
         if verb in ("check", "lengths"):

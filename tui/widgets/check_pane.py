@@ -39,6 +39,7 @@ class CheckPane(Vertical):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._check: DataCheck | None = None
+        self._chosen = False  # whether the user has moved the cursor since the check was made
 
     def compose(self) -> ComposeResult:
         columns = (Column("level", 8), Column("rows", 7, right=True), Column("what", 0))
@@ -52,6 +53,7 @@ class CheckPane(Vertical):
         rows = [_row(finding) for finding in check.findings] if check else []
         rows += [PickRow(note, ("· NOTE", "", note)) for note in self._notes]
         self.query_one(PickList).set_rows(rows, highlight=rows[0].id if rows else None)
+        self._chosen = False
         figures = Content("")
         if check is not None:
             lines = statistics_lines(check.statistics, check.report.max_length)
@@ -78,8 +80,12 @@ class CheckPane(Vertical):
         return next((one for one in each if one.code == code), None)
 
     def fix(self, verb: str) -> "Fix | None":
-        """What a verb sets for the finding under the cursor; None: it does nothing for it."""
+        """What a verb sets for the finding under the cursor; None: it does nothing for it. What is settled is
+        taken back only where somebody went: a key that is pressed once too often does not.
+        """
         finding = self.finding
+        if finding and finding.level == "green" and not self._chosen:
+            return None
         each = finding.fixes if finding else ()
         return next((fix for fix in each if fix.verb == verb), None)
 
@@ -93,6 +99,8 @@ class CheckPane(Vertical):
     @on(PickList.Highlighted)
     def _moved(self, event: PickList.Highlighted) -> None:
         event.stop()
+        first = self._check and self._check.findings[:1]
+        self._chosen = self._chosen or not first or event.row != first[0].code
         self._show()
         self.post_message(self.Moved())
 

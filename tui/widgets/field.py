@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from textual import on
+from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.message import Message
@@ -31,6 +32,7 @@ class TextField(Input):
     TextField.-textual-compact { padding: 0 1; }
     TextField.-bad { background: $error 25%; }
     """
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "give_up", "Give up", show=False)]
 
     @dataclass
     class Committed(Message):
@@ -45,8 +47,12 @@ class TextField(Input):
         def control(self) -> "TextField":
             return self.field
 
-    def __init__(self, value: str = "", *, placeholder: str = "", id: str | None = None) -> None:
+    def __init__(
+        self, value: str = "", *, placeholder: str = "", id: str | None = None, draft: bool = False
+    ) -> None:
+        """`draft`: text that is being written stays when escape leaves the field; else what stood comes back."""
         self._committed = safe_str(value)
+        self._draft = draft
         super().__init__(value, placeholder=placeholder, id=id, compact=True)
 
     def validate_value(self, value: str) -> str:
@@ -58,6 +64,12 @@ class TextField(Input):
         with self.prevent(Input.Changed):
             self.value = text
         self.set_class(False, "-bad")
+
+    def action_give_up(self) -> None:
+        if not self._draft and self.value != self._committed:
+            self.value = self._committed
+            self.mark_bad(False)
+        raise SkipAction  # whoever else has the key takes it: the screen, to leave the field
 
     def mark_bad(self, bad: bool) -> None:
         """Colour the field as refused; its text stays for correction."""

@@ -235,6 +235,24 @@ def test_a_file_of_bad_rows_alone_says_what_is_wrong_with_the_first(check):
         check(rows)
 
 
+def test_more_rows_left_out_than_learnt_is_red(check):
+    rows = [good(number) for number in range(4)]
+    lost = [pair(f"long {number} " * 80, "short") for number in range(5)]
+    assert found(check(rows + lost))["cut_away"].level == "red"
+    assert found(check(rows + lost[:4]))["cut_away"].level == "amber"
+
+
+def test_what_is_not_looked_for_is_not_green(check, evaluation):
+    rows = [good(number) for number in range(30)]
+    codes = {one.code for one in check(rows).findings}
+    assert {one.code for one in check(rows, evaluation).findings} - codes == {"leak", "near_leak"}
+
+
+def test_documents_ask_for_no_length(check):
+    figures = check([{"text": "long " * 200}, {"text": "short " * 3}]).statistics
+    assert figures.documents and figures.recommended_length == 256
+
+
 def test_the_first_rows_alone_are_said_to_be(check):
     rows = [good(number) for number in range(30)]
     assert "only the first 20 rows of" in check(rows, "data.max_rows=20").notes[0]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenfall.engine.config import RunConfig
-from evenfall.engine.data.detect import UndecidedFormat, ask_what_to_learn, detect
+from evenfall.engine.data.detect import UndecidedFormat, ask_what_to_learn, detect, ways_to_read
 from evenfall.engine.data.errors import DataError
 from evenfall.engine.data.formats import normalise
 from evenfall.engine.data.normal import LABELLED_BAD, Conversation, Document, Dropped
@@ -437,6 +437,25 @@ def test_the_answer_is_told_by_its_name_before_its_length():
     with pytest.raises(UndecidedFormat) as asked:
         detect(rows({"Frage": "a long question, longer than what follows", "answer": "no"}))
     assert asked.value.candidates[0].columns == {"prompt": "Frage", "completion": "answer"}
+
+
+def test_columns_that_say_nothing_are_asked_in_the_order_of_the_file():
+    """A question may well be longer than its answer: both ways are offered."""
+    value = {"id": "1", "Frage": "a long question, longer than what follows", "Antwort": "no"}
+    with pytest.raises(UndecidedFormat) as asked:
+        detect(rows(value))
+    pairs = [one.columns for one in asked.value.candidates if one.format == "prompt_completion"]
+    assert pairs == [
+        {"prompt": "Frage", "completion": "Antwort"}, {"prompt": "Antwort", "completion": "Frage"},
+    ]  # fmt: skip
+
+
+def test_what_was_told_can_be_read_otherwise():
+    value = {"question": "q", "answer": "a", "category": "c"}
+    ways = ways_to_read(rows(value)[0])
+    assert ways is not None and ways.columns == ("question", "answer", "category")
+    assert ways.candidates[0].columns == {"prompt": "question", "completion": "answer"}
+    assert ways_to_read(SourceRow("f.txt", 1, "text")) is None
 
 
 def test_an_alpaca_row_with_tools_is_no_tie():
