@@ -212,7 +212,9 @@ def card(source: RunSource) -> Content | None:
         if failed.resume_step is not None:
             lines.append(key_hint(("r", f"resume from step {failed.resume_step}")))
         else:
-            lines.append(key_hint(("1", "look at the settings"), ("r", "start again")))
+            lines.append(
+                key_hint(("1", "look at the settings"), ("2", "at the data"), ("r", "start again"))
+            )
         return Content("\n").join(lines)
     if state == "interrupted":
         text = "✗ The process that trained this run ended before the run did."

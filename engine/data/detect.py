@@ -227,7 +227,10 @@ def ways_to_read(row: SourceRow) -> UndecidedFormat | None:
     if not isinstance(row.value, dict):
         return None
     fit = [_candidate(shape, {}) for shape in shapes_of(row.value) or []]
-    other = _by_columns_of_text(row, {}, [row])
+    known = [(one.format, one.columns) for one in fit]
+    other = [
+        one for one in _by_columns_of_text(row, {}, [row]) if (one.format, one.columns) not in known
+    ]
     return UndecidedFormat("can be read otherwise", [*fit, *other], list(row.value), row)
 
 

@@ -455,6 +455,9 @@ def test_what_was_told_can_be_read_otherwise():
     ways = ways_to_read(rows(value)[0])
     assert ways is not None and ways.columns == ("question", "answer", "category")
     assert ways.candidates[0].columns == {"prompt": "question", "completion": "answer"}
+    assert len({(one.format, *one.columns.values()) for one in ways.candidates}) == len(
+        ways.candidates
+    )
     assert ways_to_read(SourceRow("f.txt", 1, "text")) is None
 
 
