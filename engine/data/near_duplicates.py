@@ -1,6 +1,6 @@
 """Rows that nearly repeat another one: MinHash finds who may be alike, and their pieces are then compared.
 
-A row is the set of its pieces of three tokens, each weighing the logarithm of how rare it is among the rows: what many
+A row is the set of its pieces of three tokens, each weighing the squared logarithm of how rare it is among the rows: what many
 rows share (a system prompt, a template's words) says little about two of them. Two rows nearly repeat each other where
 the sets' weighted Jaccard similarity (the weight of what is in both, of what is in either) is at least 0.8. A row's 128
 smallest hashes stand for it (a bottom-k sketch), and 64 minima of these under other hashes, in 16 bands of four, bring two
@@ -107,7 +107,7 @@ class _Rarity:
             return pieces, np.ones(len(pieces)), rows
         at = np.minimum(np.searchsorted(self._shared, pieces), len(self._shared) - 1)
         counts = np.where(self._shared[at] == pieces, self._counts[at], 1)
-        weights = np.log((self._rows + 1) / counts)
+        weights = np.log((self._rows + 1) / counts) ** 2
         if self._rows < _COMMON_FROM:
             return pieces, weights, rows
         told = counts <= self._rows // 2

@@ -326,10 +326,12 @@ def test_near_duplicates_are_those_of_the_exact_similarity(seed, length, changed
         assert got[2]
 
 
-@pytest.mark.parametrize(("count", "prompts"), [(40, 4), (15, 1), (200, 10)])
-def test_a_shared_prompt_makes_no_rows_alike(count, prompts):
+@pytest.mark.parametrize(
+    ("count", "prompts", "length"), [(40, 4, 500), (15, 1, 150), (200, 10, 300), (1000, 4, 1000)]
+)
+def test_a_shared_prompt_makes_no_rows_alike(count, prompts, length):
     pick = np.random.default_rng(1)
-    frames = [pick.integers(0, 900, 150).tolist() for _ in range(prompts)]
+    frames = [pick.integers(0, 900, length).tolist() for _ in range(prompts)]
     rows = [frames[n % prompts] + pick.integers(0, 900, 30).tolist() for n in range(count)]
     assert not near_duplicates(rows_of(*rows)).any()
     rows.append([*rows[7][:-1], 901])
