@@ -11,7 +11,8 @@ from typing import Any
 
 from ..config import ConfigError, RunConfig, config_fields, parse_config
 from ..config_fields import unknown_key
-from .report import ConvertError, ImportReport, Line
+from .files_here import missing_files
+from .report import ConvertError, ImportReport, Line, setting
 
 _FIELDS = {field.key: field for field in config_fields()}
 
@@ -111,7 +112,8 @@ class Draft:
         config = None
         if not any(line.verdict in ("asked", "refused") for line in self._lines):
             config = self._config()
-        return ImportReport(self.tool, str(self.file), tuple(self._lines), config)
+        missing = missing_files(config, self.file) if config else []
+        return ImportReport(self.tool, str(self.file), (*self._lines, *missing), config)
 
     def _config(self) -> RunConfig:
         try:
@@ -129,22 +131,6 @@ class Draft:
 def is_empty(value: Any) -> bool:
     """Whether a key is there without a value, as tools' example files have many."""
     return value is None or (isinstance(value, str | list | dict) and not value)
-
-
-def setting(target: str, value: Any) -> str:
-    """`section.key=value` as the command line takes it."""
-    return f"{target}={_flow(value)}"
-
-
-def _flow(value: Any) -> str:
-    """A value of ours in YAML, on one line."""
-    if isinstance(value, list):
-        return f"[{', '.join(map(_flow, value))}]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_flow(part)}" for key, part in value.items()) + "}"
-    if value is None or isinstance(value, bool):
-        return {True: "true", False: "false", None: "null"}[value]
-    return str(value)
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:

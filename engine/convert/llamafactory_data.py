@@ -10,8 +10,9 @@ from typing import Any
 
 import orjson
 
-from .draft import Draft, is_empty, setting
+from .draft import Draft, is_empty
 from .handlers import ROLES, is_off, number, word
+from .report import setting
 
 _MEDIA = ("images", "videos", "audios")
 _PREFERENCES = ("chosen", "rejected", "kto_tag", "ranking")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ..config import RunConfig
 from ..config_fields import shown
 
-Verdict = Literal["mapped", "defaulted", "ignored", "asked", "refused"]
+Verdict = Literal["mapped", "defaulted", "ignored", "asked", "refused", "missing"]
 
 _TITLES: dict[Verdict, str] = {
     "mapped": "Taken over",
@@ -21,6 +21,7 @@ _TITLES: dict[Verdict, str] = {
     "ignored": "Without effect here",
     "asked": "Needs an answer",
     "refused": "Refused",
+    "missing": "Not found here",
 }
 _SECRET = re.compile(r"(^|[._])(\w*token|\w*api_key|password|secret)$", re.IGNORECASE)
 _SPECIAL_TOKEN = re.compile(r"(pad|eos|bos|unk)_token$")
@@ -32,14 +33,15 @@ class ConvertError(ValueError):
 
 @dataclass(frozen=True)
 class Line:
-    """What became of one key."""
+    """What became of one key; or a data file that is not there (`missing`)."""
 
     key: str
-    """As the file writes it; places in it as `datasets[0].path`."""
+    """As the file writes it; places in it as `datasets[0].path`. Of a missing file its path."""
     value: Any
     verdict: Verdict
     target: str | None
-    """`section.key=value` where it is taken over; the key to answer where one is asked for."""
+    """`section.key=value` where it is taken over; the key to answer where one is asked for; the
+    setting that names another file where one is missing."""
     said: str
     """Why, in a sentence; for a question, how to answer it."""
 
@@ -84,9 +86,36 @@ class ImportReport:
             end = (
                 f"Not imported yet: {asked} {'answer is' if asked == 1 else 'answers are'} needed."
             )
+        elif missing := self.of("missing"):
+            end = _not_here(missing, width)
         else:
             end = "Imports."
         return "\n\n".join([*blocks, end]) + "\n"
+
+
+def setting(target: str, value: Any) -> str:
+    """`section.key=value` as the command line takes it."""
+    return f"{target}={_flow(value)}"
+
+
+def _flow(value: Any) -> str:
+    """A value of ours in YAML, on one line."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_flow, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_flow(part)}" for key, part in value.items()) + "}"
+    if value is None or isinstance(value, bool):
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)
+
+
+def _not_here(missing: list[Line], width: int) -> str:
+    """The last words of an import that needs files which are not here."""
+    files = "a data file is" if len(missing) == 1 else f"{len(missing)} data files are"
+    them = "it" if len(missing) == 1 else "them"
+    settings = " and ".join(dict.fromkeys(line.target for line in missing if line.target))
+    text = f"Imports. But {files} not found here: put {them} there, or add {settings}"
+    return textwrap.fill(text, width, break_on_hyphens=False)
 
 
 def _entry(line: Line, width: int) -> str:

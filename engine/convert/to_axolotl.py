@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from ..config import DatasetConfig, RunConfig
+from ..data.problems import DropCode
 from ..yaml12 import dump_yaml
 from .axolotl_data import ALPACA
 from .report import ConvertError
 from .rows_seen import FLAGS, Rows, all_rows_seen, rows_seen
-from .writable import refusal
+from .writable import drop_notes, refusal
 
 _TEMPLATES = {"llama-3": "llama3", "qwen": "chatml", "phi": "phi_35", "mistral": "mistral_v1"}
+_DROPPED: dict[DropCode, str] = {
+    "bad": "axolotl cannot skip a line that it cannot read: mend the file first, by what `evenfall data "
+    "check` lists",
+}
+"""What becomes of the rows that `data.drop` names, where they are not simply kept."""
 _DTYPES = {"auto": {"bf16": "auto"}, "bfloat16": {"bf16": True}, "float16": {"fp16": True}}
 
 
@@ -55,8 +61,7 @@ def to_axolotl(config: RunConfig) -> str:
         tree["test_datasets"] = [_dataset(config, rows_seen(own, "axolotl"), notes)]
     else:
         tree["val_set_size"] = data.eval_fraction
-    if data.drop:
-        notes.append(f"data.drop={data.drop}: axolotl keeps such rows")
+    notes += drop_notes(data, "axolotl", _DROPPED)
     if data.assistant_turns == "last":
         notes.append("data.assistant_turns=last: axolotl learns every answer of a conversation")
     tree |= {

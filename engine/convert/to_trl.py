@@ -11,9 +11,11 @@ template's `{% generation %}` markers, which few templates have.
 
 from ...presets.load import chat_template, chat_template_names
 from ..config import DatasetConfig, RunConfig
+from ..data.problems import DropCode
 from .report import ConvertError
 from .rows_seen import DEFAULT_NAMES, FLAGS, Rows, all_rows_seen, rows_seen
 from .trl_readers import Kind, readers
+from .writable import drop_notes
 
 _HEAD = """\
 import csv
@@ -38,6 +40,12 @@ TURN_KEYS = ("role", "content", "from", "value")
 PASSED_ON = ("name", "tool_call_id", "reasoning_content", "thinking")
 """
 _WHERE = "where rows have them"
+_DROPPED: dict[DropCode, str] = {
+    "bad": "the script leaves out lines and rows that cannot be read, and says how many; a row that "
+    "the chat template refuses stops TRL",
+    "tool_calls": "every row with calls of tools is left out, also those that fit",
+}
+"""What becomes of the rows that `data.drop` names, where they are not simply kept."""
 
 
 def to_trl(config: RunConfig) -> str:
@@ -60,6 +68,7 @@ def to_trl(config: RunConfig) -> str:
             f"{_HEAD}{_roles()}",
             *readers(
                 kind, [*read, *held_out],
+                skip_bad="bad" in config.data.drop,
                 drop_system=config.data.drop_system,
                 last=config.data.assistant_turns == "last",
                 to_end=not config.data.assistant_only_loss,
@@ -126,8 +135,7 @@ def _notes(config: RunConfig, kind: Kind, every: list[Rows], held_out: list[Rows
     for one in [*every, *held_out]:
         if (one.format == "text") == (kind == "text"):
             notes += _notes_of_rows(config, kind, one)
-    if data.drop:
-        notes.append(f"data.drop={data.drop}: TRL keeps such rows")
+    notes += drop_notes(data, "TRL", _DROPPED)
     if data.over_long == "drop":
         notes.append("data.over_long=drop: TRL cuts rows that are longer than max_length")
     if not data.shuffle:

@@ -3,7 +3,8 @@
 It reads what `engine/data` reads, by the same rules, in as few lines as that takes: local files by
 itself, since a Dataset made of them would have guessed types, nulls for empty cells, and one type
 for what differs from row to row; everything else by `load_dataset`. A row that has nothing to learn
-becomes None, and is left out. Tests compare the conversations with those of `normalise`.
+becomes None, and is left out; one that cannot be read ends the script, but where SKIP_BAD is set it
+is counted and left out too. Tests compare the conversations with those of `normalise`.
 """
 
 from collections.abc import Sequence
@@ -22,18 +23,39 @@ def rows_of(path, name, split):
         return load_dataset(kind[1:], data_files=str(file), split="train")
     if not file.is_file():
         return load_dataset(path, name, split=split)
-    with (gzip.open if path.endswith(".gz") else open)(file, "rt", encoding="utf-8-sig", newline="") as opened:
+    how = {"encoding": "utf-8-sig", "errors": "surrogateescape" if SKIP_BAD else "strict", "newline": ""}
+    with (gzip.open if path.endswith(".gz") else open)(file, "rt", **how) as opened:
         text = opened.read()
     if re.match(r'\s*\[\s*[{\]]', text):
-        return json.loads(text)
-    if re.match(r'\s*\{\s*["}]', text):
-        return [json.loads(line) for line in text.split("\n") if line.strip()]
+        return parsed(text)
+    if kind in (".json", ".jsonl", ".ndjson") or re.match(r'\s*\{\s*["}]', text):
+        lines = text.split("\n") if parsed(text, skip=True) is None else [text]
+        return [parsed(line, skip=SKIP_BAD) for line in lines if line.strip()]
     if kind in (".csv", ".tsv"):
         csv.field_size_limit(sys.maxsize)
         delimiter = max(",;\t|", key=text.partition("\n")[0].count)
         table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-        return [{column: cell_of(cell) for column, cell in row.items()} for row in table]
+        return [None if SKIP_BAD and is_ragged(row) else cells_of(row) for row in table]
     return [{"text": text.replace("\r\n", "\n")}]
+
+
+def parsed(text, skip=False):
+    try:
+        value = json.loads(text, parse_constant=lambda word: None)
+        json.dumps(value, ensure_ascii=False).encode()  # what is no UTF-8 ends here
+    except (RecursionError, ValueError):
+        if not skip:
+            raise
+        return None
+    return value
+
+
+def is_ragged(row):
+    return None in row or any(cell is None for column, cell in row.items() if column)
+
+
+def cells_of(row):
+    return {column: cell_of(cell) for column, cell in row.items() if column != ""}
 
 
 def cell_of(cell):
@@ -41,8 +63,26 @@ def cell_of(cell):
 """
 _LOAD = """
 def load(reader, shapes, path, name=None, split="train", rows=None, columns={}):
-    found = (reader(renamed(row, columns), shapes) for row in islice(rows_of(path, name, split), rows))
+    found, bad = [], 0
+    for row in islice(rows_of(path, name, split), rows):
+        try:
+            found.append(whole(reader(renamed(row, columns), shapes)))
+        except (AttributeError, KeyError, TypeError, ValueError):
+            if not SKIP_BAD:
+                raise
+            bad += 1
+    if bad and not found:
+        raise ValueError(f"{path}: none of its {bad} rows can be read")
+    if bad:
+        print(f"{path}: {bad} rows cannot be read and are left out", file=sys.stderr)
     return [row for row in found if row]
+
+
+def whole(row):
+    for part in (row or {}).values():
+        for text in [part] if isinstance(part, str) else [text for turn in part for text in turn.values()]:
+            text.encode()  # or it is no text
+    return row
 
 
 def renamed(row, columns):
@@ -78,8 +118,9 @@ def text(row, shapes):
 """
 _SYSTEM = """\
     system = row["system"] if row.get("system") is not None else row.get("system_prompt") or ""
-    if system.strip():
-        if any(turn["role"] == "system" for turn in [*before, *after][:1]):
+    first = [turn["content"] for turn in [*before, *after][:1] if turn["role"] == "system"]
+    if system.strip() and [text.strip() for text in first] != [system.strip()]:
+        if first:
             raise ValueError("a row has a system column and a system message")
         before = [{"role": "system", "content": system}, *before]
 """
@@ -123,6 +164,8 @@ def prompt_completion(row, shapes):
         return None
     if after[: len(before)] == before:
         after = after[len(before) :]
+    if after and after[0]["role"] in ("user", "system"):
+        raise ValueError("a completion begins with no answer")
     return example(row, before, after)
 """
 _MESSAGES = """
@@ -144,7 +187,8 @@ def turns_of(turns):
         role = ROLES[(turn["role"] if "role" in turn else turn["from"]).strip().lower()]
         if role in ("call", "tool") or turn.get("tool_calls"):
             return None
-        content = turn.get("content", "") if "role" in turn else turn["value"]
+        key = "content" if "role" in turn else "value"
+        content = turn.get(key, "") if role == "assistant" else turn[key]
         if isinstance(content, list):
             content = "".join(part["text"] for part in content)
         kept = {key: turn[key] for key in PASSED_ON if key in turn and "role" in turn}
@@ -161,19 +205,22 @@ def auto(row, shapes):
 
 
 def readers(
-    kind: Kind, rows: Sequence[Rows], *, drop_system: bool, last: bool, to_end: bool, apart: bool
-) -> list[str]:
+    kind: Kind, rows: Sequence[Rows], *, skip_bad: bool, drop_system: bool, last: bool, to_end: bool,
+    apart: bool,
+) -> list[str]:  # fmt: skip
     """The functions that the script needs.
 
     Args:
         rows: the data sets that are read.
+        skip_bad: lines and rows that cannot be read are left out.
         last: only the last answer is learnt.
         to_end: what follows the last answer is kept, as it is learnt too.
         apart: the chat template takes an alpaca row's instruction and input apart.
     """
     formats = {one.format for one in rows}
+    files = f"\nSKIP_BAD = {skip_bad}  # whether rows that cannot be read are left out\n\n{_FILES}"
     if kind == "text":
-        return [_FILES, _LOAD, _TEXT]
+        return [files, _LOAD, _TEXT]
     auto = "auto" in formats
     end = "" if to_end else "answers[-1] + 1"
     if kind == "chat":
@@ -191,7 +238,7 @@ def readers(
         f'    return example(row, {history}user, {{"role": "assistant", "content": answer}}])\n'
     )
     return [
-        _FILES,
+        files,
         _LOAD,
         "\ndef example(row, before, after):\n"
         + (_NO_SYSTEM if drop_system else _SYSTEM) + _ANSWERS + example,

@@ -1,6 +1,10 @@
-"""Which row formats another tool's file can say; the rest is refused, since a file that reads rows wrongly is worse than none."""
+"""What another tool's file can say of rows. Formats that it cannot are refused, since a file that reads rows wrongly is
+worse than none; rows that it does not drop are noted."""
+
+from collections.abc import Mapping
 
 from ..config import DataConfig, DataFormat
+from ..data.problems import DropCode
 from .report import ConvertError
 
 WRITABLE: tuple[DataFormat, ...] = (
@@ -24,3 +28,10 @@ def refusal(key: str, what: str, tool: str, path: str) -> str:
         f"{key}: {what} cannot be written for {tool}; convert the rows of {path} to one of "
         f"{', '.join(WRITABLE[1:])} first"
     )
+
+
+def drop_notes(data: DataConfig, tool: str, otherwise: Mapping[DropCode, str]) -> list[str]:
+    """What a tool does with the rows that `data.drop` names: keeps them, where `otherwise` has no more of a code."""
+    own = [f"data.drop={[code]}: {otherwise[code]}" for code in data.drop if code in otherwise]
+    kept = [code for code in data.drop if code not in otherwise]
+    return [*own, *([f"data.drop={kept}: {tool} keeps such rows"] if kept else [])]

@@ -12,6 +12,7 @@ from evenfall.engine.convert.importer import import_config
 from evenfall.engine.convert.report import ConvertError
 from evenfall.engine.convert.to_axolotl import to_axolotl
 from evenfall.engine.convert.to_trl import to_trl
+from evenfall.engine.data.problems import DROP_CODES
 from evenfall.engine.yaml12 import load_yaml
 
 ROWS = {
@@ -83,6 +84,22 @@ def test_a_format_that_has_no_reader_there_is_refused(write, format):
 @pytest.mark.parametrize("write", [to_trl, to_axolotl])
 def test_rows_that_are_dropped_here_alone_are_said(write):
     assert "data.drop=['duplicate']" in write(sample(data={"path": "a", "drop": ["duplicate"]}))
+
+
+@pytest.mark.parametrize("write, tool", [(to_trl, "TRL"), (to_axolotl, "axolotl")])
+def test_what_becomes_of_each_kind_of_row_that_is_dropped_here_is_said(write, tool):
+    notes = {}
+    for code in DROP_CODES:
+        text = write(sample(data={"path": "a", "drop": [code]}))
+        (notes[code],) = (line for line in text.splitlines() if "data.drop=" in line)
+    left_out = {"bad", "tool_calls"} if tool == "TRL" else {"bad"}
+    for code, note in notes.items():
+        kept = f"# - data.drop=['{code}']: {tool} keeps such rows"
+        assert (note != kept) == (code in left_out)
+    assert ("the script leaves out lines" if tool == "TRL" else "mend the file") in notes["bad"]
+    both = write(sample(data={"path": "a", "drop": ["leak", "bad", "near_leak"]}))
+    assert f"data.drop=['leak', 'near_leak']: {tool} keeps such rows" in both
+    assert notes["bad"] in both and "'bad'," not in both and ", 'bad'" not in both
 
 
 def test_what_axolotl_has_no_key_for_is_said():

@@ -5,8 +5,12 @@ from pathlib import Path
 import jinja2
 import pytest
 
+from evenfall.engine.config import DatasetConfig
+from evenfall.engine.convert.files_here import is_missing
 from evenfall.engine.convert.importer import import_config
 from evenfall.engine.convert.report import ImportReport
+from evenfall.engine.data import read
+from evenfall.engine.data.errors import DataError
 from evenfall.engine.data.formats import normalise
 from evenfall.engine.data.normal import Conversation
 from evenfall.engine.data.row import SourceRow
@@ -207,3 +211,69 @@ def test_rows_in_their_order(tmp_path):
     tree = {"model_name_or_path": "m", "stage": "sft", "disable_shuffling": True}
     config = import_config(write(tmp_path, tree), ["data.path=a.jsonl"]).config
     assert config and not config.data.shuffle
+
+
+FACTORY = {"model_name_or_path": "m", "stage": "sft", "dataset": "one"}
+STUDIO = {"model": "m", "training": {"num_epochs": 1}}
+ALPACA = {"path": "rows.jsonl", "type": "alpaca"}
+
+
+@pytest.mark.parametrize(
+    "tree, target",
+    [
+        (FACTORY, "data.path=FILE"),
+        ({**BASE, "datasets": [ALPACA]}, "data.path=FILE"),
+        ({**BASE, "datasets": [{**ALPACA, "path": "json", "data_files": "rows.jsonl"}]}, "data.path=FILE"),
+        ({**STUDIO, "data": {"dataset": "rows.jsonl"}}, "data.path=FILE"),
+        ({**STUDIO, "data": {"local_dataset": ["rows.jsonl"]}}, "data.path=FILE"),
+        ({**MLX, "data": "."}, "data.path=FILE"),
+        ({**BASE, "datasets": [{"path": "a/hub-id", "type": "alpaca"}], "test_datasets": [ALPACA]},
+         "data.eval_path=FILE"),
+        ({**BASE, "datasets": [{"path": "a/hub-id", "type": "alpaca"}, ALPACA]},
+         "data.datasets=[{path: a/hub-id, format: alpaca}, {path: FILE, format: alpaca}]"),
+    ],
+)  # fmt: skip
+def test_data_files_that_are_not_here_are_said(tmp_path, monkeypatch, tree, target):
+    there = tmp_path / "there"
+    there.mkdir()
+    monkeypatch.chdir(there)
+    (tmp_path / "dataset_info.json").write_text('{"one": {"file_name": "rows.jsonl"}}')
+    if tree.get("data") == ".":
+        tree = {**tree, "data": str(there)}
+    file = write(tmp_path, tree)
+    report = import_config(file)
+    assert report.config
+    (line,) = report.of("missing")
+    assert line.key.endswith(("rows.jsonl", "train.jsonl")) and line.target == target
+    assert "looked for in" in line.said
+    text = report.to_text(1000)
+    assert text.endswith(
+        f"\n\nImports. But a data file is not found here: put it there, or add {target}\n"
+    )
+    assert "Not found here\n" in text
+    # What is named instead is there, or is not.
+    named = there / "named.jsonl"
+    answer = target.replace("FILE", str(named))
+    (line,) = import_config(file, [answer]).of("missing")
+    assert (line.key, line.said) == (str(named), f"looked for in {there}")
+    named.touch()
+    found = import_config(file, [answer])
+    assert not found.of("missing") and found.to_text().endswith("\n\nImports.\n")
+
+
+def test_a_data_file_beside_the_configuration_is_named(tmp_path):
+    (tmp_path / "rows.jsonl").touch()
+    (line,) = import_config(write(tmp_path, {**BASE, "datasets": [ALPACA]})).of("missing")
+    assert line.target == f"data.path={tmp_path / 'rows.jsonl'}"
+
+
+@pytest.mark.parametrize("path", ["demo", "name", "a/b", "a/b.c", "a/b/c", "a/b.jsonl", "a.zip"])
+def test_a_missing_file_is_what_a_run_would_call_one(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(read, "_read_hub", lambda source: iter(()))
+    try:
+        next(read.read_rows(DatasetConfig(path=path)), None)
+    except DataError as error:
+        assert "no such file" in str(error) and is_missing(path)
+    else:
+        assert not is_missing(path)

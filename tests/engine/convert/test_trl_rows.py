@@ -308,3 +308,79 @@ def test_rows_that_a_run_could_not_read_are_not_exported(tmp_path):
     with pytest.raises(ConvertError, match="eval_path"):
         to_trl(config({"path": put(tmp_path / "d.jsonl", [{"prompt": "p", "completion": "c"}]),
                        "eval_path": held_out}))  # fmt: skip
+
+
+def pair_line(place):
+    return json.dumps({"prompt": f"p{place}", "completion": f"c{place}"}).encode()
+
+
+UNREADABLE = [
+    b'{"prompt": "a", "compl', b"oops", b"null", b"[1]", b"7", b'{"prompt": "a"}', b'{"a": "b"}',
+    b'{"prompt": "a", "completion": "\xff"}', b'{"prompt": "a", "completion": "\\ud800"}',
+    b'{"prompt": 5, "completion": "b"}', b'{"prompt": "a", "completion": 5}',
+    b'{"prompt": "a", "completion": [{"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]}',
+    b'{"prompt": [{"role": "user", "content": 5}], "completion": "b"}',
+    b'{"prompt": [{"role": "user"}], "completion": "b"}',
+    b'{"prompt": [{"role": "nobody", "content": "a"}], "completion": "b"}', b"[" * 100_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", UNREADABLE, ids=range(len(UNREADABLE)))
+@pytest.mark.parametrize("first", [False, True])
+def test_a_row_that_cannot_be_read_is_skipped_where_drop_names_bad(tmp_path, capsys, bad, first):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(
+        b"\n".join(
+            [bad, pair_line(0), pair_line(1)] if first else [pair_line(0), bad, pair_line(1)]
+        )
+    )
+    data = {"path": str(path), "format": "prompt_completion"}
+    for limit, kept in ((None, ["p0", "p1"]), (2, ["p0"])):  # a bad row counts as one here too
+        read = read_by_script({**data, "drop": ["bad"], "max_rows": limit})
+        assert [row["prompt"][0]["content"] for row in read] == kept
+    assert f"{path}: 1 rows cannot be read and are left out" in capsys.readouterr().err
+    with pytest.raises(Exception, match=r"."):
+        read_by_script(data)
+
+
+def test_rows_that_only_look_unreadable_are_read(tmp_path):
+    chats = [
+        {"messages": [{"role": "system", "content": "be"}, *turns], "system": "be", "score": score}
+        for turns, score in (
+            ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], float("nan")),
+            ([{"from": "gpt", "value": None}, {"from": "human", "value": "a"},
+              {"from": "gpt", "value": "b"}], 1.0),
+        )
+    ]  # fmt: skip
+    chats[1]["messages"][0] = {"from": "system", "value": "be"}
+    for drop in ([], ["bad"]):
+        for rows in chats:
+            path = put(tmp_path / "rows.jsonl", [rows])
+            (one,) = read_by_script({"path": path, "drop": drop})
+            told = [turn["content"] for turn in one["messages"] if turn["content"]]
+            assert told == ["be", "a", "b"]
+
+
+def test_rows_of_a_table_that_have_other_cells_are_skipped(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,completion,\na,b\nmore,than,,two,cells\nless\nc,d,\n")
+    data = {"path": str(path), "format": "prompt_completion"}
+    read = read_by_script({**data, "drop": ["bad"]})
+    assert [row["prompt"][0]["content"] for row in read] == ["a", "c"]
+    path.write_text("prompt,completion\na,b\nmore,than,two\nless\nc,d\n")
+    read = read_by_script({**data, "drop": ["bad"]})
+    assert [row["prompt"][0]["content"] for row in read] == ["a", "c"]
+
+
+def test_a_file_of_which_no_row_can_be_read_is_not_skipped_silently(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(pair_line(0))
+    text = to_trl(config({"path": str(path), "drop": ["bad"]}))
+    path.write_bytes(b"oops\noops\n")
+    with pytest.raises(ValueError, match="none of its 2 rows can be read"):
+        rows_of_script(text)
+    path.write_text(
+        '{"data": [\n {"prompt": "a", "completion": "b"},\n {"prompt": "c", "completion": "d"}\n]}'
+    )
+    with pytest.raises(ValueError, match="none of its 1 rows can be read"):
+        rows_of_script(text)
