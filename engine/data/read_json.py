@@ -116,7 +116,8 @@ def _read_lines(file: Path, name: str, keep_broken: bool) -> Iterator[SourceRow]
         except DataError as error:
             if not keep_broken:
                 raise
-            yield SourceRow(name, number, {}, "line", len(line), str(error))
+            there = line.decode(errors="replace").strip()
+            yield SourceRow(name, number, there, "line", len(line), str(error))
         else:
             yield SourceRow(name, number, value, "line", len(line))
 

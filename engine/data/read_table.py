@@ -68,7 +68,8 @@ def read_table(file: Path, name: str, keep_broken: bool = False) -> Iterator[Sou
             broken = f"{name}: row {number} (line {line_number}): {_ragged(columns, cells)}"
             if not keep_broken:
                 raise DataError(broken)
-            yield SourceRow(name, number, {}, size=size, broken=broken)
+            there = orjson.dumps(cells, option=orjson.OPT_INDENT_2).decode()
+            yield SourceRow(name, number, there, size=size, broken=broken)
     except csv.Error as error:
         raise DataError(
             f"{name}: row {number + 1} (line {line_number}): is not CSV: {error}; a quote "

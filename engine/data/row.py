@@ -23,7 +23,7 @@ class SourceRow:
     size: int = 0
     """Bytes that it takes in its file, about (`read.size_of` is their sum); 0: not known."""
     broken: str = ""
-    """Why it could not be read, with its place; `value` is then empty."""
+    """Why it could not be read, with its place; `value` is then what stands there, as text."""
 
     @property
     def content(self) -> bytes:

@@ -26,9 +26,7 @@ def raw_text(row: SourceRow) -> str:
 
 
 def as_text(row: SourceRow) -> str:
-    """The whole row as indented JSON or text; of one that cannot be read why."""
-    if row.broken:
-        return row.broken
+    """The whole row as indented JSON or text; of one that cannot be read what stands there."""
     if isinstance(row.value, str):
         return row.value
     try:

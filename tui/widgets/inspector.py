@@ -252,7 +252,11 @@ class InspectorPane(Vertical):
             found = [one.code for one in preview.check.findings if row.place in one.places]
             between = [code for code in found if code in _BETWEEN_ROWS and not row.left_out]
             head = describe.inspected(row, before, count, between)
-            self.query_one("#data-tokens", TokenView).set_runs(runs_of(row, self._ids))
+            tokens = self.query_one("#data-tokens", TokenView)
+            if row.tokens or self.screen.has_class("-widest"):
+                tokens.set_runs(runs_of(row, self._ids))
+            else:  # there is nothing to show of it but the row in its file, which has no place beside it
+                tokens.set_raw(row.raw)
             self.query_one("#data-raw", TokenView).set_raw(row.raw)
         self.query_one("#data-row", Static).update(head)
         self.post_message(self.Changed())

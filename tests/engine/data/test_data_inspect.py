@@ -97,7 +97,7 @@ def test_a_row_that_is_left_out_says_why(inspect):
     assert "row" in said[8].left_out or "line 8" in said[8].left_out
     assert said[8].problems == said[9].problems == ("bad",)
     assert json.loads(said[8].raw) == rows[7] and said[8].tokens == ()
-    assert "line 9" in said[9].left_out
+    assert "line 9" in said[9].left_out and said[9].raw == "{broken"
     with pytest.raises(DataError, match="there is no row 10"):
         inspector.look(at(inspector, 10))
 

@@ -142,4 +142,7 @@ def test_lines_of_lists_are_to_be_objects(tmp_path):
     ):
         read(tmp_path, lines, "a.txt")  # fmt: skip
     rows = read(tmp_path, '[1]\n{"text": "a"}\n', "a.jsonl", keep_broken=True)
-    assert [(bool(row.broken), row.value) for row in rows] == [(True, {}), (False, {"text": "a"})]
+    assert [(bool(row.broken), row.value) for row in rows] == [
+        (True, "[1]"),
+        (False, {"text": "a"}),
+    ]
