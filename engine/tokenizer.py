@@ -68,19 +68,32 @@ def load_tokenizer(run: RunConfig) -> Any:
 def ends_of_generation(config: ModelConfig) -> set[int]:
     """The token ids at which the model's own generation_config.json has generation stop; empty where it
     says nothing."""
+    ends = _told_by(config, "generation_config.json").get("eos_token_id")
+    return {end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int)}
+
+
+def context_length(config: ModelConfig) -> int | None:
+    """The positions that the model was made for, in tokens; None where its config.json does not say."""
+    told = _told_by(config, "config.json")
+    text = told.get("text_config")  # of a model that sees pictures too
+    length = (text if isinstance(text, dict) else told).get("max_position_embeddings")
+    return length if isinstance(length, int) and length > 0 else None
+
+
+def _told_by(config: ModelConfig, name: str) -> dict[str, Any]:
+    """A JSON file of the model; empty where there is none, or it holds no object."""
     try:
         path = cached_file(
             model_source(config),
-            "generation_config.json",
+            name,
             revision=config.revision,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
-        said = json.loads(Path(path).read_bytes()) if path else None
-    except (OSError, ValueError):  # no such file, or not one that says anything
-        return set()
-    ends = said.get("eos_token_id") if isinstance(said, dict) else None
-    return {end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int)}
+        told = json.loads(Path(path).read_bytes()) if path else None
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config import RunConfig
-from ..tokenizer import ends_of_generation
+from ..tokenizer import context_length, ends_of_generation
 from . import problems as codes
 from .block import CUT_AWAY, TOO_LONG, note_rows
 from .dropping import NEAR
@@ -49,6 +49,7 @@ _OF_REASON = {
 }
 """Why a row was dropped -> the code of that; all other reasons come down to nothing to learn."""
 _TOKENIZER = (codes.PAD_IS_EOS, codes.EOS_DIFFERS, codes.SPECIAL_SPLIT)
+"""What is told of the tokenizer; with the model's context, what is told of no row."""
 
 
 def check_data(
@@ -83,19 +84,23 @@ def check_data(
         bad = bad or "".join(account.errors[0] if account.errors else ())
     evaluation = prepared.tested.examples if prepared.tested else None
     _compare(found, _each_once(examples), evaluation, near)
-    statistics = statistics_of(config, prepared, window, pace)
+    context = context_length(config.model)
+    statistics = statistics_of(config, prepared, window, pace, context)
     held_whole = not is_streamed(config.data, sum(source.size for source in prepared.sources))
     droppable = {code for code in DROP_CODES if held_whole or code not in NEAR}
+    length = _longer(config.data.max_length, statistics)
     findings = [
-        _finding(config, code, found, prepared.report, bad, statistics, droppable)
+        _finding(config, code, found, prepared.report, bad, length, droppable)
         for code in PROBLEMS
-        if code not in _TOKENIZER
+        if code not in (*_TOKENIZER, codes.BEYOND_CONTEXT)
         and (near or code not in NEAR)
         and (prepared.tested or code not in (codes.LEAK, codes.NEAR_LEAK))
     ]
     own = config.data.chat_template is None
     about = check_tokenizer(tokenizer, examples, own, ends_of_generation(config.model))
-    findings += [_of_tokenizer(config, code, about.get(code)) for code in _TOKENIZER]
+    findings += [_of_model(config, code, about.get(code)) for code in _TOKENIZER]
+    if context is not None:
+        findings.append(_of_context(config, context))
     findings.sort(key=lambda one: (_LEVELS.index(one.level), not one.count))
     open_ = [
         one.code
@@ -151,7 +156,7 @@ def _finding(
     found: Places,
     report: DataReport,
     bad: str,
-    statistics: Statistics,
+    length: Fix | None,
     droppable: Collection[str],
 ) -> Finding:
     problem, count = PROBLEMS[code], found.counts[code]
@@ -171,18 +176,26 @@ def _finding(
     places = tuple(itertools.starmap(Place, found.first[code]))
     if (settled := _settled(config, code)) is not None:
         return Finding(code, "green", count, text, settled[0], places, settled[1:])
-    fixes = tuple(_fixes(config, code, statistics, code in droppable))
+    fixes = tuple(_fixes(config, code, length, code in droppable))
     return Finding(code, level, count, text, problem.meaning, places, fixes)
 
 
-def _of_tokenizer(config: RunConfig, code: str, about: str | None) -> Finding:
+def _of_context(config: RunConfig, context: int) -> Finding:
+    now = config.data.max_length
+    if now <= context:
+        return _of_model(config, codes.BEYOND_CONTEXT, None)
+    shorter = Fix("length", f"data.max_length={context}", "bins as long as the context")
+    return _of_model(config, codes.BEYOND_CONTEXT, f"{now:,} tokens, it has {context:,}", shorter)
+
+
+def _of_model(config: RunConfig, code: str, about: str | None, *fixes: Fix) -> Finding:
     problem = PROBLEMS[code]
     if about is None:
         return Finding(code, "green", 0, problem.none)
     text = f"{problem.title}: {about}"
     if (settled := _settled(config, code)) is not None:
         return Finding(code, "green", 1, text, settled[0], (), settled[1:])
-    fixes = (_keep(config, code),)
+    fixes = (*fixes, _keep(config, code))
     return Finding(code, problem.level, 1, text, problem.meaning, (), fixes)
 
 
@@ -198,29 +211,30 @@ def _settled(config: RunConfig, code: str) -> tuple[str, Fix] | None:
     return None
 
 
-def _fixes(
-    config: RunConfig, code: str, statistics: Statistics, can_be_dropped: bool
-) -> Iterator[Fix]:
-    data = config.data
+def _fixes(config: RunConfig, code: str, length: Fix | None, can_be_dropped: bool) -> Iterator[Fix]:
     if can_be_dropped:
         yield Fix("drop", _drop(config, [code]), "leave these rows out")
     elif code == codes.CUT:
         yield Fix("drop", "data.over_long=drop", "leave out rows that are too long")
     elif code == codes.TOO_LONG:
         yield Fix("cut", "data.over_long=cut", "keep them, their ends cut")
-    if code in (codes.CUT, codes.CUT_AWAY, codes.TOO_LONG):
-        yield _longer(data.max_length, statistics)
+    if length is not None and code in (codes.CUT, codes.CUT_AWAY, codes.TOO_LONG):
+        yield length
     if code in KEEP_CODES:
         yield _keep(config, code)
 
 
-def _longer(now: int, statistics: Statistics) -> Fix:
-    """To the length that holds 95 of 100 rows, or all where it is that already."""
+def _longer(now: int, statistics: Statistics) -> Fix | None:
+    """To the length that holds 95 of 100 rows, or all where it is that already; never beyond the model's context."""
     length = statistics.recommended_length
-    left = statistics.over_recommended
+    rest = f"rows still longer: {statistics.over_recommended:,}"
     if length <= now:
-        length, left = round_up(statistics.percentiles["longest"]), 0
-    meaning = f"longer bins ({length / now:.2g} x the activations); rows still longer: {left:,}"
+        length, rest = round_up(statistics.percentiles["longest"]), "rows still longer: 0"
+    if statistics.context is not None and length > statistics.context:
+        length, rest = statistics.context, "the model has no more context"
+    if length <= now:
+        return None
+    meaning = f"longer bins ({length / now:.2g} x the activations); {rest}"
     return Fix("length", f"data.max_length={length}", meaning)
 
 

@@ -70,6 +70,8 @@ class Statistics:
     """Optimiser steps of the run."""
     seconds: float | None = None
     """How long the run will take, by the pace of the last run of this model here; None: none is known."""
+    context: int | None = None
+    """The positions that the model was made for; None: not known."""
     documents: bool = False
     """Whether all of them are documents, which become pieces of data.max_length."""
 

@@ -21,7 +21,7 @@ DropCode = Literal[
 KeepCode = Literal[
     "turn_order", "empty_prompt", "control_characters", "special_tokens", "tool_calls", "end_untrained",
     "duplicate", "leak", "near_duplicate", "near_leak", "cut", "cut_away", "nothing_to_learn",
-    "pad_is_eos", "eos_differs", "special_split",
+    "pad_is_eos", "eos_differs", "special_split", "beyond_context",
 ]  # fmt: skip
 """What `data.keep` takes: known, and as it should be."""
 
@@ -44,6 +44,7 @@ TOO_LONG = "too_long"
 PAD_IS_EOS = "pad_is_eos"
 EOS_DIFFERS = "eos_differs"
 SPECIAL_SPLIT = "special_split"
+BEYOND_CONTEXT = "beyond_context"
 
 ROW_PROBLEMS = (
     TURN_ORDER, CONTROL_CHARACTERS, SPECIAL_TOKENS, TOOL_CALLS, END_UNTRAINED, CUT, EMPTY_PROMPT,
@@ -141,6 +142,10 @@ PROBLEMS: dict[str, Problem] = {
         "amber", "markers of the chat template are not tokens of this tokenizer",
         "the chat template's markers are tokens",
         "they are spelled out in several ordinary tokens: this template belongs to another model",
+    ),
+    BEYOND_CONTEXT: Problem(
+        "amber", "bins are longer than the model's context", "bins are no longer than the model's context",
+        "the model has never seen positions beyond it, and what it says there is of little use",
     ),
 }  # fmt: skip
 

@@ -12,11 +12,16 @@ from .windows import Bins
 
 
 def statistics_of(
-    config: RunConfig, prepared: PreparedData, window: Bins, pace: float | None
+    config: RunConfig,
+    prepared: PreparedData,
+    window: Bins,
+    pace: float | None,
+    context: int | None = None,
 ) -> Statistics:
     """Args:
     window: the first of the epoch.
     pace: tokens/s; None where it is not known.
+    context: the positions that the model was made for; None where it is not known.
     """
     data, train = config.data, config.train
     room = len(window) * data.max_length
@@ -42,6 +47,7 @@ def statistics_of(
         bins=bins,
         steps=steps,
         seconds=of_run / pace if pace else None,
+        context=context,
         documents=documents,
     )
 

@@ -93,7 +93,8 @@ class CheckPane(Vertical):
         """The setting of the length that holds 95 of 100 rows; None where it is set."""
         if self._check is None:
             return None
-        length = self._check.statistics.recommended_length
+        figures = self._check.statistics
+        length = min(figures.recommended_length, figures.context or figures.recommended_length)
         return f"data.max_length={length}" if length != self._check.report.max_length else None
 
     @on(PickList.Highlighted)

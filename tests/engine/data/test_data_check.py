@@ -106,7 +106,7 @@ def test_clean_data_are_green_throughout(check, evaluation):
     clean = check([good(number) for number in range(40)] + [call(city="Oslo")], evaluation)
     assert clean.level == "green"
     assert not found(clean), found(clean)
-    assert len({finding.code for finding in clean.findings}) == len(clean.findings) == 18
+    assert len({finding.code for finding in clean.findings}) == len(clean.findings) == 19
     assert all(finding.text and not finding.fixes for finding in clean.findings)
 
 
@@ -246,6 +246,26 @@ def test_what_is_not_looked_for_is_not_green(check, evaluation):
     rows = [good(number) for number in range(30)]
     codes = {one.code for one in check(rows).findings}
     assert {one.code for one in check(rows, evaluation).findings} - codes == {"leak", "near_leak"}
+
+
+def test_no_length_beyond_the_models_context_is_proposed(check, tmp_path):
+    (tmp_path / "config.json").write_text('{"text_config": {"max_position_embeddings": 320}}')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    model = f"model.name_or_path={tmp_path}"
+    rows = [*(good(number) for number in range(30)), BAD_ROWS["cut"]]
+    checked = check(rows, model)
+    (longer,) = [one for one in found(checked)["cut"].fixes if one.verb == "length"]
+    assert longer.override == "data.max_length=320" and "no more context" in longer.meaning
+    assert checked.statistics.context == 320
+    assert not any(
+        one.verb == "length" for one in found(check(rows, model, longer.override))["cut"].fixes
+    )
+    beyond = found(check(rows, model, "data.max_length=512"))["beyond_context"]
+    assert beyond.level == "amber" and "512 tokens, it has 320" in beyond.text
+    for fix in beyond.fixes:
+        after = found(check(rows, model, "data.max_length=512", "data.drop=[]", fix.override))
+        assert fix.verb == "length" or after["beyond_context"].level == "green"
+    assert "beyond_context" not in found(check(rows, model, beyond.fixes[0].override))
 
 
 def test_documents_ask_for_no_length(check):
