@@ -1,19 +1,15 @@
 """Data files that an imported configuration names and this machine has not.
 
 The file may lie on the machine that will train, so this is no refusal. What counts as a file is what a
-run takes for one (`engine/data/read.py`): whatever does not look like an id of the Hugging Face hub.
+run takes for one: whatever does not look like an id of the Hugging Face hub (`engine/data/sniff.py`).
 """
 
 import os
-import re
 from pathlib import Path
 
 from ..config import RunConfig
-from ..data.sniff import SUFFIXES
+from ..data.sniff import is_hub_id
 from .report import Line, setting
-
-_HUB_ID = re.compile(r"\w[\w.\-]{0,95}(/\w[\w.\-]{0,95})?")
-_NO_HUB_SUFFIXES = {*SUFFIXES, ".gz", ".xlsx", ".zip", ".zst"}
 
 
 def missing_files(config: RunConfig, file: Path) -> list[Line]:
@@ -42,10 +38,7 @@ def missing_files(config: RunConfig, file: Path) -> list[Line]:
 
 def is_missing(path: str) -> bool:
     """Whether a run would look for a file or folder here, and find none."""
-    if path == "demo" or _is_there(path):
-        return False
-    on_hub = _HUB_ID.fullmatch(path) and Path(path).suffix.lower() not in _NO_HUB_SUFFIXES
-    return not on_hub
+    return path != "demo" and not _is_there(path) and not is_hub_id(path)
 
 
 def _is_there(path: str) -> bool:

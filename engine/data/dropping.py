@@ -19,6 +19,8 @@ from .row_problems import BIT
 
 LEAVE_OUT = "or data.drop=[bad] leaves such rows out (evenfall data check lists them)"
 """How to go on without rows that cannot be read."""
+NEAR = (NEAR_DUPLICATE, NEAR_LEAK)
+"""What takes all rows at once to be told."""
 
 
 class Dropping:
@@ -63,10 +65,6 @@ class Dropping:
     def _without(self, block: Block, keep: np.ndarray, found: np.ndarray, code: str) -> np.ndarray:
         note_rows(block.account.dropped, in_words(code), block.examples, keep & found)
         return keep & ~found
-
-
-NEAR = (NEAR_DUPLICATE, NEAR_LEAK)
-"""What takes all rows at once to be told."""
 
 
 def without_near_duplicates(blocks: Sequence[Block]) -> list[Block]:

@@ -14,7 +14,6 @@ The module is light: pyarrow and datasets are imported where they are needed.
 
 import contextlib
 import difflib
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,10 +24,7 @@ from .json_text import read_text_turns
 from .read_json import read_json
 from .read_table import read_columnar, read_table
 from .row import SourceRow
-from .sniff import SUFFIXES, sniff, text_of, unpacked_size
-
-_HUB_ID = re.compile(r"\w[\w.\-]{0,95}(/\w[\w.\-]{0,95})?")
-_NO_HUB_SUFFIXES = {*SUFFIXES, ".gz", ".xlsx", ".zip", ".zst"}
+from .sniff import is_hub_id, sniff, text_of, unpacked_size
 
 
 def read_rows(source: DatasetConfig, keep_broken: bool = False) -> Iterator[SourceRow]:
@@ -62,7 +58,7 @@ def _rows(source: DatasetConfig, keep_broken: bool) -> Iterator[SourceRow]:
         for inside in files_of(file, path, source.split):
             name = f"{path.rstrip('/')}/{inside.relative_to(file)}"
             yield from _read_file(inside, name, source.split, keep_broken)
-    elif _is_hub_id(path):
+    elif is_hub_id(path):
         yield from _read_hub(source)
     else:
         raise DataError(f"{path}: no such file{_near_miss(file)}")
@@ -80,11 +76,6 @@ def size_of(source: DatasetConfig) -> int:
     return unpacked_size(file) if file.is_file() else 0
 
 
-def _is_hub_id(path: str) -> bool:
-    suffix = Path(path).suffix.lower()
-    return _HUB_ID.fullmatch(path) is not None and suffix not in _NO_HUB_SUFFIXES
-
-
 def split_to_evaluate(source: DatasetConfig) -> str:
     """Which split of a folder or hub data set is for evaluation: its validation, else its test split; `train`,
     which stands for all, where there is neither."""
@@ -94,7 +85,7 @@ def split_to_evaluate(source: DatasetConfig) -> str:
             with contextlib.suppress(DataError):
                 files_of(file, source.path, split)
                 return split
-    elif not file.exists() and _is_hub_id(source.path):
+    elif not file.exists() and is_hub_id(source.path):
         import datasets
 
         # As in `_read_hub`; what is wrong with the id is said when it is read.

@@ -29,9 +29,17 @@ BINARY_SUFFIXES = {".arrow", ".feather", ".parquet"}
 SUFFIXES = TABLE_SUFFIXES | JSON_SUFFIXES | TEXT_SUFFIXES | BINARY_SUFFIXES
 """Of the files that are taken from a folder, plain or with `.gz` behind."""
 
+_HUB_ID = re.compile(r"\w[\w.\-]{0,95}(/\w[\w.\-]{0,95})?")
+_NO_HUB_SUFFIXES = {*SUFFIXES, ".gz", ".xlsx", ".zip", ".zst"}
 _HEAD = 65_536
 _ROWS_SEEN = 20
 _CUT = 9  # where a head ends within `-Infinity` or an escape, its beginning is at fault
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a path that is no file may name a data set of the Hugging Face hub."""
+    suffix = Path(path).suffix.lower()
+    return _HUB_ID.fullmatch(path) is not None and suffix not in _NO_HUB_SUFFIXES
 
 
 class Bytes(Protocol):
