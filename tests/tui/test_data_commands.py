@@ -80,6 +80,9 @@ def test_a_run_yaml_is_checked_as_it_would_run(rows, capsys, tmp_path):
     code, text = check(capsys, "run.yaml")
     assert code == 0 and "30 of 31 rows" in text
     assert "settled" in text
+    (tmp_path / "a-run").mkdir()
+    (tmp_path / "run.yaml").rename(tmp_path / "a-run" / "run.yaml")
+    assert check(capsys, "a-run") == (code, text)  # as `evenfall watch` and `chat` take a run
 
 
 def test_what_cannot_be_checked_says_why(rows, capsys, tmp_path):

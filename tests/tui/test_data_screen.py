@@ -11,7 +11,7 @@ from textual.content import Content
 from waiting import until
 
 from evenfall.engine.config import RunConfig
-from evenfall.engine.data.findings import Fix
+from evenfall.engine.data.findings import Finding, Fix, Place
 from evenfall.engine.data.inspect import InspectedRow, InspectedToken
 from evenfall.engine.data.preview import DataPreview
 from evenfall.engine.data.report import DataReport, SourceReport
@@ -575,6 +575,52 @@ def test_nothing_wrong_is_said_too(app, drive, see, monkeypatch):
         assert "2 Data ✓" in see(app)
 
     drive(app, scenario)
+
+
+def test_what_a_row_shows_beside_others_is_told_of_it(app, drive, see, monkeypatch):
+    twice = Finding("duplicate", "amber", 1, "again", "", (Place("chats.jsonl", 1),))
+    preview = replace(PREVIEW, check=checked(REPORT, (twice,)))
+    monkeypatch.setattr(data_screen, "load_preview", lambda config, job: preview)
+
+    async def scenario(pilot):
+        await show_data(pilot)
+        assert "! duplicate" in see(app)
+        await pilot.press("j")
+        assert "row 2 (" in see(app) and "! duplicate" not in see(app)
+
+    drive(app, scenario)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_row_without_tokens_shows_what_stands_in_its_file(app, drive, see, monkeypatch, size):
+    broken = inspected(2, [], '{"prompt": "cut', ("bad",), "chats.jsonl: line 2: is not JSON")
+    rows = FakeInspector([row(1), broken])
+    preview = replace(PREVIEW, inspector=rows)
+    monkeypatch.setattr(data_screen, "load_preview", lambda config, job: preview)
+
+    async def scenario(pilot):
+        await show_data(pilot)
+        await pilot.press("g", "2", "enter")
+        assert "line 2: is not JSON" in see(app) and '{"prompt": "cut' in see(app)
+
+    drive(app, scenario, size)
+
+
+def test_rows_that_were_not_read_are_no_secret(app, drive, see, monkeypatch):
+    report = replace(REPORT, sources=[replace(REPORT.sources[0], only_first=True)])
+    preview = replace(PREVIEW, report=report)
+    monkeypatch.setattr(data_screen, "load_preview", lambda config, job: preview)
+
+    async def scenario(pilot):
+        await show_data(pilot)
+        assert "the first 12,431 read" in see(app) and "data.max_rows" in see(app)
+
+    drive(app, scenario)
+
+
+def test_no_length_is_recommended_without_the_models_context():
+    lines = list(statistics_lines(replace(FIGURES, context=300), 256))
+    assert lines[1].endswith("holds 95 % of the rows (9 longer), but the model's context is 300")
 
 
 def test_how_long_a_run_takes_is_told_where_a_pace_is_known():

@@ -347,7 +347,8 @@ def test_near_duplicates_are_those_of_the_exact_similarity(seed, length, changed
 
 
 @pytest.mark.parametrize(
-    ("count", "prompts", "length"), [(40, 4, 500), (15, 1, 150), (200, 10, 300), (1000, 4, 1000)]
+    ("count", "prompts", "length"),
+    [(40, 4, 500), (40, 4, 800), (15, 1, 150), (200, 10, 300), (1000, 4, 1000)],
 )
 def test_a_shared_prompt_makes_no_rows_alike(count, prompts, length):
     pick = np.random.default_rng(1)
