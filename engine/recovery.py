@@ -29,8 +29,9 @@ from .events import (
     Rung,
     Stop,
 )
+from .machine.frames import drop_frames
 from .memory_plan import fit_memory
-from .session import Control, drop_frames
+from .run.control import Control
 from .state import Ending, OutOfMemoryEnd, Run
 
 _MESSAGES = re.compile(

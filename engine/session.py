@@ -11,52 +11,15 @@ module is light; torch is first imported inside the worker.
 
 import contextlib
 import logging
-import queue
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 
 from . import events as ev
 from .libraries import import_for_run
+from .machine.frames import drop_frames
+from .run.control import Control
 from .runs import EventLog, RunDirectory
-
-
-class Control:
-    """The worker's end of a session: tell what happens, hear what to do."""
-
-    def __init__(self, log: EventLog, *, attended: bool) -> None:
-        self.attended = attended
-        """Whether somebody can answer an out-of-memory question."""
-        self._log = log
-        self._commands: queue.SimpleQueue[ev.Command] = queue.SimpleQueue()
-        self._state: ev.State = "idle"
-
-    @property
-    def state(self) -> ev.State:
-        return self._state
-
-    def emit(self, event: ev.Event) -> None:
-        self._log.append(event)
-
-    def set_state(self, state: ev.State, reason: str = "") -> None:
-        self._state = state
-        self.emit(ev.StateChanged(state, reason))
-
-    def history(self) -> list[ev.Event]:
-        """Every event of the run so far, those of earlier processes included."""
-        return self._log.since(0)
-
-    def submit(self, command: ev.Command) -> None:
-        self._commands.put(command)
-
-    def next_command(self, timeout: float | None = 0.0) -> ev.Command | None:
-        """The next command; None when none came within `timeout` seconds (None: wait for ever)."""
-        with contextlib.suppress(queue.Empty):
-            if timeout == 0.0:
-                return self._commands.get_nowait()
-            return self._commands.get(timeout=timeout)
-        return None
 
 
 class Session:
@@ -128,18 +91,6 @@ class Session:
             finally:
                 self._log.close()
                 self._held.close()
-
-
-def drop_frames(error: BaseException) -> None:
-    """Let go of every local (GPU tensors above all) that an error's traceback keeps alive."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        if link.__traceback__ is not None:
-            traceback.clear_frames(link.__traceback__)
-        link.__traceback__ = None
-        link = link.__cause__ or link.__context__
 
 
 @contextlib.contextmanager

@@ -12,9 +12,9 @@ from .data.prepare import PreparedData
 from .events import State
 from .loss_head import LossHead
 from .optimizer import FlatAdamW
+from .run.control import Control
 from .runs import RunDirectory
 from .schedule import RateChange
-from .session import Control
 
 Ending = Literal["stopped", "abandoned", "restart"]
 """Why a loop ends before its last step: asked to stop, with or without saving, or to begin again."""

@@ -23,8 +23,8 @@ from .checkpoint import rng_state, save_now, set_rng_state
 from .device import read_memory
 from .evaluate import evaluate
 from .micro_step import MicroStep
+from .run.control import Control
 from .schedule import Schedule, in_steps, total_steps
-from .session import Control
 from .state import Ending, OutOfMemoryEnd, Run, TrainingError
 from .updates import advance, micro_batches, next_update
 

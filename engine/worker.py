@@ -39,9 +39,9 @@ from .patch import PatchedPart, no_kernels_on, patch_model
 from .patch_attention import patch_attention
 from .patch_layers import patch_layers
 from .patch_matmuls import patch_matmuls
+from .run.control import Control
 from .runs import RunDirectory
 from .schedule import total_steps
-from .session import Control
 from .state import LoopState, OutOfMemoryEnd, Run
 from .tokenizer import load_tokenizer
 from .train import train

@@ -13,8 +13,8 @@ from .. import wake
 from ..allocator import grow_segments
 from ..config import RunConfig, parse_config
 from ..libraries import import_for_run
+from ..run.control import Control
 from ..runs import EventLog, create_run
-from ..session import Control
 from .rows import read_bins
 from .shapes import SHAPES
 from .stacks import Clock, PeakMemory, installed_versions

@@ -1,0 +1,1 @@
+"""The machine a run is on: its device, memory and processes, the libraries, background jobs."""
