@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from evenfall.engine.runs import RunDirectory
+from evenfall.engine.run.directory import RunDirectory
 from evenfall.tui.app import EvenfallApp
 
 FONTS = "Menlo, Consolas, 'DejaVu Sans Mono', 'Liberation Mono', monospace"

@@ -1,6 +1,6 @@
 """Rows copied into a projection's input buffer, and multiplied by its adapter on the way.
 
-Attention writes its output to memory of its own where it is not ours (`engine/layer_attention.py`). The output
+Attention writes its output to memory of its own where it is not ours (`engine/model/layers/attention.py`). The output
 projection wants it in a buffer that carries the adapter's columns (`qlora.py`): a copy, and then a matmul that reads
 the copy once more for a few columns. Here a program copies a block of rows and multiplies what it holds anyway,
 as the GLUs do in `glu_adapters.py`, by the same functions (`blocks.py`). Sums are fp32.

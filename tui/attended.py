@@ -20,7 +20,7 @@ from .app import EvenfallApp
 from .terminal import leave_terminal, native_output_to, state_folder
 
 if TYPE_CHECKING:
-    from ..engine.runs import RunDirectory
+    from ..engine.run.directory import RunDirectory
 
 WATCHDOG_SECONDS = 3.0
 
@@ -46,7 +46,7 @@ def run_app(
     """
     session = None
     if train:
-        from ..engine.session import Session
+        from ..engine.session.session import Session
 
         session = Session(train, resume=resume, attended=True)
     app = EvenfallApp(
@@ -81,7 +81,7 @@ def run_app(
 def _exit_code(app: EvenfallApp, terminated: threading.Event) -> int:
     code = 0
     if app.session:
-        from ..engine.session import EXIT_CODES
+        from ..engine.session.session import EXIT_CODES
 
         code = EXIT_CODES.get(app.session.state, 1)
     return 128 + signal.SIGTERM if terminated.is_set() and code == 0 else code

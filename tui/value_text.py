@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ..engine.data.findings import Place
-from ..engine.data.problems import Level
-from ..engine.data.report import DataReport, SourceReport
+from ..engine.data.problems.codes import Level
+from ..engine.data.report.findings import Place
+from ..engine.data.report.report import DataReport, SourceReport
 
 LEVELS: dict[Level, tuple[str, str]] = {
     "red": ("✗", "RED"),

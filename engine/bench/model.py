@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ...presets.load import demo_folder
-from ..runs import atomic_folder
+from ..run.directory import atomic_folder
 from .shapes import PROJECTIONS, WEIGHT_STD, Shape
 from .work import LORA_ALPHA, SEED, BenchError
 
@@ -100,7 +100,7 @@ def _tensors(
     import torch
     from bitsandbytes import functional
 
-    from ..device import compute_dtype
+    from ..machine.device import compute_dtype
 
     dtype = compute_dtype("auto", device)
     generator = torch.Generator(device).manual_seed(SEED)
@@ -132,7 +132,7 @@ def _tensors(
 def _configuration(shape: Shape, device: "torch.device") -> Any:
     from transformers import BitsAndBytesConfig, LlamaConfig
 
-    from ..device import compute_dtype
+    from ..machine.device import compute_dtype
 
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 500_000.0}
     if shape.rope_factor:

@@ -112,7 +112,7 @@ def measure_matmul(
     """
     import torch
 
-    from ..device import compute_dtype
+    from ..machine.device import compute_dtype
 
     dtype = compute_dtype("auto", device)
     x = torch.randn(tokens, shape.hidden, device=device, dtype=dtype)

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from ..config import parse_config
-from ..data.examples import Example, Examples
-from ..data.windows import Bins
+from ..config.run_config import parse_config
+from ..data.pack.examples import Example, Examples
+from ..data.pack.windows import Bins
 from .shapes import Shape
 from .work import SEED, BenchError, Work
 
@@ -57,7 +57,7 @@ def real_rows(
         BenchError: there are fewer bins than a step takes.
         DataError: the file cannot be read.
     """
-    from ..data.prepare import prepare
+    from ..data.prepare.prepare import prepare
 
     config = parse_config({"data": {"path": path, "max_length": tokens, "shuffle": False}})
     tokenizer = _tokenizer_of(config.data, path, min(_VOCABULARY, shape.vocabulary))
@@ -78,8 +78,8 @@ def _tokenizer_of(data: Any, path: str, size: int) -> Any:
     from transformers import AutoTokenizer
 
     from ...presets.load import demo_folder
-    from ..config import DatasetConfig
-    from ..data.read import read_rows
+    from ..config.run_config import DatasetConfig
+    from ..data.read.read import read_rows
 
     demo = AutoTokenizer.from_pretrained(str(demo_folder() / "model"))
     rows = (

@@ -115,7 +115,7 @@ def _check(options: Options, shape: Shape) -> None:
 
 def _device_for(shape: Shape, options: Options) -> str:
     """`cuda` where there is a GPU; `cpu` only for the shape that is meant for it."""
-    from ..device import pick_device, why_no_cuda
+    from ..machine.device import pick_device, why_no_cuda
 
     device = pick_device("auto").type
     if device == "cpu" and shape.name != "tiny":

@@ -8,13 +8,13 @@ of the loop to the next, and so the host's work for one step and the kernels tha
 from pathlib import Path
 from typing import Any
 
-from .. import events as ev
-from .. import wake
-from ..allocator import grow_segments
-from ..config import RunConfig, parse_config
-from ..libraries import import_for_run
+from ..config.run_config import RunConfig, parse_config
+from ..machine import wake
+from ..machine.allocator import grow_segments
+from ..machine.libraries import import_for_run
+from ..run import events as ev
 from ..run.control import Control
-from ..runs import EventLog, create_run
+from ..run.directory import EventLog, create_run
 from .rows import read_bins
 from .shapes import SHAPES
 from .stacks import Clock, PeakMemory, installed_versions
@@ -32,11 +32,11 @@ def run(work: Work, clock: Clock, folder: Path) -> StackResult:
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    from ..device import describe_device, pick_device
-    from ..load import load_base
-    from ..tokenizer import load_tokenizer
-    from ..train import train
-    from ..worker import build_run
+    from ..machine.device import describe_device, pick_device
+    from ..model.load import load_base
+    from ..model.tokenizer import load_tokenizer
+    from ..training.train import train
+    from ..training.worker import build_run
     from .profile import measure_matmul
 
     clock.done("import")
@@ -113,9 +113,9 @@ def run_config(work: Work, folder: Path, steps: int) -> RunConfig:
 
 def _prepared(rows: Path) -> Any:
     """The rows as the loop takes them; the account of a file that they are not from is empty."""
-    from ..data.prepare import PreparedData
-    from ..data.report import DataReport
-    from ..data.windows import OneWindow
+    from ..data.pack.windows import OneWindow
+    from ..data.prepare.prepare import PreparedData
+    from ..data.report.report import DataReport
 
     bins = read_bins(rows)
     report = DataReport([], 0, 0, 0, len(bins), 0, [], {})

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ..data.examples import Example
-from ..data.windows import Bins
+from ..data.pack.examples import Example
+from ..data.pack.windows import Bins
 from .rows import bins_of_step, read_bins
 from .shapes import PROJECTIONS
 from .stacks import Clock, PeakMemory, installed_versions
@@ -43,7 +43,7 @@ def run(stack: str, work: Work, clock: Clock, folder: Path) -> StackResult:
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-    from ..device import describe_device, pick_device
+    from ..machine.device import describe_device, pick_device
 
     clock.done("import")
     clock.tell("loading the model")
@@ -242,7 +242,7 @@ def _load_stock(work: Work, device: Any, *, recompute: bool | str) -> tuple[Any,
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from ..device import compute_dtype
+    from ..machine.device import compute_dtype
 
     base = AutoModelForCausalLM.from_pretrained(
         work.model,

@@ -8,7 +8,7 @@ mix of the two is a question.
 from collections.abc import Callable
 from typing import Any
 
-from ..config import DatasetConfig
+from ..config.run_config import DatasetConfig
 from .axolotl_prompt import own_prompt
 from .draft import Draft, is_empty
 from .handlers import ROLES, is_off, is_on, word

@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import ConfigError, RunConfig, config_fields, parse_config
-from ..config_fields import unknown_key
+from ..config.fields import unknown_key
+from ..config.run_config import ConfigError, RunConfig, config_fields, parse_config
 from .files_here import missing_files
 from .report import ConvertError, ImportReport, Line, setting
 

@@ -1,14 +1,14 @@
 """Data files that an imported configuration names and this machine has not.
 
 The file may lie on the machine that will train, so this is no refusal. What counts as a file is what a
-run takes for one: whatever does not look like an id of the Hugging Face hub (`engine/data/sniff.py`).
+run takes for one: whatever does not look like an id of the Hugging Face hub (`engine/data/read/sniff.py`).
 """
 
 import os
 from pathlib import Path
 
-from ..config import RunConfig
-from ..data.sniff import is_hub_id
+from ..config.run_config import RunConfig
+from ..data.read.sniff import is_hub_id
 from .report import Line, setting
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import yaml
 
-from ..yaml12 import load_yaml
+from ..config.yaml12 import load_yaml
 from . import axolotl, llamafactory, mlx_lm, studio
 from .draft import Draft
 from .report import ConvertError, ImportReport

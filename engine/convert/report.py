@@ -10,8 +10,8 @@ import textwrap
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..config import RunConfig
-from ..config_fields import shown
+from ..config.fields import shown
+from ..config.run_config import RunConfig
 
 Verdict = Literal["mapped", "defaulted", "ignored", "asked", "refused", "missing"]
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..config import DataConfig, DataFormat, DatasetConfig
+from ..config.run_config import DataConfig, DataFormat, DatasetConfig
 from .report import ConvertError
 from .writable import WRITABLE, check_formats, refusal
 
 if TYPE_CHECKING:
-    from ..data.normal import Conversation
+    from ..data.formats.normal import Conversation
 
 Trait = Literal[
     "calls", "tools", "flags", "blank", "history", "system", "lists", "answered", "between"
@@ -105,13 +105,13 @@ def rows_seen(source: DatasetConfig, tool: str) -> Rows:
         ConvertError: as `all_rows_seen`.
     """
     # Not at the top: these load numpy, and a module that a command imports shall not.
-    from ..data.columns import renamed, row_keys
-    from ..data.detect import detect
     from ..data.errors import DataError
-    from ..data.formats import normalise
-    from ..data.normal import Conversation
-    from ..data.shapes import OPTIONAL, shapes_of
-    from ..data.slices import slices_of
+    from ..data.formats.columns import renamed, row_keys
+    from ..data.formats.detect import detect
+    from ..data.formats.normal import Conversation
+    from ..data.formats.normalise import normalise
+    from ..data.formats.shapes import OPTIONAL, shapes_of
+    from ..data.read.slices import slices_of
 
     beside = {key: name for key, name in source.columns.items() if key in OPTIONAL}
     if source.path != "demo" and not Path(source.path).expanduser().exists():
@@ -161,7 +161,7 @@ def rows_seen(source: DatasetConfig, tool: str) -> Rows:
 
 
 def _traits(row: "Conversation", format: DataFormat) -> set[Trait]:
-    from ..data.normal import is_empty
+    from ..data.formats.normal import is_empty
 
     roles = [message["role"] for message in row.messages]
     answers = [place for place, role in enumerate(roles) if role == "assistant"]

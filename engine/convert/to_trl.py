@@ -10,8 +10,8 @@ template's `{% generation %}` markers, which few templates have.
 """
 
 from ...presets.load import chat_template, chat_template_names
-from ..config import DatasetConfig, RunConfig
-from ..data.problems import DropCode
+from ..config.run_config import DatasetConfig, RunConfig
+from ..data.problems.codes import DropCode
 from .report import ConvertError
 from .rows_seen import DEFAULT_NAMES, FLAGS, Rows, all_rows_seen, rows_seen
 from .trl_readers import Kind, readers
@@ -83,7 +83,7 @@ def to_trl(config: RunConfig) -> str:
 
 
 def _roles() -> str:
-    from ..data.turns import ROLES
+    from ..data.formats.turns import ROLES
 
     ours = dict.fromkeys(ROLES.values())
     names = {role: [name for name, one in ROLES.items() if one == role] for role in ours}

@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..config import RunConfig
-from ..tokenizer import context_length, ends_of_generation
-from . import problems as codes
-from .block import CUT_AWAY, TOO_LONG, note_rows
-from .dropping import NEAR
-from .duplicates import Seen, row_hashes
+from ..config.run_config import RunConfig
+from ..model.tokenizer import context_length, ends_of_generation
 from .errors import DataError
-from .examples import Examples
-from .findings import DataCheck, Finding, Fix, Place, Statistics
-from .near_duplicates import near_copies, near_duplicates
-from .normal import LABELLED_BAD
-from .places import Places
-from .prepare import PreparedData, is_streamed
-from .problems import BAD, DROP_CODES, KEEP_CODES, PROBLEMS, Level, in_words
-from .report import DataReport
+from .formats.normal import LABELLED_BAD
+from .pack.examples import Examples
+from .prepare.block import CUT_AWAY, TOO_LONG, note_rows
+from .prepare.dropping import NEAR
+from .prepare.prepare import PreparedData, is_streamed
+from .problems import codes
+from .problems.codes import BAD, DROP_CODES, KEEP_CODES, PROBLEMS, Level, in_words
+from .problems.duplicates import Seen, row_hashes
+from .problems.near_duplicates import near_copies, near_duplicates
+from .problems.tokenizer import check_tokenizer
+from .report.findings import DataCheck, Finding, Fix, Place, Statistics
+from .report.places import Places
+from .report.report import DataReport
 from .statistics import round_up, statistics_of
-from .tokenizer_check import check_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

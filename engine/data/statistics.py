@@ -4,11 +4,11 @@ import itertools
 import math
 from collections.abc import Mapping
 
-from ..config import RunConfig
-from ..schedule import total_steps
-from .findings import Statistics
-from .prepare import PreparedData, lengths_of
-from .windows import Bins
+from ..config.run_config import RunConfig
+from ..training.schedule import total_steps
+from .pack.windows import Bins
+from .prepare.prepare import PreparedData, lengths_of
+from .report.findings import Statistics
 
 
 def statistics_of(

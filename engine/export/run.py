@@ -17,11 +17,11 @@ import torch
 from peft import PeftConfig
 from transformers import AutoModelForCausalLM
 
-from ..chat import adapter_folder
-from ..config import ExportConfig, ModelConfig, RunConfig
-from ..load import load_adapter, load_base
-from ..runs import RunDirectory, atomic_folder
-from ..tokenizer import load_tokenizer
+from ..config.run_config import ExportConfig, ModelConfig, RunConfig
+from ..inference.chat import adapter_folder
+from ..model.load import load_adapter, load_base
+from ..model.tokenizer import load_tokenizer
+from ..run.directory import RunDirectory, atomic_folder
 
 Report = Callable[[str, float | None], None]
 

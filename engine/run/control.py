@@ -7,8 +7,8 @@ the recovery and a session all stand on this, so it knows none of them.
 import contextlib
 import queue
 
-from .. import events as ev
-from ..runs import EventLog
+from . import events as ev
+from .directory import EventLog
 
 
 class Control:

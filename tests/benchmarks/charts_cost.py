@@ -17,10 +17,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from evenfall.engine import events as ev
-from evenfall.engine.config import RunConfig
-from evenfall.engine.data.report import DataReport
-from evenfall.engine.runs import RunDirectory
+from evenfall.engine.config.run_config import RunConfig
+from evenfall.engine.data.report.report import DataReport
+from evenfall.engine.run import events as ev
+from evenfall.engine.run.directory import RunDirectory
 from evenfall.tui.app import EvenfallApp
 
 

@@ -52,7 +52,7 @@ def command(config: list[str], folder: str, *flags: str) -> list[str]:
     if not config or "=" in config[0]:
         config = [str(demo(Path(folder))), *config]
     words = ["train", *config, f"output_dir={folder}/runs", "train.max_steps=1", "--plain"]
-    return [sys.executable, *flags, "-m", "evenfall.tui.cli", *words]
+    return [sys.executable, *flags, "-m", "evenfall.tui.commands.main", *words]
 
 
 def demo(folder: Path) -> Path:

@@ -16,14 +16,14 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from evenfall.engine.bench.stack_trainer import float_adapters, in_this_order, labelled_rows
-from evenfall.engine.config import RunConfig
-from evenfall.engine.data.examples import Example
-from evenfall.engine.data.prepare import PreparedData, prepare
-from evenfall.engine.device import compute_dtype, pick_device
-from evenfall.engine.load import add_adapter, compute_in, load_base
-from evenfall.engine.state import LoopState
-from evenfall.engine.tokenizer import load_tokenizer, model_source
-from evenfall.engine.updates import advance, next_update
+from evenfall.engine.config.run_config import RunConfig
+from evenfall.engine.data.pack.examples import Example
+from evenfall.engine.data.prepare.prepare import PreparedData, prepare
+from evenfall.engine.machine.device import compute_dtype, pick_device
+from evenfall.engine.model.load import add_adapter, compute_in, load_base
+from evenfall.engine.model.tokenizer import load_tokenizer, model_source
+from evenfall.engine.training.state import LoopState
+from evenfall.engine.training.updates import advance, next_update
 
 
 class StockTraining(NamedTuple):

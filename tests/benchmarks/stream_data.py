@@ -46,9 +46,9 @@ def write_rows(file: Path, size: int) -> int:
 def measure(file: str, model: str, windows: list[int], cache: str) -> None:
     """In a process of its own: take windows from the stream and print what they are."""
     started = time.time() - _age()
-    from evenfall.engine.config import RunConfig
-    from evenfall.engine.data.prepare import prepare
-    from evenfall.engine.tokenizer import load_tokenizer
+    from evenfall.engine.config.run_config import RunConfig
+    from evenfall.engine.data.prepare.prepare import prepare
+    from evenfall.engine.model.tokenizer import load_tokenizer
 
     os.environ["XDG_CACHE_HOME"] = cache
     config = RunConfig.model_validate({"data": {"path": file}, "model": {"name_or_path": model}})

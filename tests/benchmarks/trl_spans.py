@@ -29,14 +29,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from evenfall.engine.config import DatasetConfig
-from evenfall.engine.data.detect import detect
+from evenfall.engine.config.run_config import DatasetConfig
 from evenfall.engine.data.errors import DataError
-from evenfall.engine.data.formats import normalise
-from evenfall.engine.data.normal import Conversation
-from evenfall.engine.data.read import read_rows
-from evenfall.engine.data.template import Renderer
-from evenfall.engine.data.template_fit import CALLS_AS_TEXT, SYSTEM_FOLDED
+from evenfall.engine.data.formats.detect import detect
+from evenfall.engine.data.formats.normal import Conversation
+from evenfall.engine.data.formats.normalise import normalise
+from evenfall.engine.data.read.read import read_rows
+from evenfall.engine.data.render.template import Renderer
+from evenfall.engine.data.render.template_fit import CALLS_AS_TEXT, SYSTEM_FOLDED
 
 _SPECIAL = re.compile(
     r"<\|[^<>|\s'\"]+\|?>|<[^<>|\s/'\"]+\|>|<(?:start|end)_of_\w+>|</?s>|\[/?INST\]|\[gMASK\]|<sop>"

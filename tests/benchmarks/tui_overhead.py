@@ -22,10 +22,10 @@ import threading
 import time
 from pathlib import Path
 
-from evenfall.engine import events as ev
-from evenfall.engine.config import RunConfig, load_config
-from evenfall.engine.runs import create_run
-from evenfall.engine.session import Session
+from evenfall.engine.config.run_config import RunConfig, load_config
+from evenfall.engine.run import events as ev
+from evenfall.engine.run.directory import create_run
+from evenfall.engine.session.session import Session
 
 WARM_UP = 5
 
@@ -95,7 +95,7 @@ def main() -> int:
         if args.config and "=" not in args.config:
             config = load_config(args.config, args.overrides)
         else:
-            from evenfall.engine.demo import demo_config
+            from evenfall.engine.inference.demo import demo_config
 
             config = demo_config([word for word in (args.config, *args.overrides) if word])
         inner(config, args.pairs, args.inner)

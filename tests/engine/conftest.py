@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from evenfall.engine.config import RunConfig, parse_config
+from evenfall.engine.config.run_config import RunConfig, parse_config
 
 
 @pytest.fixture

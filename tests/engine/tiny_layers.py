@@ -7,7 +7,7 @@ from bitsandbytes.nn.modules import Linear4bit
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from evenfall.engine import attention
+from evenfall.engine.model.layers import packed_attention as attention
 from evenfall.kernels.backend import INTERPRETED
 
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"

@@ -21,7 +21,6 @@ from unittest import mock
 import numpy as np
 import torch
 
-from evenfall.engine import micro_step
 from evenfall.engine.bench import run as bench
 from evenfall.engine.bench import stack_evenfall
 from evenfall.engine.bench.model import write_adapter, write_model
@@ -29,8 +28,9 @@ from evenfall.engine.bench.rows import write_rows
 from evenfall.engine.bench.shapes import SHAPES, Shape
 from evenfall.engine.bench.stacks import Clock
 from evenfall.engine.bench.work import StackResult, Work
-from evenfall.engine.data.examples import Example, Examples
-from evenfall.engine.data.windows import Bins
+from evenfall.engine.data.pack.examples import Example, Examples
+from evenfall.engine.data.pack.windows import Bins
+from evenfall.engine.training import micro_step
 
 SMALL = Shape("small", 512, 1536, 8, 8, 4, 64, 8192, False, 0.0, 4096)
 BINS, BIN_TOKENS = 2, 2048

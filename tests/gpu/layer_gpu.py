@@ -22,11 +22,11 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from evenfall.engine import attention
-from evenfall.engine.decoder import Level
-from evenfall.engine.patch import patch_model
-from evenfall.engine.patch_attention import patch_attention
-from evenfall.engine.patch_layers import patch_layers
+from evenfall.engine.model.layers import packed_attention as attention
+from evenfall.engine.model.layers.decoder import Level
+from evenfall.engine.model.patch.attention import patch_attention
+from evenfall.engine.model.patch.layers import patch_layers
+from evenfall.engine.model.patch.norms_and_mlps import patch_model
 
 SHAPES = {
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "head_dim": 64},

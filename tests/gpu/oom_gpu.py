@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
-from evenfall.engine import events as ev
-from evenfall.engine.config import parse_config
-from evenfall.engine.runs import create_run
-from evenfall.engine.session import Session
+from evenfall.engine.config.run_config import parse_config
+from evenfall.engine.run import events as ev
+from evenfall.engine.run.directory import create_run
+from evenfall.engine.session.session import Session
 from evenfall.tui.app import EvenfallApp
 
 STEPS, CAP_AFTER = 10, 3

@@ -31,8 +31,8 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 
-from evenfall.engine.config import load_config
-from evenfall.engine.runs import RunDirectory
+from evenfall.engine.config.run_config import load_config
+from evenfall.engine.run.directory import RunDirectory
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from stock import train_stock
@@ -111,7 +111,14 @@ def write_config(args: argparse.Namespace, folder: Path, dtype: str) -> Path:
 
 
 def train_ours(args: argparse.Namespace, file: Path) -> RunDirectory:
-    command = [sys.executable, "-m", "evenfall.tui.cli", "train", str(file), *args.overrides]
+    command = [
+        sys.executable,
+        "-m",
+        "evenfall.tui.commands.main",
+        "train",
+        str(file),
+        *args.overrides,
+    ]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     return RunDirectory(file.parent / "runs" / file.stem)
 

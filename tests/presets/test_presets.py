@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from evenfall.engine.config import config_fields, parse_config
+from evenfall.engine.config.run_config import config_fields, parse_config
 from evenfall.presets.load import (
     Architecture,
     PresetError,

@@ -17,10 +17,10 @@ import pytest
 from textual.app import App
 from textual.pilot import Pilot
 
-from evenfall.engine import events as ev
-from evenfall.engine.config import parse_config
-from evenfall.engine.data.report import DataReport, SourceReport
-from evenfall.engine.runs import RunDirectory
+from evenfall.engine.config.run_config import parse_config
+from evenfall.engine.data.report.report import DataReport, SourceReport
+from evenfall.engine.run import events as ev
+from evenfall.engine.run.directory import RunDirectory
 from evenfall.tui.app import EvenfallApp
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from evenfall.engine.data.errors import DataError
-from evenfall.engine.data.findings import DataCheck, Finding, Fix, Place, Statistics
-from evenfall.engine.data.inspect import InspectedRow, InspectedToken
-from evenfall.engine.data.report import DataReport
+from evenfall.engine.data.inspector.inspect import InspectedRow, InspectedToken
+from evenfall.engine.data.report.findings import DataCheck, Finding, Fix, Place, Statistics
+from evenfall.engine.data.report.report import DataReport
 
 
 def inspected(

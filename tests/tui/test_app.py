@@ -7,16 +7,16 @@ import threading
 
 import pytest
 
-from evenfall.engine import events as ev
-from evenfall.engine import session as session_module
-from evenfall.engine.config import ConfigError
-from evenfall.engine.jobs import Job
-from evenfall.engine.runs import EventLog
+from evenfall.engine.config.run_config import ConfigError
+from evenfall.engine.machine.jobs import Job
+from evenfall.engine.run import events as ev
+from evenfall.engine.run.directory import EventLog
+from evenfall.engine.session import session as session_module
 from evenfall.tui.app import EvenfallApp
-from evenfall.tui.screens.modals import QuitModal
-from evenfall.tui.screens.modals_oom import OutOfMemoryModal
+from evenfall.tui.screens.dialogs.common import QuitModal
+from evenfall.tui.screens.dialogs.out_of_memory import OutOfMemoryModal
 from evenfall.tui.screens.train import TrainScreen
-from evenfall.tui.sources import ReplayRun
+from evenfall.tui.state.sources import ReplayRun
 
 
 @pytest.fixture

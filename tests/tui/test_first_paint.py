@@ -44,7 +44,7 @@ go_on = EvenfallApp._after_first_paint
 
 def painted(app):
     lists = [widget.row_count for widget in app.screen.query("PickList")]
-    print([name for name in ("pydantic", "orjson", "evenfall.engine.events") if name in sys.modules])
+    print([name for name in ("pydantic", "orjson", "evenfall.engine.run.events") if name in sys.modules])
     print(min(lists) > 0)
     go_on(app)
 

@@ -13,11 +13,11 @@ from fake_inspector import FakeInspector, checked, inspected
 from textual.app import App
 from waiting import until
 
-from evenfall.engine.data.findings import Finding, Fix, Place
-from evenfall.engine.data.inspect import InspectedToken
-from evenfall.engine.data.preview import DataPreview
-from evenfall.engine.data.report import DataReport, SourceReport
-from evenfall.engine.runs import RunDirectory
+from evenfall.engine.data.inspector.inspect import InspectedToken
+from evenfall.engine.data.inspector.preview import DataPreview
+from evenfall.engine.data.report.findings import Finding, Fix, Place
+from evenfall.engine.data.report.report import DataReport, SourceReport
+from evenfall.engine.run.directory import RunDirectory
 from evenfall.tui.app import EvenfallApp
 from evenfall.tui.screens import chat as chat_screen
 from evenfall.tui.screens import data as data_screen

@@ -2,13 +2,13 @@
 
 import pytest
 
-from evenfall.engine import events as ev
-from evenfall.engine.runs import EventLog, RunDirectory
+from evenfall.engine.run import events as ev
+from evenfall.engine.run.directory import EventLog, RunDirectory
 from evenfall.tui.app import EvenfallApp
-from evenfall.tui.notices import notice
 from evenfall.tui.safe_text import safe_str, safe_text
-from evenfall.tui.screens.modals import TextModal
+from evenfall.tui.screens.dialogs.common import TextModal
 from evenfall.tui.screens.runs import RunsScreen
+from evenfall.tui.state.notices import notice
 
 CASES = range(16)
 

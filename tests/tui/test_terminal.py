@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from evenfall.engine import events as ev
-from evenfall.engine.config import parse_config
-from evenfall.engine.runs import RunDirectory
+from evenfall.engine.config.run_config import parse_config
+from evenfall.engine.run import events as ev
+from evenfall.engine.run.directory import RunDirectory
 
 pty = pytest.importorskip("pty")
 
-COMMAND = [sys.executable, "-m", "evenfall.tui.cli", "train", "run.yaml"]
+COMMAND = [sys.executable, "-m", "evenfall.tui.commands.main", "train", "run.yaml"]
 STEPS = 250
 RESTORED = (b"\x1b[?1049l", b"\x1b[?25h", b"\x1b[?1000l")
 """Leave the second screen, show the cursor, switch the mouse off."""
@@ -98,7 +98,7 @@ class Terminal:
 
 
 def _events(run: RunDirectory) -> list[Any]:
-    from evenfall.engine.runs import EventTail
+    from evenfall.engine.run.directory import EventTail
 
     return EventTail(run.events_file).read_new()
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evenfall.engine.data.findings import Place
+from evenfall.engine.data.report.findings import Place
 from evenfall.tui.value_text import counted, places_text, share_text
 
 

@@ -17,14 +17,14 @@ from textual.screen import ModalScreen, Screen
 from textual.timer import Timer
 from textual.widgets import Static
 
-from ..actions import ScreenName, bindings_of, verbs_of
-from ..notices import notice
+from ..keys import ScreenName, bindings_of, verbs_of
+from ..state.notices import notice
 from ..widgets.keybar import KeyBar, KeyItem, shown_key
 from ..widgets.nav import NavStrip
 
 if TYPE_CHECKING:
     from ..app import EvenfallApp
-    from ..sources import RunSource
+    from ..state.sources import RunSource
 
 WIDTH_CLASSES = [(0, "-too-narrow"), (80, "-narrow"), (100, "-wide")]
 HEIGHT_CLASSES = [(0, "-too-short"), (24, "-short"), (30, "-tall")]

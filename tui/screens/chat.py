@@ -13,20 +13,20 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.widgets import Input, Static
 
-from ...engine.jobs import Cancelled, Job
-from ...engine.runs import RunDirectory, RunError
-from .. import describe
-from ..chat_talk import Side, Talk, answer
-from ..run_facts import saved_key
+from ...engine.machine.jobs import Cancelled, Job
+from ...engine.run.directory import RunDirectory, RunError
+from ...engine.run.facts import saved_key
 from ..safe_text import safe_text
+from ..state.chat_talk import Side, Talk, answer
 from ..widgets.conversation import Conversation
 from ..widgets.field import TextField
 from ..widgets.job_line import JobLine
+from ..words import model as describe
 from .base import EvenfallScreen
-from .pick_run import pick_run
+from .dialogs.pick_run import pick_run
 
 if TYPE_CHECKING:
-    from ...engine.chat import Chat
+    from ...engine.inference.chat import Chat
 
 TRAINING = "the run uses this machine: stop or finish it first (3, then x)"
 MODES: dict[str, tuple[Side, ...]] = {
@@ -38,7 +38,7 @@ MODES: dict[str, tuple[Side, ...]] = {
 
 def open_chat(run: RunDirectory, job: Job[Any]) -> "Chat":
     """Runs in a job: loads the model."""
-    from ...engine.chat import Chat
+    from ...engine.inference.chat import Chat
 
     return Chat.open(run, job.report)
 

@@ -13,23 +13,23 @@ from textual.containers import Container, Horizontal
 from textual.content import Content
 from textual.widgets import Static
 
-from ...engine.config import ConfigError, DataConfig, RunConfig
-from ...engine.jobs import Job
-from .. import describe
+from ...engine.config.run_config import ConfigError, DataConfig, RunConfig
+from ...engine.machine.jobs import Job
 from ..safe_text import safe_text
-from ..settings import FIELDS, override_of, value_of
+from ..state.settings import FIELDS, override_of, value_of
 from ..value_text import field_text
-from ..widgets.check_pane import CheckPane
 from ..widgets.field import Choice, TextField
 from ..widgets.histogram import Histogram
-from ..widgets.inspector import InspectorPane
 from ..widgets.job_line import JobLine
+from ..words import model as describe
 from .base import WIDTH_CLASSES, EvenfallScreen
-from .modals_columns import ColumnsModal
+from .dialogs.columns import ColumnsModal
+from .panes.check_pane import CheckPane
+from .panes.inspector import InspectorPane
 
 if TYPE_CHECKING:
-    from ...engine.data.detect import UndecidedFormat
-    from ...engine.data.preview import DataPreview
+    from ...engine.data.formats.detect import UndecidedFormat
+    from ...engine.data.inspector.preview import DataPreview
 
 KEYS = {
     "data-path": "data.path",
@@ -53,8 +53,8 @@ _PATH = "file, folder, hub id, or demo"
 
 def load_preview(config: RunConfig, job: Job[Any]) -> "DataPreview":
     """Runs in a job: the preview needs the model's tokenizer."""
-    from ...engine.data.preview import build_preview
-    from ..pace import last_pace
+    from ...engine.data.inspector.preview import build_preview
+    from ...engine.run.pace import last_pace
 
     return build_preview(config, job.report, last_pace(config))
 
@@ -169,7 +169,7 @@ class DataScreen(EvenfallScreen):
 
     def _ask(self, error: BaseException | None) -> None:
         """Open the form where the rows can be read in several ways, or in none that is known."""
-        from ...engine.data.detect import UndecidedFormat
+        from ...engine.data.formats.detect import UndecidedFormat
 
         # Of several data sets the message has the keys: they stand in run.yaml.
         if isinstance(error, UndecidedFormat) and self.evenfall.draft.data.path is not None:

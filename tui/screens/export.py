@@ -13,16 +13,16 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from ...engine.jobs import Job
-from ...engine.runs import RunDirectory
-from .. import describe
-from ..machine import disk_free_gb
-from ..run_facts import Kept, RunFacts, read_facts, saved_key
+from ...engine.machine.jobs import Job
+from ...engine.run.directory import RunDirectory
+from ...engine.run.facts import Kept, RunFacts, read_facts, saved_key
 from ..safe_text import safe_text
+from ..state.machine import disk_free_gb
 from ..widgets.field import Choice, Tick
 from ..widgets.job_line import JobLine
+from ..words import model as describe
 from .base import EvenfallScreen
-from .pick_run import pick_run
+from .dialogs.pick_run import pick_run
 
 if TYPE_CHECKING:
     from ...engine.export.run import Exported

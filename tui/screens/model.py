@@ -14,20 +14,20 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Input, Static
 
-from ...engine.jobs import Job
+from ...engine.machine.jobs import Job
 from ...presets.load import recipe_presets
-from .. import describe
-from ..machine import Machine, read_machine, why_gpu_is_unused
-from ..model_catalog import ModelEntry, NotAModel, catalogue, look_up
 from ..safe_text import safe_text
+from ..state.machine import Machine, read_machine, why_gpu_is_unused
+from ..state.model_catalog import ModelEntry, NotAModel, catalogue, look_up
 from ..widgets.field import TextField
 from ..widgets.form import Form
 from ..widgets.pick_list import Column, PickList, PickRow
+from ..words import model as describe
 from .base import EvenfallScreen
 
 if TYPE_CHECKING:
-    from ...engine.config import RunConfig
-    from ..settings import DraftEditor
+    from ...engine.config.run_config import RunConfig
+    from ..state.settings import DraftEditor
 
 COLUMNS = (
     Column("MODEL", 18), Column("PARAMS", 7, True), Column("CONTEXT", 7, True),
@@ -82,7 +82,7 @@ class ModelScreen(EvenfallScreen):
     @property
     def _edit(self) -> "DraftEditor":
         if self._editor is None:
-            from ..settings import DraftEditor
+            from ..state.settings import DraftEditor
 
             self._editor = DraftEditor(self.evenfall)
             self._editor.begin()
@@ -192,7 +192,7 @@ class ModelScreen(EvenfallScreen):
 
     def _change(self, edit: Callable[[], list[str]]) -> None:
         """Edit the draft and say what was changed, so that a preset changes nothing unseen."""
-        from ...engine.config import ConfigError
+        from ...engine.config.run_config import ConfigError
 
         try:
             keys = edit()
@@ -265,7 +265,7 @@ class ModelScreen(EvenfallScreen):
 
     @on(Form.Changed)
     def _set(self, event: Form.Changed) -> None:
-        from ...engine.config import ConfigError
+        from ...engine.config.run_config import ConfigError
 
         try:
             self._edit.set(event.key, event.text)

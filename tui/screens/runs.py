@@ -12,13 +12,13 @@ from textual.app import ComposeResult
 from textual.content import Content
 from textual.widgets import DataTable, Static
 
-from ...engine.config import ConfigError
-from ...engine.jobs import Job
-from ..run_list import RunScanner, RunSummary
-from ..run_view import key_hint
+from ...engine.config.run_config import ConfigError
+from ...engine.machine.jobs import Job
+from ...engine.run.summary import RunScanner, RunSummary
 from ..safe_text import safe_str
-from ..story import loss_text, seconds_text
+from ..state.story import loss_text, seconds_text
 from ..widgets.lines import Line
+from ..words.run import key_hint
 from .base import EvenfallScreen
 
 PAGE = 50

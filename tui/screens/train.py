@@ -11,17 +11,17 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from ...engine import events as ev
-from ...engine.progress import RunProgress
-from .. import run_view as view
-from ..history import History
-from ..sources import RunSource
-from ..story import Line as StoryLine
+from ...engine.run import events as ev
+from ...engine.run.progress import RunProgress
+from ..state.history import History
+from ..state.sources import RunSource
+from ..state.story import Line as StoryLine
 from ..widgets.charts import Chart
 from ..widgets.lines import Facts, Line, ProgressLine
 from ..widgets.log import LogPanel
+from ..words import run as view
 from .base import EvenfallScreen
-from .modals import InfoModal, LearningRateModal, StopModal
+from .dialogs.common import InfoModal, LearningRateModal, StopModal
 
 CHART_SECONDS = 3.0
 STEERING = {"pause", "rate", "save_now", "evaluate_now", "stop_run", "recover"}

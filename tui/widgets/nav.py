@@ -10,7 +10,7 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from ..actions import SCREENS, ScreenName
+from ..keys import SCREENS, ScreenName
 
 MARKS = {"done": "✓", "running": "●", "attention": "!", "": " "}
 """Mark of a screen -> its glyph."""

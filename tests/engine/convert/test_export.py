@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from evenfall.engine.config import parse_config
+from evenfall.engine.config.run_config import parse_config
+from evenfall.engine.config.yaml12 import load_yaml
 from evenfall.engine.convert.importer import import_config
 from evenfall.engine.convert.report import ConvertError
 from evenfall.engine.convert.to_axolotl import to_axolotl
 from evenfall.engine.convert.to_trl import to_trl
-from evenfall.engine.data.problems import DROP_CODES
-from evenfall.engine.yaml12 import load_yaml
+from evenfall.engine.data.problems.codes import DROP_CODES
 
 ROWS = {
     "alpaca": [{"instruction": f"what is {n}", "input": "", "output": f"sun {n}"} for n in range(8)],

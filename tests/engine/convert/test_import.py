@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evenfall.engine.config import RunConfig
+from evenfall.engine.config.run_config import RunConfig
+from evenfall.engine.config.yaml12 import dump_yaml, load_yaml
 from evenfall.engine.convert import axolotl, llamafactory, mlx_lm, studio
 from evenfall.engine.convert.importer import import_config
 from evenfall.engine.convert.report import ConvertError, ImportReport
-from evenfall.engine.yaml12 import dump_yaml, load_yaml
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SNAPSHOTS = Path(__file__).parent / "snapshots"

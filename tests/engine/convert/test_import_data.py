@@ -5,16 +5,16 @@ from pathlib import Path
 import jinja2
 import pytest
 
-from evenfall.engine.config import DatasetConfig
+from evenfall.engine.config.run_config import DatasetConfig
+from evenfall.engine.config.yaml12 import dump_yaml, load_yaml
 from evenfall.engine.convert.files_here import is_missing
 from evenfall.engine.convert.importer import import_config
 from evenfall.engine.convert.report import ImportReport
-from evenfall.engine.data import read
 from evenfall.engine.data.errors import DataError
-from evenfall.engine.data.formats import normalise
-from evenfall.engine.data.normal import Conversation
+from evenfall.engine.data.formats.normal import Conversation
+from evenfall.engine.data.formats.normalise import normalise
+from evenfall.engine.data.read import read
 from evenfall.engine.data.row import SourceRow
-from evenfall.engine.yaml12 import dump_yaml, load_yaml
 
 BASE = {
     "base_model": "example/m", "adapter": "qlora", "lora_r": 8, "lora_alpha": 16,

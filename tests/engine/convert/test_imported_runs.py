@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from evenfall.engine import events as ev
-from evenfall.engine.config import RunConfig
+from evenfall.engine.config.run_config import RunConfig
 from evenfall.engine.convert.importer import import_config
-from evenfall.engine.runs import create_run
-from evenfall.engine.session import Session
+from evenfall.engine.run import events as ev
+from evenfall.engine.run.directory import create_run
+from evenfall.engine.session.session import Session
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FILES = [

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evenfall.engine.config import parse_config
+from evenfall.engine.config.run_config import parse_config
 from evenfall.engine.convert.report import ConvertError
 from evenfall.engine.convert.to_trl import to_trl
-from evenfall.engine.data.detect import detect
-from evenfall.engine.data.formats import normalise
-from evenfall.engine.data.normal import Conversation
-from evenfall.engine.data.read import read_rows
+from evenfall.engine.data.formats.detect import detect
+from evenfall.engine.data.formats.normal import Conversation
+from evenfall.engine.data.formats.normalise import normalise
+from evenfall.engine.data.read.read import read_rows
 
 
 def config(data, **sections):

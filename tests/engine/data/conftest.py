@@ -7,8 +7,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from evenfall.engine.config import RunConfig
-from evenfall.engine.data.prepare import PreparedData, prepare
+from evenfall.engine.config.run_config import RunConfig
+from evenfall.engine.data.prepare.prepare import PreparedData, prepare
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -1,0 +1,82 @@
+"""A row seen through its shape: a format's keys give what the row's columns hold.
+
+Errors name the column as the file has it, whatever the format calls it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..row import SourceRow
+from .normal import Message
+from .shapes import Shape
+from .turns import Style, Turns, read_tools, read_turns, style_of, text_of
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The keys of one row."""
+
+    source: SourceRow
+    """As it stands in its file."""
+    value: dict[str, Any]
+    """Renamed by `columns`."""
+    shape: Shape
+    columns: Mapping[str, str]
+
+    def __contains__(self, key: str) -> bool:
+        return self.get(key) is not None
+
+    def get(self, key: str) -> Any:
+        return self.value.get(self.shape.columns.get(key, ""))
+
+    def name(self, key: str) -> str:
+        """The column that a key is read from."""
+        column = self.shape.columns[key]
+        return self.columns.get(column, column)
+
+    def text(self, key: str) -> str:
+        """A key's text; empty where the row has none.
+
+        Raises:
+            DataError: it is no text.
+        """
+        return text_of(self.source, self.name(key), self.get(key)) if key in self else ""
+
+    def turns(self, key: str, style: Style | None = None) -> Turns:
+        """A key's messages: those of a list, or the only one.
+
+        Args:
+            style: how they are written; None: as they look.
+
+        Raises:
+            DataError: they cannot be read.
+        """
+        turns = self.get(key)
+        style = style or style_of(turns) or "messages"
+        one = [turns] if isinstance(turns, dict) else turns
+        return read_turns(self.source, self.name(key), one, style, self.columns)
+
+    def system(self) -> list[Message]:
+        """The row's system text as a message, where it has one."""
+        text = self.text("system")
+        return [{"role": "system", "content": text}] if text.strip() else []
+
+    def with_system(self, turns: Turns) -> Turns:
+        """The row's system text in front of messages.
+
+        Raises:
+            DataError: they begin with a system message of their own.
+        """
+        messages, masked = turns
+        system = self.system()
+        if system and messages and messages[0]["role"] == "system":
+            raise self.source.error(
+                f"has a `{self.name('system')}` column and a system message; keep one of them"
+            )
+        return [*system, *messages], frozenset(place + len(system) for place in masked)
+
+    def tools(self) -> tuple[dict[str, Any], ...]:
+        """Tool definitions, where the row has them."""
+        tools = self.get("tools") or []
+        return read_tools(self.source, self.name("tools"), tools) if tools else ()

@@ -1,0 +1,326 @@
+"""Each row in one normal form: a reader for each format.
+
+Which columns a row is read from is told by its shape (`shapes.py`). What does not fit its format is
+an error that names the row and the column; what has nothing to learn is dropped under its reason.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...config.run_config import DataFormat
+from ..errors import DataError, listed, shown
+from ..row import SourceRow
+from .columns import renamed, row_keys
+from .fields import Fields
+from .normal import LABELLED_BAD, Conversation, Dropped, Message, Normal, conversation
+from .shapes import Shape, as_label, shapes_of
+from .turns import Turns, read_tools, text_of
+from .verbatim import document, read_segments, read_text, read_tokens
+
+ACCEPTED = (
+    "accepted are: messages [{role, content}], conversations [{from, value}], instruction + output "
+    "(input), prompt + completion, question + answer, query + response, text, input_ids (labels), "
+    "segments [{text, label}]"
+)
+_WANTED: dict[str, str] = {
+    "alpaca": "`instruction` and `output`",
+    "messages": "`messages`",
+    "sharegpt": "`conversations`",
+    "prompt_completion": "`prompt` and `completion`",
+    "text": "`text`",
+    "tokens": "`input_ids`",
+    "segments": "`segments`",
+    "preference": "`chosen` and `rejected`",
+    "kto": "an answer and its `label`",
+}
+NUMBERS_READ = "numbers read as text"
+_CELLS = ("prompt", "completion", "context", "instruction", "input", "output")
+"""Keys whose columns hold a text, which JSON may have as a number: the answer 4."""
+
+
+def normalise(
+    row: SourceRow,
+    format: DataFormat,
+    columns: Mapping[str, str] | None = None,
+    *,
+    drop_system: bool = False,
+) -> Normal:
+    """Read one row as `format` (not `auto`).
+
+    Args:
+        columns: `data.columns`.
+        drop_system: leave out system messages.
+
+    Raises:
+        DataError: the row does not fit the format.
+    """
+    columns = columns or {}
+    if isinstance(row.value, str):
+        if format != "text":
+            raise row.error(f"is running text, expected an object of format {format}")
+        normal = document(row, "text", row.value)
+    else:
+        fields = _fields(row, format, columns)
+        numbers = _numbers_as_text(fields)
+        # A system column goes before it is read: what is written without a template has it in its prompt.
+        system = fields.shape.columns.get("system") if drop_system else None
+        value = {key: item for key, item in fields.value.items() if key != system}
+        normal = _READERS[format](replace(fields, value=value | numbers))
+        if numbers and isinstance(normal, Conversation):
+            normal = replace(normal, notes=(*normal.notes, NUMBERS_READ))
+    if drop_system and isinstance(normal, Conversation):
+        return _without_system(normal)
+    return normal
+
+
+def _numbers_as_text(row: Fields) -> dict[str, str]:
+    """Column -> its number, true or false as JSON has it. What is not finite is no JSON."""
+    columns = (row.shape.columns[key] for key in _CELLS if key in row.shape.columns)
+    cells = {column: row.value[column] for column in columns if column in row.value}
+    return {
+        column: json.dumps(cell)
+        for column, cell in cells.items()
+        if isinstance(cell, int) or (isinstance(cell, float) and math.isfinite(cell))
+    }
+
+
+def _fields(row: SourceRow, format: DataFormat, columns: Mapping[str, str]) -> Fields:
+    value = renamed(row, columns).value
+    assert isinstance(value, dict)
+    shapes = shapes_of(value, format, row_keys(columns)) or []
+    if len(shapes) > 1:
+        both = "; or ".join(shape.reason for shape in shapes)
+        raise row.error(
+            f"can be read as {format} in {len(shapes)} ways ({both}): name the columns with "
+            f"data.columns={columns_text(shapes[0].required)}"
+        )
+    if not shapes:
+        raise missing(row, format, columns)
+    return Fields(row, value, shapes[0], columns)
+
+
+def columns_text(columns: Mapping[str, str]) -> str:
+    """`data.columns`' value as it is written on the command line and in YAML."""
+    import yaml
+
+    return yaml.safe_dump(
+        dict(columns), default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6
+    ).strip()
+
+
+def missing(row: SourceRow, format: DataFormat, columns: Mapping[str, str]) -> DataError:
+    """The error of a row that lacks what its format needs."""
+    keys = row.value if isinstance(row.value, dict) else {}
+    nulls = [key for key, item in keys.items() if item is None]
+    wanted = _WANTED[format]
+    if own := row_keys(columns):
+        wanted += f", read from {listed(own.values())}"
+    return row.error(
+        f"is not {format}: expected {wanted}, got {listed(keys)}"
+        + (f" ({listed(nulls)}: null)" if nulls else "")
+        + f"; {ACCEPTED}. data.format= forces another"
+    )
+
+
+def _without_system(row: Conversation) -> Conversation:
+    kept = [place for place, turn in enumerate(row.messages) if turn["role"] != "system"]
+    masked = frozenset(new for new, old in enumerate(kept) if old in row.masked)
+    return replace(row, messages=tuple(row.messages[place] for place in kept), masked=masked)
+
+
+def _tools(row: Fields) -> tuple[dict[str, Any], ...]:
+    """The row's tools, from `tools` or, as OpenAI had them before, `functions`."""
+    tools = row.tools()
+    functions = row.value.get("functions")
+    old = read_tools(row.source, "functions", functions) if functions else ()
+    if tools and old and tools != old:
+        raise row.source.error(
+            f"has other tools in `{row.name('tools')}` than in `functions`; keep one of them"
+        )
+    return tools or old
+
+
+def _with_system(row: Fields, turns: Turns) -> Turns:
+    """The row's system text in front of messages, unless they begin with the very same."""
+    own = turns[0][0] if turns[0] else {"role": ""}
+    if own["role"] == "system" and own["content"].strip() == row.text("system").strip():
+        return turns
+    return row.with_system(turns)
+
+
+# Chats
+
+
+def _messages(row: Fields) -> Normal:
+    messages, masked = _with_system(row, row.turns("messages", "messages"))
+    return conversation(row.source, messages, _tools(row), masked)
+
+
+def _sharegpt(row: Fields) -> Normal:
+    messages, masked = _with_system(row, row.turns("messages", "sharegpt"))
+    return conversation(row.source, messages, _tools(row), masked)
+
+
+# One answer
+
+
+def _alpaca(row: Fields) -> Normal:
+    instruction, more, answer = (row.text(key) for key in ("instruction", "input", "output"))
+    messages = row.system()
+    history = row.get("history") or []
+    name = row.name("history") if "history" in row else ""
+    if not isinstance(history, list):
+        raise row.source.error(
+            f"`{name}`: expected a list of [user, answer] pairs, got {shown(history)}"
+        )
+    for place, pair in enumerate(history):
+        at = f"{name}[{place}]"
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise row.source.error(f"`{at}`: expected [user, answer], got {shown(pair)}")
+        for role, part in zip(("user", "assistant"), pair, strict=True):
+            messages.append({"role": role, "content": text_of(row.source, at, part)})
+    question = _question(instruction, more)
+    user: Message = {"role": "user", "content": question or instruction or more}
+    # For templates that keep the two apart, as Alpaca's own does.
+    messages.append({**user, "instruction": instruction, "input": more} if question else user)
+    messages.append({"role": "assistant", "content": answer})
+    if history:
+        return conversation(row.source, messages, _tools(row))
+    plain = (_alpaca_prompt(messages, instruction, more), answer)
+    return conversation(row.source, messages, _tools(row), plain=plain)
+
+
+def _question(instruction: str, more: str) -> str:
+    """Instruction and input as one text; nothing where one of them is empty."""
+    return f"{instruction}\n{more}" if instruction.strip() and more.strip() else ""
+
+
+def _alpaca_prompt(messages: list[Message], instruction: str, more: str) -> str:
+    # Stanford Alpaca's prompt (github.com/tatsu-lab/stanford_alpaca), for models without a template.
+    if messages[0]["role"] == "system":
+        head = messages[0]["content"]
+    elif more.strip():
+        head = (
+            "Below is an instruction that describes a task, paired with an input that provides "
+            "further context. Write a response that appropriately completes the request."
+        )
+    else:
+        head = (
+            "Below is an instruction that describes a task. Write a response that appropriately "
+            "completes the request."
+        )
+    middle = f"### Input:\n{more}\n\n" if more.strip() else ""
+    return f"{head}\n\n### Instruction:\n{instruction}\n\n{middle}### Response:\n"
+
+
+def _prompt_completion(row: Fields) -> Normal:
+    if isinstance(row.get("prompt"), list | dict) or isinstance(row.get("completion"), list | dict):
+        return _continued(row, _prompt_turns(row, "prompt"), "completion")
+    prompt, completion = row.text("prompt"), row.text("completion")
+    if "context" in row:
+        prompt = f"{row.text('context')}\n\n{prompt}"
+    system = row.system()
+    messages = [
+        *system,
+        {"role": "user", "content": prompt},
+        {"role": "assistant", "content": completion},
+    ]
+    head = f"{system[0]['content']}\n\n" if system else ""
+    return conversation(row.source, messages, _tools(row), plain=(head + prompt, completion))
+
+
+def _prompt_turns(row: Fields, key: str) -> Turns:
+    """A prompt as messages, none of which is learnt."""
+    if isinstance(row.get(key), list | dict):
+        before, _ = row.turns(key)
+    else:
+        before = [{"role": "user", "content": row.text(key)}]
+    return _with_system(row, (before, frozenset()))
+
+
+def _continued(row: Fields, prompt: Turns, key: str) -> Normal:
+    """A prompt and the answer to it: a text, a message, or messages, before which the prompt may
+    stand once more."""
+    before, _ = prompt
+    if isinstance(row.get(key), list | dict):
+        after, masked = row.turns(key)
+    else:
+        after, masked = [{"role": "assistant", "content": row.text(key)}], frozenset()
+    begin = _same(before, after)
+    if begin and begin == len(before):
+        after, masked = after[begin:], frozenset(p - begin for p in masked if p >= begin)
+    if after and after[0]["role"] in ("user", "system"):
+        raise row.source.error(
+            f"`{row.name(key)}`: expected the answer to `{row.name('prompt')}`, got a "
+            f"{after[0]['role']} message ({shown(after[0]['content'])}); where it holds whole "
+            f"conversations, set data.format=messages data.columns={{messages: {row.name(key)}}}"
+        )
+    given = {place for place, turn in enumerate(before) if turn["role"] == "assistant"}
+    place = len(before)
+    return conversation(
+        row.source, before + after, _tools(row), given | {place + one for one in masked}
+    )
+
+
+def _same(one: list[Message], other: list[Message]) -> int:
+    """How many messages both begin with."""
+    count = 0
+    for left, right in zip(one, other, strict=False):
+        if (left["role"], left["content"]) != (right["role"], right["content"]):
+            break
+        count += 1
+    return count
+
+
+def _preference(row: Fields) -> Normal:
+    """The chosen answer, as supervised fine-tuning learns it; the rejected one is left out."""
+    if "prompt" in row:
+        before = _prompt_turns(row, "prompt")
+        if more := row.text("input"):
+            before[0][-1]["content"] = _question(row.text("prompt"), more) or more
+        return _continued(row, before, "chosen")
+    name = row.name("chosen")
+    messages, masked = (
+        ([], frozenset()) if isinstance(row.get("chosen"), str) else row.turns("chosen")
+    )
+    if not messages or messages[0]["role"] == "assistant":
+        raise row.source.error(
+            f"`{name}`: no column holds the prompt that it answers; name it with "
+            "data.columns={prompt: COLUMN}, or, where this is a text with its prompt in it, learn it "
+            f"whole with data.format=text data.columns={{text: {name}}}"
+        )
+    others = row.turns("rejected")[0] if isinstance(row.get("rejected"), list | dict) else []
+    # What both begin with is the prompt; an answer alone was rejected in place of the last turn.
+    begin = min(_same(messages, others) if len(others) > 1 else len(messages), len(messages) - 1)
+    masked |= {place for place in range(begin) if messages[place]["role"] == "assistant"}
+    messages, masked = _with_system(row, (messages, masked))
+    return conversation(row.source, messages, _tools(row), masked)
+
+
+def _kto(row: Fields) -> Normal:
+    """An answer that is labelled good, as supervised fine-tuning learns it."""
+    good = as_label(row.get("label"))
+    if good is None:
+        raise row.source.error(
+            f"`{row.name('label')}`: expected true or false, got {shown(row.get('label'))}"
+        )
+    inner: Shape | None = row.shape.inner
+    assert inner is not None
+    normal = _READERS[inner.format](replace(row, shape=inner))
+    return normal if good else Dropped(row.source, LABELLED_BAD)
+
+
+_READERS: dict[DataFormat, Callable[[Fields], Normal]] = {
+    "alpaca": _alpaca,
+    "messages": _messages,
+    "sharegpt": _sharegpt,
+    "prompt_completion": _prompt_completion,
+    "text": read_text,
+    "tokens": read_tokens,
+    "segments": read_segments,
+    "preference": _preference,
+    "kto": _kto,
+}

@@ -1,0 +1,1 @@
+"""Token rows into bins, bins into batches."""

@@ -1,0 +1,180 @@
+"""Blocks in the order of their rows, made ahead on other cores and kept for the next time.
+
+Where a data set is worth it, each of a few threads holds a process that renders and tokenises
+(`row_process.py`), while the caller takes the blocks in order. Small data sets are done by the caller itself, before a process would have started.
+"""
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock, local
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from ..read.slices import Slice
+from ..render.template import Renderer
+from .block import Block, Recipe, make_block
+from .cache import BlockCache, cache_folder
+from .row_process import RowProcess
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+WORTH_A_PROCESS = 8_000_000
+"""Bytes of rows that take longer to tokenise than a process to start."""
+WORTH_KEEPING = 4_000_000
+"""Bytes of rows whose tokens are kept on disk."""
+_MOST_PROCESSES = 8
+
+
+class _Begun(NamedTuple):
+    """A block that is being made: there, or here when it is its turn."""
+
+    part: Slice
+    recipe: Recipe
+    key: str
+    future: Future[Block] | None
+
+
+class Ahead:
+    """Makes blocks for one tokenizer; a context manager, which ends its processes.
+
+    Args:
+        size: bytes of the rows, about.
+        report: is told what goes on, and ends the work by raising.
+    """
+
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        size: float,
+        report: Callable[[str, float | None], None],
+    ) -> None:
+        self._tokenizer, self._report = tokenizer, report
+        self._renderers: dict[tuple[bool, str], Renderer] = {}
+        self._cache = (
+            BlockCache(cache_folder(), tokenizer) if size > WORTH_KEEPING else None
+        )  # fmt: skip
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        self.processes = min(_MOST_PROCESSES, cores or 1) if size > WORTH_A_PROCESS else 0
+        self._threads = (
+            ThreadPoolExecutor(self.processes, "evenfall-rows") if self.processes else None
+        )
+        self._own = local()
+        self._lock = Lock()
+        self._running: list[RowProcess] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes; what they are at is lost."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self.processes = 0
+            for process in self._running:
+                process.end()
+            self._running.clear()
+
+    def block(self, part: Slice, recipe: Recipe) -> Block:
+        """The block of one slice, made here and now: a process would still have to start.
+
+        Raises:
+            DataError: as `make_block`.
+        """
+        return self._finished(self._begun(part, recipe, here=True), 0, lambda rows: None)
+
+    def blocks(
+        self, slices: Iterable[Slice], recipe: Recipe, name: str, at: Callable[[int], float | None]
+    ) -> Generator[Block]:
+        """The block of each slice, in order.
+
+        Args:
+            name: of the data set, for the report.
+            at: how far a number of rows is, 0 to 1, where that is known.
+
+        Raises:
+            DataError: as `make_block`, when it is the block's turn.
+        """
+        waiting: deque[_Begun] = deque()
+        done = 0
+
+        def tell(rows: int) -> None:
+            self._report(f"rendering {name}: {rows:,} rows", at(rows))
+
+        try:
+            for part in itertools.chain(slices, itertools.repeat(None)):
+                if part is not None:
+                    waiting.append(self._begun(part, recipe))
+                    if len(waiting) <= 2 * self.processes:
+                        continue
+                if not waiting:
+                    return
+                block = self._finished(waiting.popleft(), done, tell)
+                done += block.account.rows
+                yield block
+        finally:
+            for begun in waiting:
+                if begun.future is not None:
+                    begun.future.cancel()
+
+    def _begun(self, part: Slice, recipe: Recipe, here: bool = False) -> "_Begun":
+        key = self._cache.key(part, recipe) if self._cache else ""
+        if self._threads is None or here or (self._cache and self._cache.has(key)):
+            return _Begun(part, recipe, key, None)
+        return _Begun(part, recipe, key, self._threads.submit(self._made_there, part, recipe, key))
+
+    def _finished(self, begun: "_Begun", done: int, tell: Callable[[int], None]) -> Block:
+        part, recipe, key, future = begun
+        if future is None:
+            found = self._cache.load(key, part) if self._cache else None
+            if found is not None:
+                return found
+            block = make_block(
+                part.rows, recipe, self._renderer(recipe), lambda more: tell(done + more)
+            )
+            return self._kept(key, part, block)
+        while True:
+            tell(done)
+            try:
+                return future.result(0.25)
+            except TimeoutError:
+                if future.done():
+                    raise
+
+    def _kept(self, key: str, part: Slice, block: Block) -> Block:
+        if self._cache:
+            self._cache.save(key, part, block)
+        return block
+
+    def _made_there(self, part: Slice, recipe: Recipe, key: str) -> Block:
+        return self._kept(key, part, self._made_by_process(part, recipe))
+
+    def _made_by_process(self, part: Slice, recipe: Recipe) -> Block:
+        process: RowProcess | None = getattr(self._own, "process", None)
+        try:
+            if process is None:
+                with self._lock:
+                    if not self.processes:
+                        raise EOFError("closed")
+                    process = self._own.process = RowProcess(self._tokenizer)
+                    self._running.append(process)
+            return process.make(part.rows, recipe)
+        except (OSError, EOFError):
+            # It was killed (for its memory, say). What it was at is done here; a row that no process
+            # survives then fails here, where that is seen.
+            if not self.processes:
+                raise
+            self._own.process = None
+            return make_block(part.rows, recipe, recipe.renderer(self._tokenizer))
+
+    def _renderer(self, recipe: Recipe) -> Renderer:
+        kind = (recipe.assistant_only_loss, recipe.assistant_turns)
+        if kind not in self._renderers:
+            self._renderers[kind] = recipe.renderer(self._tokenizer)
+        return self._renderers[kind]

@@ -1,0 +1,117 @@
+"""A data set that is about to be read: its format told from its first rows, its blocks one after the other."""
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...config.run_config import DataConfig, DatasetConfig
+from ..errors import DataError
+from ..formats.detect import Detection, UndecidedFormat, ask_what_to_learn, detect
+from ..pack.examples import Examples
+from ..problems.codes import BAD, in_words
+from ..read.slices import Slice, slices_of
+from .ahead import Ahead
+from .block import CUT_AWAY, TOO_LONG, Account, Block, Recipe
+from .dropping import LEAVE_OUT, Dropping
+
+_LOOKED_AT_LATER = 20
+"""Rows of each slice but the first."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that is about to be read."""
+
+    config: DatasetConfig
+    detection: Detection
+    recipe: Recipe
+    size: int
+    """Bytes of content, about."""
+    slice_bytes: int
+    first: Slice
+
+    def slices(self) -> Iterator[Slice]:
+        """All of it.
+
+        Raises:
+            DataError: as `read_rows`; or later rows are of another format than the first, which it was told from.
+        """
+        for place, part in enumerate(slices_of(self.config, self.slice_bytes)):
+            if place and self.config.format == "auto":
+                self._require_same_format(part)
+            yield part
+
+    def _require_same_format(self, part: Slice) -> None:
+        rows = [row for row in part.rows if not row.broken]
+        if not rows:
+            return
+        try:
+            found = detect(rows, dict(self.recipe.columns), sample=_LOOKED_AT_LATER)
+        except UndecidedFormat:
+            return  # one that is of no format is for its reader to tell, with its place
+        if found.shapes and found.format != self.recipe.format:
+            raise rows[0].error(
+                f"from about here on rows are {found.format} ({found.reason}), but the first ones are "
+                f"{self.recipe.format} ({self.detection.reason}); a file holds rows of one format: split it, "
+                "or set data.format= if both fit one"
+            )
+
+
+def begin(data: DataConfig, source: DatasetConfig, size: int, slice_bytes: int) -> Source:
+    """Read the first slice of a data set, and tell its format.
+
+    Raises:
+        DataError: it holds no rows, none that can be read, or (but for `data.drop=[bad]`) one that
+            cannot; or its format cannot be told.
+    """
+    first = next(slices_of(source, slice_bytes), None)
+    if first is None:
+        raise DataError(f"{source.path}: holds no rows")
+    good = [row for row in first.rows if not row.broken]
+    if not good or (len(good) < len(first.rows) and BAD not in data.drop):
+        broken = next(row.broken for row in first.rows if row.broken)
+        raise DataError(f"{broken}; {LEAVE_OUT}" if good else broken)
+    detection = detect(good, source.columns, format=source.format)
+    if source.format == "auto":
+        ask_what_to_learn(detection, good[0], source.columns)
+    settled = source.model_copy(update={"columns": {**detection.settled, **source.columns}})
+    recipe = Recipe.of(data, settled, detection.format)
+    return Source(source, detection, recipe, size, slice_bytes, first)
+
+
+def whole_block(source: Source, ahead: Ahead, data: DataConfig, dropping: Dropping) -> Block:
+    """All of a data set as one block."""
+    account, parts, problems = Account(), [], []
+    for block in all_blocks(source, ahead):
+        block = dropping.of(block)
+        account.add(block.account)
+        parts.append(block.examples)
+        problems.append(block.problems)
+    whole = Examples.joined(parts)
+    if not len(whole):
+        raise DataError(nothing_left(source.config.path, account, data))
+    return Block(whole, account, np.concatenate(problems))
+
+
+def all_blocks(source: Source, ahead: Ahead) -> Generator[Block]:
+    """The blocks of a data set; `ahead` is told how far they are."""
+    rows = source.config.max_rows or 0
+    per_row = sum(len(row.content) for row in source.first.rows) / len(source.first.rows)
+
+    def at(done: int) -> float | None:
+        guess = rows or source.size / per_row
+        return min(1.0, done / guess) if guess else None
+
+    yield from ahead.blocks(source.slices(), source.recipe, source.config.path, at)
+
+
+def nothing_left(path: str, account: Account, data: DataConfig) -> str:
+    reasons = ", ".join(f"{rows} x {reason}" for reason, rows in account.dropped.ranked().items())
+    text = f"{path}: nothing is left to learn of {account.rows} rows: {reasons}"
+    if account.errors:
+        file, error = account.errors[0]
+        text += f"; the first that is {in_words(BAD)}: {file}{error}"
+    if account.dropped.counts.keys() & {CUT_AWAY, TOO_LONG}:
+        text += f"; raise data.max_length (now {data.max_length})"
+    return text

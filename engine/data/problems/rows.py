@@ -1,0 +1,151 @@
+"""What is odd about a row by itself, as bits: cheap enough for every row of millions.
+
+Bits, not a decision: what is done about a row (`data.drop`) is decided later, so that a block that was tokenised once
+serves whatever is dropped from it.
+
+* Turns out of order. An assistant may speak twice where its first turn calls a tool, and a conversation may end
+  with a call; otherwise a call is followed by its results, and results by a call. A call may be written in the
+  answer's text, as many sets have it: what looks like one there counts.
+* Empty prompts: a user turn that says nothing.
+* Control characters: C0 and C1 but for tab and line ends, bidirectional overrides, U+FFFD.
+* Special tokens spelled out in a text: the tokenizer makes the control tokens of them. In segments, which are
+  written as they stand, they are meant.
+* Tool calls that do not fit the row's tools (`call_problems.py`). A row that lists no tools is not judged: its tools
+  may stand in its system text.
+* An answer whose last tokens, as they are learnt, hold no token that ends a turn. Of segments and token ids, which
+  have no turns, the last is judged; what is learnt whole is a document.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..formats.normal import REASONING, Conversation, Document, Learnable, Message, Segments
+from ..render.special import special_ids
+from ..render.template import Encoded
+from .calls import has_wrong_call
+from .codes import (
+    CONTROL_CHARACTERS,
+    EMPTY_PROMPT,
+    END_UNTRAINED,
+    ROW_PROBLEMS,
+    SPECIAL_TOKENS,
+    TOOL_CALLS,
+    TURN_ORDER,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BIT = {code: 1 << place for place, code in enumerate(ROW_PROBLEMS)}
+
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufffd]")
+_CALL_AS_TEXT = re.compile(
+    r"""[<\[][\W_]{0,3}(?:tool|function|action|call)|"(?:arguments|parameters)"|action input:""",
+    re.IGNORECASE,
+)
+_TAIL = 4
+"""Tokens at the end of an answer among which the one that ends the turn is: templates put a line break behind it."""
+
+
+class RowProblems:
+    """Looks at the rows of one tokenizer."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        added = tokenizer.added_tokens_decoder
+        special = special_ids(tokenizer)
+        self._ends = np.array(sorted({*special, *added}), np.int32)
+        texts = [text for text in tokenizer.convert_ids_to_tokens(sorted(special)) if text]
+        self._special = re.compile("|".join(map(re.escape, texts))) if texts else None
+
+    def of(self, row: Learnable, encoded: Sequence[Encoded]) -> int:
+        """The bits of a row.
+
+        Args:
+            encoded: its examples, uncut.
+        """
+        found = 0
+        for text in _texts(row):
+            if _CONTROL.search(text):
+                found |= BIT[CONTROL_CHARACTERS]
+            if not isinstance(row, Segments) and self._special and self._special.search(text):
+                found |= BIT[SPECIAL_TOKENS]
+        if isinstance(row, Conversation):
+            if _out_of_order(row):
+                found |= BIT[TURN_ORDER]
+            if any(m["role"] == "user" and not m["content"].strip() for m in row.messages):
+                found |= BIT[EMPTY_PROMPT]
+            if row.tools and has_wrong_call(row):
+                found |= BIT[TOOL_CALLS]
+            if any(self._has_open_end(one, every=True) for one in encoded):
+                found |= BIT[END_UNTRAINED]
+        elif not isinstance(row, Document) and any(
+            not one.trained[1:].all() and self._has_open_end(one, every=False) for one in encoded
+        ):
+            found |= BIT[END_UNTRAINED]
+        return found
+
+    def _has_open_end(self, one: Encoded, every: bool) -> bool:
+        """Whether an answer does not end; the last one, or any where each is a turn of its own."""
+        trained = one.trained
+        last = np.flatnonzero(trained[:-1] & ~trained[1:]).tolist()
+        if len(trained) and trained[-1]:
+            last.append(len(trained) - 1)
+        for end in last if every else last[-1:]:
+            tail = slice(max(0, end + 1 - _TAIL), end + 1)
+            if not np.isin(one.ids[tail][trained[tail]], self._ends).any():
+                return True
+        return False
+
+
+def _texts(row: Learnable) -> Iterator[str]:
+    if isinstance(row, Document | Segments):
+        yield row.text
+    if not isinstance(row, Conversation):
+        return
+    for message in row.messages:
+        yield message["content"]
+        for key in REASONING:
+            if key in message:
+                yield message[key]
+        for call in message.get("tool_calls", ()):
+            yield from _strings(call["function"]["arguments"])
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _strings(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(part)
+
+
+def _out_of_order(row: Conversation) -> bool:
+    before = "system"
+    asked = called = False  # tools were called by the last answer; in `tool_calls`
+    for place, message in enumerate(row.messages):
+        role = message["role"]
+        if role == "system":
+            if place:
+                return True
+        elif role == "assistant":
+            if before == "system" or (before == "assistant" and not asked):
+                return True
+            called = "tool_calls" in message
+            asked = called or _calls_in_text(message)
+        elif role == "user":
+            if before == "user" or (before == "assistant" and called):
+                return True
+        elif before in ("system", "user") or not asked:
+            return True
+        before = role
+    return False
+
+
+def _calls_in_text(message: Message) -> bool:
+    return bool(_CALL_AS_TEXT.search(message["content"]))

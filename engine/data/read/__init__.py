@@ -1,0 +1,1 @@
+"""Files, folders and hub ids into rows with their places."""

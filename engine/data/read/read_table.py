@@ -1,0 +1,174 @@
+"""Tables: delimited text, parquet and arrow, a piece at a time.
+
+The first line of delimited text names the columns, spaces around a name left out; all values are text, but for token
+ids, which stand in a cell as JSON. What separates the cells is what separates the first line into most: `,`, `;`, tab
+or `|`. A first column without a name is what pandas writes of its index, and is called so; last ones are what a
+spreadsheet leaves behind, and are left out as long as nothing is in them.
+
+A row with too many cells or too few is a row that cannot be read: the next one begins in a line of its own. A quote
+at fault is an error: nobody knows where its cell ends.
+"""
+
+import contextlib
+import csv
+import itertools
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ..errors import DataError, listed, shown
+from ..row import SourceRow
+from .sniff import decoded, find_delimiter, is_gzipped, lines_of, opened, suffix_of
+
+_BATCH = 1024
+_TOKEN_COLUMNS = ("input_ids", "attention_mask", "labels")
+
+
+def read_table(file: Path, name: str, keep_broken: bool = False) -> Iterator[SourceRow]:
+    """The rows of delimited text.
+
+    Args:
+        keep_broken: a row that has not a cell for each column is one that says why, instead of an error.
+
+    Raises:
+        DataError: the file is no table, or a row is none of it.
+    """
+    csv.field_size_limit(sys.maxsize)  # documents are longer than the module's 128 KiB
+    read = line_number = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal read, line_number
+        for line_number, line in lines_of(file, name):
+            read += len(line)
+            yield decoded(line, name, line_number)
+
+    whole = itertools.dropwhile(str.isspace, lines())
+    first = next(whole)
+    delimiter = find_delimiter([first]) or ("\t" if suffix_of(file) == ".tsv" else ",")
+    reader = csv.reader(itertools.chain([first], whole), delimiter=delimiter, strict=True)
+    number = before = 0
+    try:
+        columns, unnamed = _header(next(reader), name, line_number)
+        for cells in reader:
+            if not cells:
+                continue
+            number += 1
+            size, before = read - before, read
+            if len(cells) > len(columns) and unnamed:
+                cells = _without_blank(cells, len(columns), unnamed)
+            if len(cells) == len(columns):
+                values = map(_value, columns, cells)
+                yield SourceRow(name, number, dict(zip(columns, values, strict=True)), size=size)
+                continue
+            broken = f"{name}: row {number} (line {line_number}): {_ragged(columns, cells)}"
+            if not keep_broken:
+                raise DataError(broken)
+            there = orjson.dumps(cells, option=orjson.OPT_INDENT_2).decode()
+            yield SourceRow(name, number, there, size=size, broken=broken)
+    except csv.Error as error:
+        raise DataError(
+            f"{name}: row {number + 1} (line {line_number}): is not CSV: {error}; a quote "
+            "inside a quoted cell is written twice"
+        ) from error
+    if not number:
+        raise DataError(f"{name}: holds a header and no rows")
+
+
+def _header(cells: list[str], name: str, line: int) -> tuple[list[str], int]:
+    """The columns' names, and how many columns without one follow them."""
+    columns = [cell.strip() for cell in cells]
+    while len(columns) > 1 and not columns[-1]:
+        columns.pop()
+    if columns[0] == "" and "index" not in columns:
+        columns[0] = "index"
+    twice = [column for place, column in enumerate(columns) if column in columns[:place]]
+    if twice or "" in columns:
+        raise DataError(
+            f"{name}: line {line}: every column needs a name of its own, got {listed(columns)}"
+        )
+    return columns, len(cells) - len(columns)
+
+
+def _without_blank(cells: list[str], columns: int, unnamed: int) -> list[str]:
+    """The cells of the columns, if those behind them are the unnamed columns' and nothing is in them."""
+    behind = cells[columns:]
+    return cells[:columns] if len(behind) <= unnamed and not "".join(behind).strip() else cells
+
+
+def _ragged(columns: list[str], cells: list[str]) -> str:
+    more = next((cell for cell in cells[len(columns) :] if cell.strip()), "")
+    behind = f", with {shown(more)} behind the last column" if more else ""
+    return (
+        f"expected {len(columns)} cells ({listed(columns)}), got {len(cells)}{behind}; a cell that "
+        "holds the delimiter or a line break must be quoted"
+    )
+
+
+def _value(column: str, cell: str) -> Any:
+    """A cell as it is meant: the numbers of a column of token ids; any other is text."""
+    if column not in _TOKEN_COLUMNS or not cell.startswith("["):
+        return cell
+    try:
+        return orjson.loads(cell)
+    except orjson.JSONDecodeError:
+        return cell
+
+
+def read_columnar(file: Path, name: str, kind: str) -> Iterator[SourceRow]:
+    """The rows of a parquet or arrow file; `kind` as `sniff` says it."""
+    import pyarrow
+
+    number = size = 0
+    with _unpacked(file, name) as plain:
+        try:
+            for batch, rows in _batches(plain, kind):
+                size = size or (
+                    plain.stat().st_size // rows if rows else batch.nbytes // max(1, len(batch))
+                )
+                for value in batch.to_pylist():
+                    number += 1
+                    yield SourceRow(name, number, value, size=size)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DataError(
+                f"{name}: row {number + 1}: the {kind.split()[0]} file cannot be read: {error}"
+            ) from error
+    if not number:
+        raise DataError(f"{name}: holds no rows")
+
+
+@contextlib.contextmanager
+def _unpacked(file: Path, name: str) -> Iterator[Path]:
+    """The file, or where it is gzipped what is in it: columns are not read from front to back."""
+    if not is_gzipped(file):
+        yield file
+        return
+    with tempfile.NamedTemporaryFile(prefix="evenfall-", suffix=suffix_of(file)) as plain:
+        with opened(file, name) as packed:
+            shutil.copyfileobj(packed, plain)
+        plain.flush()
+        yield Path(plain.name)
+
+
+def _batches(file: Path, kind: str) -> Iterator[tuple[Any, int]]:
+    """(some rows, how many there are in all, 0 where the file does not say so)."""
+    import pyarrow
+    import pyarrow.parquet
+
+    if kind == "parquet":
+        with pyarrow.parquet.ParquetFile(file) as source:
+            for batch in source.iter_batches(batch_size=_BATCH):
+                yield batch, source.metadata.num_rows
+        return
+    with pyarrow.memory_map(str(file)) as mapped:
+        if kind == "arrow stream":
+            for batch in pyarrow.ipc.open_stream(mapped):
+                yield batch, 0
+            return
+        table = pyarrow.ipc.open_file(mapped)
+        for place in range(table.num_record_batches):
+            yield table.get_batch(place), 0

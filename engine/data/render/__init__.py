@@ -1,0 +1,1 @@
+"""Rows into tokens by the model's chat template, and which of them are learnt."""

@@ -1,0 +1,1 @@
+"""The tuned model asked: chat, and the demo's questions."""

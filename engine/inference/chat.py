@@ -1,0 +1,208 @@
+"""Chat: one loaded model, asked with its adapter or without.
+
+Base and tuned answers come from the same weights, the same prompt ids and the same seed, with the
+adapter switched on or off, so the difference that is seen is the training and nothing else. The
+prompt is rendered by the tokenizer's own chat template, as the training rows were.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+from ..machine.device import describe_device, pick_device
+from ..model.load import Report, load_adapter, load_base
+from ..model.tokenizer import load_tokenizer
+from ..run.directory import RunDirectory, RunError
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer."""
+
+    text: str
+    tokens: int
+    """Tokens generated, end-of-turn included."""
+    seconds: float
+    ended: Literal["eos", "length", "stopped"]
+
+
+def _ignore(_: str) -> None:
+    """Nobody follows the text as it grows."""
+
+
+class Chat:
+    """A run's base model with its adapter. Not thread-safe: one answer at a time.
+
+    Attributes:
+        name: of the run. device: what it runs on, in words.
+    """
+
+    def __init__(self, name: str, model: Any, tokenizer: Any, device: torch.device) -> None:
+        self.name = name
+        self.device = describe_device(device)
+        self._model: Any = model
+        self._tokenizer = tokenizer
+        self._device = device
+        self._ends = _end_tokens(model, tokenizer)
+
+    @classmethod
+    def open(cls, run: RunDirectory, report: Report) -> "Chat":
+        """Load a run's base, as it was trained, and its final adapter (or newest checkpoint).
+
+        Raises:
+            RunError: there is no adapter yet. LoadError: the base cannot be loaded.
+        """
+        folder = adapter_folder(run)
+        config = run.config()
+        device = pick_device(config.train.device)
+        tokenizer = load_tokenizer(config)
+        base = load_base(config.model, device, report, packed=False)
+        report("adding the adapter", None)
+        model = load_adapter(base.model, folder)
+        model.eval()
+        return cls(run.name, model, tokenizer, device)
+
+    def reply(
+        self,
+        messages: list[Message],
+        *,
+        adapter: bool,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        on_text: Callable[[str], None] = _ignore,
+        stop: threading.Event | None = None,
+    ) -> Reply:
+        """Answer the last message.
+
+        Args:
+            messages: {"role", "content"} turns, a user's last.
+            temperature: 0 takes the likeliest token each time.
+            on_text: gets the whole text so far, as it grows.
+            stop: set it to end early; what there is so far is the answer.
+        """
+        ids = prompt_ids(self._tokenizer, messages)
+        prompt = torch.tensor([ids], device=self._device)
+        sampling: dict[str, Any] = {"do_sample": False}
+        if temperature > 0:
+            sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+        options = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            eos_token_id=sorted(self._ends),
+            pad_token_id=min(self._ends),
+            use_cache=True,
+            **sampling,
+        )
+        stream = _Stream(self._tokenizer, self._ends, on_text)
+        stop = stop or threading.Event()
+        torch.manual_seed(seed)
+        start = time.perf_counter()
+        with torch.inference_mode(), self._adapter(adapter):
+            self._model.generate(
+                input_ids=prompt,
+                attention_mask=torch.ones_like(prompt),
+                generation_config=options,
+                streamer=stream,
+                stopping_criteria=StoppingCriteriaList([_Stopped(stop)]),
+            )
+        seconds = time.perf_counter() - start
+        ended: Literal["eos", "length", "stopped"] = "length"
+        if stream.ids and stream.ids[-1] in self._ends:
+            ended = "eos"
+        elif stop.is_set():
+            ended = "stopped"
+        return Reply(stream.text, len(stream.ids), seconds, ended)
+
+    def close(self) -> None:
+        """Let go of the model and its memory."""
+        self._model = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @contextlib.contextmanager
+    def _adapter(self, on: bool) -> Iterator[None]:
+        with contextlib.nullcontext() if on else self._model.disable_adapter():
+            yield
+
+
+def adapter_folder(run: RunDirectory, checkpoint: int | None = None) -> Any:
+    """Where a run's adapter is: the checkpoint asked for, the final one, or the newest checkpoint.
+
+    Raises:
+        RunError: there is none.
+    """
+    steps = run.checkpoints()
+    if checkpoint is not None:
+        if checkpoint not in steps:
+            there = ", ".join(map(str, steps)) or "none"
+            raise RunError(f"{run.name}: no checkpoint of step {checkpoint} (there: {there})")
+        return run.checkpoint(checkpoint)
+    if run.adapter.is_dir():
+        return run.adapter
+    if steps:
+        return run.checkpoint(steps[-1])
+    raise RunError(f"{run.name}: has no adapter yet; it is written at the first checkpoint")
+
+
+def prompt_ids(tokenizer: Any, messages: list[Message]) -> list[int]:
+    """Token ids of a conversation up to where the answer begins.
+
+    A model without a chat template goes on from the last message's text as it stands.
+    """
+    if not tokenizer.chat_template:
+        return tokenizer(messages[-1]["content"]).input_ids
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False).input_ids
+
+
+class _Stream(BaseStreamer):
+    """Collects token ids as they come and passes the text on."""
+
+    def __init__(self, tokenizer: Any, ends: set[int], on_text: Callable[[str], None]) -> None:
+        self.ids: list[int] = []
+        self.text = ""
+        self._prompt_seen = False
+        self._tokenizer, self._ends, self._on_text = tokenizer, ends, on_text
+
+    def put(self, value: torch.Tensor) -> None:
+        if not self._prompt_seen:  # generate() streams the prompt first
+            self._prompt_seen = True
+            return
+        self.ids += value.flatten().tolist()
+        shown = [token for token in self.ids if token not in self._ends]
+        self.text = self._tokenizer.decode(shown, skip_special_tokens=True)
+        self._on_text(self.text)
+
+    def end(self) -> None:
+        """Nothing is held back."""
+
+
+class _Stopped(StoppingCriteria):
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> Any:
+        return torch.full((input_ids.shape[0],), self._stop.is_set(), device=input_ids.device)
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """Tokens that end an answer: the model's, the tokenizer's."""
+    ends: set[int] = set()
+    for value in (getattr(model.generation_config, "eos_token_id", None), tokenizer.eos_token_id):
+        if isinstance(value, int):
+            ends.add(value)
+        elif value is not None:
+            ends.update(value)
+    if not ends:
+        raise RunError("the tokenizer names no end-of-sequence token, so no answer would end")
+    return ends

@@ -1,0 +1,1 @@
+"""The model: its source, tokenizer and chat template, loading, the adapter."""

@@ -1,0 +1,272 @@
+"""From transformers' and PEFT's modules to a `decoder.LayerParts`, and the forward that uses it.
+
+A decoder layer is given a subclass whose forward runs `decoder.decoder_layer` as long as the layer is what
+it was when it was read: same modules, one plain adapter that is active and not merged, no key-value cache. In
+any other state (PEFT's `disable_adapter`, generation, an adapter of another kind) the stock forward runs,
+so nothing that a stock trainer does with the model is lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from bitsandbytes.nn.modules import Linear4bit, Params4bit
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import Cache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ....kernels.nf4 import NF4Weight
+from ....kernels.qlora import Projection, ProjectionGroup, Workspace
+from ..layers import packed_attention as packed
+from ..layers.attention import Attention, GraphAttention, KernelAttention
+from ..layers.decoder import Call, LayerParts, Level, Norm, Stream, decoder_layer
+
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_WINDOW_OF_ALL = frozenset({"mistral"})
+"""transformers' `model_type`s whose every layer has the configuration's sliding window."""
+
+_NOT_ATTENTIONS = frozenset({"past_key_values", "cache", "use_cache", "position_embeddings"})
+"""What a layer is called with and its attention's function is not."""
+
+_MLP = ("gate_proj", "up_proj", "down_proj")
+
+
+class NotFast(Exception):
+    """The layer holds something that `decoder.py` has no place for; the message says what."""
+
+
+@dataclass
+class FastState:
+    """What a patched layer carries: its parts, and what they were read from."""
+
+    parts: LayerParts
+    modules: dict[str, nn.Module]
+    """The seven projections, as they were."""
+    projections: dict[str, Projection]
+    """What was read from each."""
+    weights: dict[str, Tensor]
+    """Their base weights, as objects."""
+    adapters: dict[str, list[str]]
+    """The active adapters of those that have any: TRL's DPO switches to a copy of the first one."""
+    level: Level = "kept"
+    leads: bool = False
+    """The model's first fast layer: its forward rounds the adapters of all of them anew."""
+    accumulate: bool = False
+    """See `Call`."""
+
+    def holds(self, layer: Any) -> bool:
+        """Whether the layer is as it was read, with its adapters at work, and nobody watches its
+        projections."""
+        for name, module in self.modules.items():
+            owner = layer.self_attn if name in _ATTENTION else layer.mlp
+            if (
+                getattr(owner, name) is not module
+                or module._forward_hooks
+                or module._forward_pre_hooks
+                or _base(module).weight is not self.weights[name]
+            ):
+                return False
+            if isinstance(module, LoraLayer):
+                lora: Any = module
+                if lora.disable_adapters or lora.merged:
+                    return False
+                if lora.active_adapters != self.adapters[name]:
+                    return False
+                a, b, scaling = _lora(lora)
+                read = self.projections[name]
+                if a is not read.lora_a or b is not read.lora_b or scaling != read.scaling:
+                    return False
+        return True
+
+
+def fast_states(model: nn.Module) -> list[FastState]:
+    """Of a model's fast layers, from the first to the last."""
+    found: list[Any] = [m.evenfall for m in model.modules() if hasattr(m, "evenfall")]
+    return found
+
+
+def read_layer(layer: Any, workspace: Workspace, stream: Stream, dtype: torch.dtype) -> FastState:
+    """Read a decoder layer of the Llama kind; all layers of a model share workspace and stream.
+
+    Raises:
+        NotFast: a projection, adapter or activation of another kind.
+    """
+    attention, mlp = layer.self_attn, layer.mlp
+    modules = {name: getattr(attention, name) for name in _ATTENTION}
+    modules |= {name: getattr(mlp, name) for name in _MLP}
+    if "forward" in vars(layer):
+        raise NotFast("its forward was replaced (by accelerate, for several devices)")
+    projections = {name: _projection(name, module) for name, module in modules.items()}
+    if len({p.weight.device for p in projections.values()}) > 1:
+        raise NotFast("its weights lie on several devices")
+    activation = type(mlp.act_fn).__name__
+    if activation not in ("SiLU", "SiLUActivation"):
+        raise NotFast(f"its MLP's activation is {activation}, not silu")
+    if getattr(attention, "attention_dropout", 0.0):
+        raise NotFast("its attention has dropout")
+
+    def group(*names: str) -> ProjectionGroup:
+        rates = {_dropout(modules[name]) for name in names if isinstance(modules[name], LoraLayer)}
+        if len(rates) > 1:
+            raise NotFast(f"{', '.join(names)} have adapters with different dropouts")
+        own = [projections[name] for name in names]
+        return ProjectionGroup(own, dtype, workspace, dropout=max(rates, default=0.0))
+
+    qkv = group("q_proj", "k_proj", "v_proj")
+    heads = [p.weight.shape[0] // attention.head_dim for p in qkv.projections]
+    parts = LayerParts(
+        _norm(layer.input_layernorm),
+        qkv,
+        _norm(attention.q_norm) if hasattr(attention, "q_norm") else None,
+        _norm(attention.k_norm) if hasattr(attention, "k_norm") else None,
+        group("o_proj"),
+        _norm(layer.post_attention_layernorm),
+        group("gate_proj", "up_proj"),
+        group("down_proj"),
+        attention.head_dim,
+        heads[0],
+        heads[1],
+        stream,
+    )
+    adapters = {
+        name: list(module.active_adapters)
+        for name, module in modules.items()
+        if isinstance(module, LoraLayer)
+    }
+    weights = {name: _base(module).weight for name, module in modules.items()}
+    return FastState(parts, modules, projections, weights, adapters)
+
+
+def _norm(module: Any) -> Norm:
+    if module.weight.requires_grad:
+        raise NotFast("its norms are trained")
+    return Norm(module.weight.detach(), module.variance_epsilon)
+
+
+def _base(module: nn.Module) -> Any:
+    return module.get_base_layer() if isinstance(module, LoraLayer) else module
+
+
+def _lora(module: Any) -> tuple[Tensor | None, Tensor | None, float]:
+    """A, B and scaling of a layer's one active adapter; None where it has no part in this layer."""
+    (active,) = module.active_adapters
+    if active not in module.lora_A:
+        return None, None, 1.0
+    a, b = module.lora_A[active].weight, module.lora_B[active].weight
+    return a, b, float(module.scaling[active])
+
+
+def _projection(name: str, module: nn.Module) -> Projection:
+    base = _base(module)
+    weight = base.weight
+    if isinstance(base, Linear4bit) and isinstance(weight, Params4bit):
+        try:
+            weight = NF4Weight.of(weight)
+        except (TypeError, ValueError) as error:
+            raise NotFast(f"{name}: {error}") from error
+    elif type(base) is not nn.Linear:
+        raise NotFast(f"{name} is a {type(base).__name__}")
+    elif weight.requires_grad:
+        raise NotFast(f"{name} itself is trained, not an adapter of it")
+    bias = None if base.bias is None else base.bias.detach()
+    if not isinstance(module, LoraLayer):
+        return Projection(weight, bias)
+    adapters: Any = module
+    if len(adapters.active_adapters) != 1:
+        raise NotFast(f"{name} has {len(adapters.active_adapters)} active adapters")
+    (active,) = adapters.active_adapters
+    a, b, scaling = _lora(adapters)
+    if a is None or b is None:
+        return Projection(weight, bias)
+    if adapters.lora_variant.get(active) is not None or adapters.lora_bias.get(active):
+        raise NotFast(f"{name} has an adapter that is not plain LoRA")
+    return Projection(weight, bias, a, b, scaling)
+
+
+def _dropout(module: Any) -> float:
+    (active,) = module.active_adapters
+    if active not in module.lora_dropout:
+        return 0.0
+    return float(getattr(module.lora_dropout[active], "p", 0.0))  # an Identity has none
+
+
+class FastDecoderLayer(nn.Module):
+    """The forward of a patched layer; its class's own where `FastState.holds` says no."""
+
+    evenfall: FastState
+    self_attn: Any
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        state = self.evenfall
+        attention = self.self_attn
+        interface = attention.config._attn_implementation
+        position_embeddings = kwargs.get("position_embeddings")
+        if state.leads:  # even if it stays stock itself: the layers above may not
+            state.parts.qkv.refresh()
+        if (
+            args  # what they are depends on the version of transformers
+            or _has_cache(kwargs)
+            or position_embeddings is None
+            or interface not in ALL_ATTENTION_FUNCTIONS
+            or not _computes_in(hidden_states, state.parts.qkv.dtype)
+            or not state.holds(self)
+        ):
+            return type(self).evenfall_stock.forward(  # type: ignore[attr-defined]
+                self, hidden_states, *args, **kwargs
+            )
+        batch, length, width = hidden_states.shape
+        rows = hidden_states.reshape(-1, width)
+        cos, sin = (
+            t.expand(batch, length, -1).reshape(batch * length, -1) for t in position_embeddings
+        )
+        options = {key: value for key, value in kwargs.items() if key not in _NOT_ATTENTIONS}
+        options.setdefault("attention_mask", None)
+        call = Call(
+            cos, sin, _attention(attention, batch, options), self.training, state.accumulate
+        )
+        with torch.autocast(rows.device.type, enabled=False):
+            out = decoder_layer(rows, state.parts, call, state.level)
+        return out.view(hidden_states.shape)
+
+
+def _has_cache(options: dict[str, Any]) -> bool:
+    """Whether there is a key-value cache, by whatever name: transformers 5.24 renamed it."""
+    return any(isinstance(value, Cache) for value in options.values())
+
+
+def _computes_in(hidden: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the stream has this dtype, and stock layers would multiply in it too."""
+    kind = hidden.device.type
+    if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) != dtype:
+        return False
+    return hidden.dtype == dtype
+
+
+def _attention(module: Any, batch: int, options: dict[str, Any]) -> Attention:
+    """What the model is configured with; our kernel by hand where it is what packed attention chooses."""
+    # Mistral's attention takes the configuration's window; of the others only those that say so
+    # themselves have one, whatever else a configuration may hold.
+    of_all = module.config.model_type in _WINDOW_OF_ALL
+    window = getattr(module.config, "sliding_window", None) if of_all else None
+    window = getattr(module, "sliding_window", window)
+    interface = module.config._attn_implementation
+    documents = options.get("documents")
+    if (
+        interface == packed.NAME
+        and documents is not None
+        and packed.choose(documents, sliding_window=window) == "kernel"
+    ):
+        starts, ends = documents.per_token
+        return KernelAttention(starts, ends, module.scaling, window)
+    function = ALL_ATTENTION_FUNCTIONS[interface]
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return function(
+            module, query, key, value, dropout=0.0, scaling=module.scaling, sliding_window=window,
+            **options,
+        )[0]  # fmt: skip
+
+    return GraphAttention(attend, batch)

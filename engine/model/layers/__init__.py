@@ -1,0 +1,1 @@
+"""Our own maths for the parts of a model."""

@@ -1,0 +1,261 @@
+"""From a name to a model that is ready to train: tokenizer, base weights, adapter.
+
+Only safetensors are read, and no code that comes with a model runs unless the configuration says so.
+The base is frozen and stays in its own dtypes: unlike the usual k-bit preparation nothing is cast up to
+float32, which for an 8B model saves 2 GB. NF4 (Dettmers et al. 2023, double-quantised) works on a
+GPU and on a CPU. Adapter weights are float32 whatever the base is: in bfloat16 small updates round
+to nothing.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.utils import logging as transformers_logging
+
+from ..config.run_config import AdapterConfig, ModelConfig
+from ..machine.device import compute_dtype
+from .layers import packed_attention as attention
+from .tokenizer import LoadError, model_source, readable_errors
+
+Report = Callable[[str, float | None], None]
+
+
+@dataclass
+class LoadedModel:
+    """A base model, frozen, on its device."""
+
+    model: Any
+    name: str
+    family: str
+    """transformers' `model_type`."""
+    quantization: str
+    dtype: torch.dtype
+    packed: bool
+    """Whether its attention is Evenfall's packed one (else: one document a row, stock attention)."""
+    parameters: int
+    weights_gb: float
+    seconds: float
+
+
+def load_base(
+    config: ModelConfig, device: torch.device, report: Report, *, packed: bool = True
+) -> LoadedModel:
+    """Load the frozen base model.
+
+    Args:
+        packed: train with packed attention where the family allows it; chat and export want the
+            stock one.
+
+    Raises:
+        LoadError: not found, no network, gated, unsupported quantisation.
+        torch.OutOfMemoryError: it does not fit.
+    """
+    start = time.perf_counter()
+    quiet_libraries()
+    source = model_source(config)
+    dtype = compute_dtype(config.dtype, device)
+    report("reading the model's configuration", None)
+    with readable_errors(config.name_or_path):
+        arch = AutoConfig.from_pretrained(
+            source, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    stored = getattr(arch, "quantization_config", None)
+    options: dict[str, Any] = {}
+    if stored is not None:
+        _check_stored_quantization(config, stored)
+    elif config.quantization == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=config.use_double_quant,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    packed = packed and arch.model_type in attention.FAMILIES
+    if packed:
+        options["attn_implementation"] = attention.NAME
+    report(f"loading {config.name_or_path}", None)
+    with readable_errors(config.name_or_path):
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
+            dtype=dtype,
+            device_map={"": device},
+            use_safetensors=True,
+            **options,
+        )
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    compute_in(model, dtype)
+    tensors = [*model.parameters(), *model.buffers()]
+    return LoadedModel(
+        model=model,
+        name=config.name_or_path,
+        family=arch.model_type,
+        quantization="nf4" if stored is not None else config.quantization,
+        dtype=dtype,
+        packed=packed,
+        parameters=count_parameters(model),
+        weights_gb=sum(t.numel() * t.element_size() for t in tensors) / 1e9,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def compute_in(model: Any, dtype: torch.dtype) -> None:
+    """Bring a model to the dtype that was asked for where it came in another.
+
+    A 4-bit checkpoint names the dtype of the machine that made it, and transformers loads all of it so,
+    whatever `dtype` says. What a model keeps in float32 on purpose is float32.
+
+    Raises:
+        LoadError: a 4-bit layer came without its scales.
+    """
+    came = model.dtype
+    kept: set[str] = set()
+    if dtype in (torch.float16, torch.bfloat16):
+        kept |= set(model._keep_in_fp32_modules_strict or ())
+    if dtype == torch.float16:
+        kept |= set(model._keep_in_fp32_modules or ())
+    for name, parameter in model.named_parameters():
+        if came == dtype or parameter.dtype != came or hasattr(parameter, "quant_state"):
+            continue  # packed 4-bit values may be stored as any dtype
+        wide = any(f".{part}." in f".{name}." for part in kept)
+        parameter.data = parameter.data.to(torch.float32 if wide else dtype)
+    model.config.dtype = dtype
+    module: Any
+    for name, module in model.named_modules():
+        if type(module).__name__ == "Linear4bit":
+            if getattr(module.weight, "quant_state", None) is None:
+                raise LoadError(
+                    f"{name}: is to be 4-bit, but its weight in the checkpoint is not: name it in the "
+                    "checkpoint's llm_int8_skip_modules (config.json, quantization_config)"
+                )
+            module.compute_dtype = dtype
+            module.compute_type_is_set = True
+            module.weight.quant_state.dtype = dtype
+            # On CPUs with AVX512-BF16 the first forward in eval mode repacks the weight for a kernel
+            # that has no backward: after an evaluation, gradients would silently be lost.
+            module.support_avx512bf16_for_cpu = False
+
+
+def _check_stored_quantization(config: ModelConfig, stored: Any) -> None:
+    def read(key: str) -> Any:
+        return stored.get(key) if isinstance(stored, dict) else getattr(stored, key, None)
+
+    method = str(getattr(read("quant_method"), "value", read("quant_method")))
+    if method != "bitsandbytes" or not read("load_in_4bit"):
+        raise LoadError(
+            f"{config.name_or_path}: is quantised with {method}; Evenfall trains on bitsandbytes "
+            "4-bit checkpoints and on unquantised ones (which it quantises while loading)"
+        )
+    if config.quantization == "none":
+        raise LoadError(
+            f"{config.name_or_path}: is a 4-bit checkpoint: set model.quantization=nf4, or name "
+            "the 16-bit model"
+        )
+
+
+def add_adapter(model: Any, config: AdapterConfig, seed: int) -> PeftModel:
+    """Put a new LoRA adapter on a base; A is drawn from `seed`, B is zero, both are float32.
+
+    Raises:
+        LoadError: `target_modules` names no module of this model.
+    """
+    targets = config.target_modules
+    lora = LoraConfig(
+        r=config.r,
+        lora_alpha=config.lora_alpha,  # type: ignore[arg-type] - PEFT takes fractions too
+        lora_dropout=config.lora_dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        use_rslora=config.use_rslora,
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(seed)
+    try:
+        with _no_initial_values():
+            adapted = get_peft_model(model, lora)
+    except ValueError as error:
+        linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if _is_linear(m)})
+        raise LoadError(
+            f"adapter.target_modules: {targets} fits no module of this model; it has "
+            f"{', '.join(linear)} (PEFT said: {error})"
+        ) from error
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    assert isinstance(adapted, PeftModel)
+    return adapted
+
+
+@contextlib.contextmanager
+def _no_initial_values():
+    """New linear layers are left as they are: PEFT fills A and B right after torch has, and for a model of 8B torch
+    takes half a second for it."""
+    reset = torch.nn.Linear.reset_parameters
+    torch.nn.Linear.reset_parameters = lambda self: None
+    try:
+        yield
+    finally:
+        torch.nn.Linear.reset_parameters = reset
+
+
+def load_adapter(model: Any, folder: Path) -> PeftModel:
+    """Put a saved adapter on a base, for chat and export (not trainable)."""
+    config = PeftConfig.from_pretrained(str(folder))
+    return PeftModel.from_pretrained(model, str(folder), config=config)
+
+
+def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """Name -> parameter, in the model's order, which optimiser and checkpoints share."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Weights, with 4-bit ones counted as what they stand for; tied ones once."""
+    total = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        total += state.shape.numel() if state is not None else parameter.numel()
+    return total
+
+
+def set_recompute(model: Any, on: bool) -> None:
+    """Switch activation recompute (gradient checkpointing) of every decoder layer.
+
+    Stock layers recompute as transformers has it, fast ones (`fast_layer.py`) by themselves.
+    """
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    options = {"use_reentrant": False}
+    if hasattr(base, "activation_checkpointing_enable"):  # transformers >= 5.23
+        if on:
+            base.activation_checkpointing_enable(options)
+        else:
+            base.activation_checkpointing_disable()
+    elif on:
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+    else:
+        base.gradient_checkpointing_disable()
+    for layer in base.modules():
+        if (state := getattr(layer, "evenfall", None)) is not None:
+            state.level = "layer" if on else "kept"
+            layer.gradient_checkpointing = False
+
+
+def quiet_libraries() -> None:
+    """Progress bars and start-up notices belong to programs that own the terminal."""
+    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.Linear)

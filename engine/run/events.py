@@ -1,0 +1,432 @@
+"""Events and commands: all that the engine tells and all that it can be told.
+
+A run's whole story is its events, one JSON object a line in `events.jsonl`. The Train screen, `evenfall
+watch`, Runs and the plots draw from the same events, so what is seen live is what is seen later.
+Commands go the other way and take effect at a step boundary; each is answered by an event
+(`CommandApplied` or `CommandRefused`), so a run that was steered by hand stays reproducible.
+
+Both are small frozen dataclasses of plain values. This module is light (no torch).
+"""
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+
+from ..data.report.findings import Finding
+from ..data.report.report import DataReport
+
+State = Literal[
+    "idle", "loading", "ready", "training", "paused", "out-of-memory", "failed", "finished"
+]
+Phase = Literal["load", "step", "evaluation"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What every event carries: its number in the run and the time it was made."""
+
+    n: int = field(default=0, kw_only=True)
+    """Place in the run's events, from 1; the log gives it."""
+    t: float = field(default=0.0, kw_only=True)
+    """Seconds since the epoch; the log gives it."""
+
+
+@dataclass(frozen=True)
+class RunStarted(Event):
+    """A process took up the run, anew or from a checkpoint."""
+
+    run: str
+    pid: int
+    device: str
+    """What trains: `NVIDIA H200`, `CPU (2 threads)`."""
+    versions: dict[str, str]
+    resumed_from: int | None = None
+    """Step of the checkpoint that the run goes on from."""
+
+
+@dataclass(frozen=True)
+class StateChanged(Event):
+    state: State
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Progress(Event):
+    """What a long part of the set-up is at."""
+
+    stage: str
+    detail: str = ""
+    fraction: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelLoaded(Event):
+    name: str
+    family: str
+    """transformers' `model_type`."""
+    parameters: int
+    trainable: int
+    quantization: str
+    compute_dtype: str
+    weights_gb: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PartsPatched(Event):
+    """Which parts run on Evenfall's kernels and which stay stock, each with its proof."""
+
+    parts: list[dict[str, Any]]
+    """`patch.PatchedPart` fields."""
+
+
+@dataclass(frozen=True)
+class MemoryPlanned(Event):
+    """What the layers save for the backward, chosen from the memory that is free."""
+
+    kept: int
+    """Layers that save all."""
+    cheap: int
+    """Layers that compute norms and activations again."""
+    recomputed: int
+    """Layers that save their input alone."""
+    cached: int
+    """Layers whose base weights stay dequantised."""
+    activations_gb: float
+    """Of all layers, at the end of the largest forward."""
+    weights_gb: float
+    """Of dequantised weights."""
+
+
+@dataclass(frozen=True)
+class StepCaptured(Event):
+    """Micro-steps of one shape run as a CUDA graph from now on."""
+
+    tokens: int
+    labels: int
+    filled: int
+    """Tokens of this one that were filled up."""
+    difference: float
+    """Of loss and gradients from those of single launches, relative."""
+
+
+@dataclass(frozen=True)
+class DataPrepared(Event):
+    data: DataReport
+    total_steps: int
+
+
+@dataclass(frozen=True)
+class DataChecked(Event):
+    """What the check found in the data, before anything was loaded: the gravest first, none where all is well."""
+
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class Step(Event):
+    """One optimiser step."""
+
+    step: int
+    epoch: float
+    loss: float
+    """Mean over the update's trained tokens; NaN or infinite where the guard skipped the update."""
+    learning_rate: float
+    grad_norm: float
+    """Before clipping."""
+    tokens: int
+    trained_tokens: int
+    seconds: float
+    """Since the step before, pauses, evaluations and saves left out."""
+    memory_gb: float
+    """GPU: allocated now. CPU: the process's resident memory."""
+    memory_peak_gb: float
+    """GPU: most allocated since the run started. CPU: most resident."""
+    memory_total_gb: float
+    skipped: bool = False
+    """The gradient was not finite, so adapter and optimiser were left as they were."""
+
+
+@dataclass(frozen=True)
+class Evaluated(Event):
+    step: int
+    loss: float
+    """Mean over the held-out trained tokens."""
+    rows: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CheckpointSaved(Event):
+    step: int
+    path: str
+    """Relative to the run directory."""
+    megabytes: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LearningRateChanged(Event):
+    """From the next step on the schedule is scaled so that it passes through `new` here."""
+
+    step: int
+    """Steps done when the change took effect."""
+    old: float
+    new: float
+    mode: Literal["scale", "hold"]
+    replayed: bool = False
+    """Made again by a run that was taken up from a checkpoint older than the change."""
+
+
+@dataclass(frozen=True)
+class CommandApplied(Event):
+    command: str
+    step: int
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class CommandRefused(Event):
+    command: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way out of an out-of-memory error."""
+
+    id: str
+    title: str
+    effect: str
+    """What it does to the result, plainly."""
+    changes: dict[str, Any]
+    """Configuration keys and their new values."""
+    peak_gb: float | None
+    """Estimated peak; None where there is nothing to estimate from."""
+    speed: float | None
+    """Estimated speed relative to now, such as 0.75."""
+    keeps_result: bool
+    """Nothing but rounding changes: an unattended run may take it."""
+
+
+@dataclass(frozen=True)
+class OutOfMemory(Event):
+    step: int
+    """Steps done, all kept."""
+    phase: Phase
+    message: str
+    requested_gb: float | None
+    """What the failed allocation asked for."""
+    before_gb: float
+    """Allocated when the step began."""
+    at_gb: float
+    """Most allocated before the failure."""
+    after_gb: float
+    """Allocated once everything that the step held was freed."""
+    limit_gb: float
+    """What this process may use."""
+    rungs: list[Rung]
+
+
+@dataclass(frozen=True)
+class RecoveryApplied(Event):
+    step: int
+    rung: str
+    title: str
+    automatic: bool
+
+
+@dataclass(frozen=True)
+class Alert(Event):
+    message: str
+    level: Literal["warning", "error"] = "warning"
+
+
+@dataclass(frozen=True)
+class Failed(Event):
+    """The run cannot go on. What was saved stays; `resume_step` is where it can be taken up."""
+
+    message: str
+    hint: str = ""
+    resume_step: int | None = None
+
+
+@dataclass(frozen=True)
+class Finished(Event):
+    reason: Literal["complete", "stopped"]
+    step: int
+    seconds: float
+    """Of training, from the first step's start."""
+    tokens: int
+    adapter: str | None
+    """Folder of the final adapter, relative to the run directory; None where nothing was saved."""
+    first_loss: float | None
+    """Mean of the first five losses of the run."""
+    last_loss: float | None
+    """Mean of the last five."""
+
+
+AnyEvent = (
+    RunStarted
+    | StateChanged
+    | Progress
+    | ModelLoaded
+    | PartsPatched
+    | DataPrepared
+    | DataChecked
+    | MemoryPlanned
+    | StepCaptured
+    | Step
+    | Evaluated
+    | CheckpointSaved
+    | LearningRateChanged
+    | CommandApplied
+    | CommandRefused
+    | OutOfMemory
+    | RecoveryApplied
+    | Alert
+    | Failed
+    | Finished
+)
+EVENT_TYPES: dict[str, type[Event]] = {kind.__name__: kind for kind in typing.get_args(AnyEvent)}
+
+
+def encode_event(event: Event) -> bytes:
+    """One line of `events.jsonl`, newline included.
+
+    JSON has no NaN or infinity: an event's own numbers are written as the words `nan`, `inf` and
+    `-inf`. Half a surrogate pair (a file name that is no UTF-8) becomes `?`.
+    """
+    tree = {"type": type(event).__name__, **dataclasses.asdict(event)}
+    for key, value in tree.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            tree[key] = str(value)
+    try:
+        return orjson.dumps(tree, option=_ORJSON)
+    except TypeError:
+        return orjson.dumps(_writable(tree), option=_ORJSON)
+
+
+_ORJSON = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_writable(key): _writable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_writable(item) for item in value]
+    return value
+
+
+def decode_event(line: bytes | str) -> Event | None:
+    """The event of one line; None for a type that this version does not know.
+
+    Raises:
+        ValueError: the line is not a whole JSON object, or a field is missing or of another kind.
+    """
+    try:
+        tree = orjson.loads(line)
+        name = tree.pop("type", None)
+        kind = EVENT_TYPES.get(name) if isinstance(name, str) else None
+        return _build(kind, tree) if kind else None
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"no event: {error}") from error
+
+
+def _build(kind: type, tree: dict[str, Any]) -> Any:
+    values: dict[str, Any] = {}
+    for name, accepted in _kinds_of_fields(kind).items():
+        if name not in tree:
+            continue
+        if tree[name] is None and types.NoneType in accepted:
+            values[name] = None
+            continue
+        value: Any = tree[name]
+        if float in accepted:  # also the words for NaN and infinity, and whole numbers
+            value = None if value is None else float(value)
+        elif dataclasses.is_dataclass(accepted[0]):
+            value = _build(accepted[0], value)
+        elif element := _element(kind, name):
+            value = [_build(element, one) for one in value]
+        if tuple in accepted and isinstance(value, list):
+            value = tuple(value)
+        if not isinstance(value, accepted):
+            raise TypeError(f"{kind.__name__}.{name}: got {type(value).__name__}")
+        values[name] = value
+    return kind(**values)
+
+
+@functools.cache  # type hints are slow to resolve, and a log has an event a step
+def _kinds_of_fields(kind: type) -> dict[str, tuple[type, ...]]:
+    hints = typing.get_type_hints(kind)
+    return {item.name: _kinds(hints[item.name]) for item in dataclasses.fields(kind)}
+
+
+@functools.cache
+def _element(kind: type, name: str) -> type | None:
+    """The dataclass that a field is a list of, if it is one."""
+    inner = typing.get_args(typing.get_type_hints(kind)[name])
+    first: Any = inner[0] if inner else None
+    return first if isinstance(first, type) and dataclasses.is_dataclass(first) else None
+
+
+def _kinds(hint: Any) -> tuple[type, ...]:
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return (str,)  # a later version may know more words
+    if origin is types.UnionType:
+        return tuple(kind for part in typing.get_args(hint) for kind in _kinds(part))
+    return (origin or hint,)
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Wait before the next step, GPU memory kept."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on after a pause."""
+
+
+@dataclass(frozen=True)
+class SaveNow:
+    """Write a checkpoint after this step."""
+
+
+@dataclass(frozen=True)
+class EvaluateNow:
+    """Evaluate on the held-out rows after this step."""
+
+
+@dataclass(frozen=True)
+class SetLearningRate:
+    """`scale`: multiply the rest of the schedule; `hold`: keep the value to the end."""
+
+    value: float
+    mode: Literal["scale", "hold"] = "scale"
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End after this step. With `save`, a checkpoint and the adapter are written first."""
+
+    save: bool = True
+
+
+@dataclass(frozen=True)
+class ApplyRecovery:
+    """Answer an out-of-memory error with one of its rungs; the run goes on from the same step."""
+
+    rung: str
+
+
+Command = Pause | Resume | SaveNow | EvaluateNow | SetLearningRate | Stop | ApplyRecovery

@@ -1,0 +1,166 @@
+"""Checkpoints: all that decides the next step, and nothing else.
+
+    checkpoints/step-N/adapter_model.safetensors, adapter_config.json   PEFT's format, float32
+                       optimizer.safetensors                           AdamW moments by parameter name
+                       rng.safetensors                                 generator states
+                       state.json                                      step, data position, schedule
+
+A run taken up from a checkpoint repeats the uninterrupted one bit for bit (same machine, same number of
+threads). The folder appears whole or not at all, and older ones go only after the new one is
+there. No pickle: tensors are safetensors, the rest is JSON.
+"""
+
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+
+import orjson
+import torch
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ..run import events as ev
+from ..run.directory import RunDirectory, RunError, atomic_folder
+from .optimizer import FlatAdamW
+from .schedule import RateChange
+from .state import LoopState, Run
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Write the adapter in PEFT's format into an existing folder (float32 safetensors)."""
+    config = model.peft_config["default"]
+    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        str(folder / "adapter_model.safetensors"),
+        metadata={"format": "pt"},
+    )
+    inference_mode, config.inference_mode = config.inference_mode, True
+    config.save_pretrained(str(folder))
+    config.inference_mode = inference_mode
+
+
+def save_checkpoint(
+    run: RunDirectory,
+    state: LoopState,
+    model: PeftModel,
+    optimizer: FlatAdamW,
+    keep: int,
+) -> tuple[Path, float]:
+    """Write `checkpoints/step-N` and delete the oldest beyond `keep`.
+
+    Returns:
+        The folder and its size in MB (1e6 bytes).
+
+    Raises:
+        OSError: the disk took it not; what was there before is as it was.
+    """
+    target = run.checkpoint(state.step)
+    with atomic_folder(target) as scratch:
+        save_adapter(model, scratch)
+        moments = {name: value.cpu().contiguous() for name, value in optimizer.moments().items()}
+        save_file(moments, str(scratch / "optimizer.safetensors"))
+        save_file(rng_state(), str(scratch / "rng.safetensors"))
+        (scratch / "state.json").write_bytes(
+            orjson.dumps(dataclasses.asdict(state), option=orjson.OPT_INDENT_2)
+        )
+        megabytes = sum(file.stat().st_size for file in scratch.iterdir()) / 1e6
+    for step in run.checkpoints()[:-keep]:
+        if step != state.step:
+            shutil.rmtree(run.checkpoint(step))
+    return target, megabytes
+
+
+def load_checkpoint(folder: Path, model: PeftModel, optimizer: FlatAdamW) -> LoopState:
+    """Put a checkpoint's adapter, optimiser and generators back; return where the loop was.
+
+    Raises:
+        RunError: the checkpoint belongs to another adapter, or a file of it is missing or damaged.
+    """
+    try:
+        tree = orjson.loads((folder / "state.json").read_bytes())
+        adapter = load_file(str(folder / "adapter_model.safetensors"))
+        moments = load_file(str(folder / "optimizer.safetensors"))
+        generators = load_file(str(folder / "rng.safetensors"))
+    except Exception as error:
+        # safetensors raises its own kinds for damage; whatever it is, the checkpoint is unusable
+        raise RunError(
+            f"{folder}: cannot be read: {error}; delete it to use an older one"
+        ) from error
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+    shapes = {name: tensor.shape for name, tensor in expected.items()}
+    if shapes != {name: tensor.shape for name, tensor in adapter.items()}:
+        raise RunError(
+            f"{folder}: was saved with another adapter (rank or targets differ from run.yaml)"
+        )
+    if moments.keys() != optimizer.moments().keys():
+        raise RunError(
+            f"{folder}: was saved with another optimiser (train.optim differs from run.yaml)"
+        )
+    set_peft_model_state_dict(model, adapter)
+    for name, value in optimizer.moments().items():
+        value.copy_(moments[name])
+    set_rng_state(generators)
+    changes = [RateChange(**change) for change in tree.pop("rate_changes")]
+    return LoopState(**tree, rate_changes=changes)
+
+
+def rng_state() -> dict[str, torch.Tensor]:
+    """States of the generators that dropout draws from (uint8 tensors)."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_initialized():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_rng_state(states: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(states["cuda"])
+
+
+def save_now(run: Run) -> None:
+    """Write a checkpoint and say so; a disk that refuses it does not end the run."""
+    start = time.perf_counter()
+    keep = run.config.train.save_total_limit
+    try:
+        folder, megabytes = save_checkpoint(
+            run.directory, run.state, run.model, run.optimizer, keep
+        )
+    except (OSError, SafetensorError) as error:
+        run.control.emit(
+            ev.Alert(
+                f"the checkpoint of step {run.state.step} could not be written: {error}; training "
+                "goes on and older checkpoints stay",
+                "error",
+            )
+        )
+        return
+    path = str(folder.relative_to(run.directory.path))
+    seconds = time.perf_counter() - start
+    run.control.emit(ev.CheckpointSaved(run.state.step, path, megabytes, seconds))
+
+
+def save_final_adapter(run: Run) -> str | None:
+    """Write `adapter/`, and wait for room where the disk has none: hours of work hang on it.
+
+    Returns:
+        The folder, relative to the run; None where a Stop ended the waiting.
+    """
+    while True:
+        try:
+            with atomic_folder(run.directory.adapter) as folder:
+                save_adapter(run.model, folder)
+            return run.directory.adapter.name
+        except (OSError, SafetensorError) as error:
+            run.control.emit(
+                ev.Alert(
+                    f"the adapter could not be written: {error}; free some space: it is tried "
+                    "again every 30 s, and at once when you save",
+                    "error",
+                )
+            )
+        if isinstance(run.control.next_command(30.0), ev.Stop):
+            return None

@@ -1,0 +1,84 @@
+"""What the loop works on, shared by the modules that act on a run between two updates."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from peft import PeftModel
+
+from ..config.run_config import RunConfig
+from ..data.prepare.prepare import PreparedData
+from ..model.layers.loss_head import LossHead
+from ..model.layers.packed_attention import STOCK_WAYS, Ways
+from ..run.control import Control
+from ..run.directory import RunDirectory
+from ..run.events import State
+from .optimizer import FlatAdamW
+from .schedule import RateChange
+
+Ending = Literal["stopped", "abandoned", "restart"]
+"""Why a loop ends before its last step: asked to stop, with or without saving, or to begin again."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; `hint` says what to try, `state` is how the run ends."""
+
+    state: State = "failed"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class OutOfMemoryEnd(TrainingError):
+    """Memory ran out and nobody could answer."""
+
+    state: State = "out-of-memory"
+
+
+@dataclass
+class LoopState:
+    """Where the loop is, between two updates. A checkpoint holds just this, as JSON."""
+
+    step: int = 0
+    """Optimiser steps done."""
+    epoch: int = 0
+    window: int = 0
+    """Of this epoch: the windows before it are done."""
+    position: int = 0
+    """Bins of this window's order that are done."""
+    bins_done: int = 0
+    """Bins of this epoch that are done."""
+    packed_length: int = 0
+    """data.max_length when the rows were packed; a recovery may cut rows shorter afterwards."""
+    bins_per_update: int = 0
+    """Fixed at the start: a recovery that halves the batch doubles the accumulation."""
+    memory_margin: float = 0.06
+    """Part of the GPU's memory that no memory plan spends; a recovery widens it."""
+    tokens: int = 0
+    seconds: float = 0.0
+    rate_changes: list[RateChange] = field(default_factory=list)
+    first_losses: list[float] = field(default_factory=list)
+    last_losses: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Run:
+    """A run in its worker: what is trained, on what, and how far it is."""
+
+    directory: RunDirectory
+    config: RunConfig
+    control: Control
+    model: PeftModel
+    optimizer: FlatAdamW
+    data: PreparedData
+    state: LoopState
+    device: torch.device
+    packed: bool
+    """False: the model's attention is stock, one document a row."""
+    ways: Ways = STOCK_WAYS
+    """How packed attention is computed."""
+    head: LossHead | None = None
+    """Computes losses without the logits; None: the model's own head does."""
+    saves_more: bool = False
+    """Whether the memory plan saves more than it must: there is something to give up."""

@@ -1,0 +1,309 @@
+"""The loop: one flat function that a reader can follow from the first step to the last.
+
+An update is a fixed number of packed bins, cut into micro-batches; the loss is the sum over their
+trained tokens divided by the number of trained tokens in the whole update, so accumulation changes
+nothing but rounding. The step never waits for the GPU: losses stay on the device, are copied to pinned
+memory, and are read one step late. A gradient that is not finite changes nothing (the optimiser sees to
+that on the device), so a bad batch cannot poison the adapter. Commands take effect between two
+updates and each leaves an event. An out-of-memory error is answered between two updates too: the
+failed update is undone (gradients dropped, generators put back) and done again under the new plan.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from ..machine.device import read_memory
+from ..run import events as ev
+from ..run.control import Control
+from . import recovery
+from .checkpoint import rng_state, save_now, set_rng_state
+from .evaluate import evaluate
+from .micro_step import MicroStep
+from .schedule import Schedule, in_steps, total_steps
+from .state import Ending, OutOfMemoryEnd, Run, TrainingError
+from .updates import advance, micro_batches, next_update
+
+MAX_SKIPPED = 5
+"""Updates in a row without a finite gradient after which the run ends."""
+
+
+@dataclass
+class _Pending:
+    """A step whose figures may still be on their way from the device."""
+
+    event: ev.Step
+    figures: torch.Tensor
+    """float32 [2]: mean loss, gradient norm; pinned where it comes from a GPU."""
+    arrived: Any
+    """CUDA event to wait for; None on a CPU."""
+
+
+def train(run: Run) -> Literal["complete"] | Ending:
+    """Run the loop from `run.state` to its end.
+
+    Returns:
+        `complete`; `stopped` or `abandoned` (nothing saved) on request; `restart` where a recovery
+        changed the adapter's shape: `run.config` is the new one.
+
+    Raises:
+        TrainingError: the gradient stayed not finite, or memory ran out and nobody could answer.
+    """
+    control, device, data = run.control, run.device, run.data
+    state, optimizer, model = run.state, run.optimizer, run.model
+    recipe = run.config.train
+    last_step = total_steps(run.config, data.train.bins_in_epoch, state.bins_per_update)
+    schedule = Schedule(
+        recipe.lr_scheduler_type, recipe.learning_rate, in_steps(recipe.warmup_steps, last_step),
+        last_step, state.rate_changes,
+    )  # fmt: skip
+    evaluate_every = in_steps(recipe.eval_steps or 0, last_step)
+    save_every = in_steps(recipe.save_steps, last_step)
+    streamed = data.report.share < 1
+    micro_step = MicroStep(run)
+    replay = _changes_to_replay(control, len(state.rate_changes))
+    pending: _Pending | None = None
+    skipped = 0
+    mark = time.perf_counter()
+
+    def settle() -> None:
+        """Report the step that is still on its way, if one is."""
+        nonlocal pending, mark, skipped
+        if pending is None:
+            return
+        step, mark = _finish(pending, device, mark)
+        pending = None
+        skipped = skipped + 1 if step.skipped else 0
+        state.seconds += step.seconds
+        state.first_losses = [*state.first_losses, step.loss][:5]
+        state.last_losses = [*state.last_losses, step.loss][-5:]
+        control.emit(step)
+        if step.skipped:
+            control.emit(ev.Alert(f"step {step.step}: gradient not finite, update skipped"))
+
+    def waiting() -> bool:
+        return not data.train.ready(state.epoch, state.window)
+
+    def outside_the_clock(action: Callable[[], Ending | None]) -> Ending | None:
+        nonlocal mark
+        settle()
+        ending = action()
+        mark = time.perf_counter()
+        return ending
+
+    model.train()
+    control.set_state("training")
+    while state.step < last_step:
+        # What was asked for since the last update.
+        for change in replay.pop(state.step, []):
+            old = schedule.change(state.step, change.new, change.mode)
+            control.emit(
+                ev.LearningRateChanged(state.step, old, change.new, change.mode, replayed=True)
+            )
+        paused = False
+        while (
+            (command := control.next_command(0.2 if paused or waiting() else 0.0)) is not None
+            or paused
+            or waiting()
+        ):
+            match command:
+                case None:
+                    continue
+                case ev.Pause() if not paused:
+                    settle()
+                    paused = True
+                    control.set_state("paused", "GPU memory is kept")
+                case ev.Resume() if paused:
+                    paused = False
+                    control.set_state("training")
+                    mark = time.perf_counter()
+                case ev.SaveNow():
+                    outside_the_clock(lambda: save_now(run))
+                case ev.EvaluateNow() if data.evaluation is not None:
+                    if ending := outside_the_clock(lambda: _evaluate(run, micro_step)):
+                        return ending
+                case ev.SetLearningRate(value, mode) if 0 <= value <= 10:
+                    old = schedule.change(state.step, value, mode)
+                    control.emit(ev.LearningRateChanged(state.step, old, value, mode))
+                case ev.Stop(save):
+                    settle()
+                    control.emit(ev.CommandApplied("Stop", state.step))
+                    if save:
+                        save_now(run)
+                    return "stopped" if save else "abandoned"
+                case _:
+                    control.emit(ev.CommandRefused(type(command).__name__, _why_not(command, run)))
+                    continue
+            control.emit(ev.CommandApplied(type(command).__name__, state.step))
+
+        # One update.
+        if pending is None:
+            mark = time.perf_counter()
+        chosen = next_update(data.train, state, recipe.seed, run.config.data.shuffle)
+        batches = micro_batches(chosen, run.config, run.packed)
+        trained = sum(batch.trained_tokens for batch in batches)
+        rate = schedule.rate(state.step)
+        generators = rng_state()
+        before_gb = read_memory(device).now_gb
+        trouble = norm = None
+        loss = torch.zeros((), device=device)
+        try:
+            for batch in batches:
+                loss += micro_step(batch)
+            norm = optimizer.step(rate, divisor=trained)
+        except (RuntimeError, MemoryError) as error:
+            if not recovery.is_out_of_memory(error):
+                raise
+            trouble = recovery.take_down(error, "step", device, state.step, before_gb)
+        if trouble is not None:
+            del batches, loss, norm  # the last holders of the failed update
+            settle()
+            if micro_step.give_up():  # what they held may be what is missing
+                recovery.free_memory(device)
+                optimizer.zero_grad()
+            elif ending := recovery.answer(run, trouble):
+                return ending
+            set_rng_state(generators)
+            mark = time.perf_counter()
+            continue
+        assert norm is not None
+
+        # Account for it; its figures are read when the next update is already on its way.
+        tokens = sum(batch.tokens for batch in batches)
+        state.step += 1
+        state.tokens += tokens
+        epoch = state.epoch
+        advance(data.train, state, len(chosen))
+        done = ev.Step(
+            state.step, state.epoch + state.bins_done / data.train.bins_in_epoch, math.nan, rate, math.nan,
+            tokens, trained, 0.0, 0.0, 0.0, 0.0,
+        )  # fmt: skip
+        settle()
+        if state.epoch > epoch == 0 and streamed:
+            control.emit(ev.DataPrepared(data.report, last_step))
+        pending = _send(done, loss / trained, norm)
+        if device.type == "cpu":
+            settle()
+        if skipped >= MAX_SKIPPED:
+            save_now(run)
+            raise TrainingError(
+                f"the gradient was not finite {MAX_SKIPPED} steps in a row, up to step {state.step}",
+                "the adapter is as it was before them; lower train.learning_rate and resume, or "
+                "look for damaged rows",
+            )
+        due = evaluate_every and state.step % evaluate_every == 0
+        if (
+            due
+            and state.step < last_step
+            and (ending := outside_the_clock(lambda: _evaluate(run, micro_step)))
+        ):
+            return ending
+        if state.step % save_every == 0 and state.step < last_step:
+            outside_the_clock(lambda: save_now(run))
+
+    settle()
+    if streamed and state.epoch == 0:
+        control.emit(ev.DataPrepared(data.report, last_step))
+    micro_step.forget()
+    save_now(run)
+    if data.evaluation is not None and (ending := _evaluate(run, micro_step)):
+        return ending
+    return "complete"
+
+
+def _send(event: ev.Step, loss: torch.Tensor, norm: torch.Tensor) -> _Pending:
+    figures = torch.stack([loss.float(), norm.float()])
+    if not figures.is_cuda:
+        return _Pending(event, figures, None)
+    host = torch.empty(2, dtype=torch.float32, pin_memory=True)
+    host.copy_(figures, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return _Pending(event, host, arrived)
+
+
+def _finish(pending: _Pending, device: torch.device, mark: float) -> tuple[ev.Step, float]:
+    if pending.arrived is not None:
+        pending.arrived.synchronize()
+    now = time.perf_counter()
+    loss, norm = pending.figures.tolist()
+    memory = read_memory(device)
+    step = replace(
+        pending.event,
+        loss=loss,
+        grad_norm=norm,
+        seconds=now - mark,
+        memory_gb=memory.now_gb,
+        memory_peak_gb=memory.peak_gb,
+        memory_total_gb=memory.total_gb,
+        skipped=not math.isfinite(norm),
+    )
+    return step, now
+
+
+def _why_not(command: ev.Command, run: Run) -> str:
+    match command:
+        case ev.Pause():
+            return "the run is paused already"
+        case ev.Resume():
+            return "the run is not paused"
+        case ev.EvaluateNow():
+            return "no rows are held out: set data.eval_fraction or data.eval_path"
+        case ev.SetLearningRate(value):
+            return f"a learning rate is a number from 0 to 10, got {value:g}"
+    return f"there is no out-of-memory question to answer ({run.control.state})"
+
+
+def _changes_to_replay(control: Control, held: int) -> dict[int, list[ev.LearningRateChanged]]:
+    """Learning-rate changes made by hand that are not among the `held` ones of a checkpoint.
+
+    Those are the first in the order of steps: a run that goes on from its newest checkpoint can
+    only be changed after it.
+    """
+    made = [
+        event
+        for event in control.history()
+        if isinstance(event, ev.LearningRateChanged) and not event.replayed
+    ]
+    made.sort(key=lambda change: change.step)
+    replay: dict[int, list[ev.LearningRateChanged]] = {}
+    for change in made[held:]:
+        replay.setdefault(change.step, []).append(change)
+    return replay
+
+
+def _evaluate(run: Run, micro_step: MicroStep) -> Ending | None:
+    """Evaluate on the held-out rows; when memory runs out, answer that and evaluate again.
+
+    Where nobody can answer, the evaluation is left out: what it lacks is no reason to end a training.
+    """
+    bins = run.data.evaluation
+    assert bins is not None
+    micro_step.make_room()
+    while True:
+        start = time.perf_counter()
+        before_gb = read_memory(run.device).now_gb
+        try:
+            loss = evaluate(run, bins)
+        except (RuntimeError, MemoryError) as error:
+            if not recovery.is_out_of_memory(error):
+                raise
+            trouble = recovery.take_down(error, "evaluation", run.device, run.state.step, before_gb)
+        else:
+            seconds = time.perf_counter() - start
+            run.control.emit(ev.Evaluated(run.state.step, loss, len(bins.examples), seconds))
+            return None
+        if micro_step.give_up():
+            recovery.free_memory(run.device)
+            continue
+        try:
+            if ending := recovery.answer(run, trouble):
+                return ending
+        except OutOfMemoryEnd as end:
+            run.control.emit(ev.Alert(f"evaluation left out, it does not fit: {end.hint}"))
+            run.control.set_state("training")
+            return None

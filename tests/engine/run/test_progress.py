@@ -1,0 +1,168 @@
+"""RunProgress: what a viewer shows after any story that a run can tell."""
+
+import math
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evenfall.engine.data.report.report import DataReport, SourceReport
+from evenfall.engine.run import events as ev
+from evenfall.engine.run.progress import RunProgress
+
+
+def step(n: int, loss: float = 1.0, tokens: int = 100, seconds: float = 0.5) -> ev.Step:
+    return ev.Step(n, n / 10, loss, 1e-4, 0.5, tokens, 50, seconds, 1.0, 2.0, 8.0)
+
+
+def started(resumed_from: int | None = None) -> ev.RunStarted:
+    return ev.RunStarted("run", 1, "CPU", {}, resumed_from)
+
+
+def prepared(total: int) -> ev.DataPrepared:
+    return ev.DataPrepared(
+        DataReport(
+            [SourceReport("rows.jsonl", "messages", "keys", 10, 10, 0, {}, 0)],
+            0, 1000, 500, 10, 64, [], {},
+        ),
+        total,
+    )  # fmt: skip
+
+
+def oom(after: int) -> ev.OutOfMemory:
+    return ev.OutOfMemory(after, "step", "no memory", None, 1.0, 8.0, 1.0, 8.0, [])
+
+
+def after(*events: ev.Event) -> RunProgress:
+    progress = RunProgress()
+    progress.apply_all(events)
+    return progress
+
+
+def steps_of(progress: RunProgress) -> list[int]:
+    return [done.step for done in progress.steps]
+
+
+def test_a_new_run_has_nothing_to_show_yet() -> None:
+    progress = RunProgress()
+    assert (progress.state, progress.step, progress.total_steps) == ("idle", 0, None)
+    assert progress.tokens_per_second is None and progress.seconds_left is None
+    assert progress.smoothed_loss is None
+
+
+def test_resuming_forgets_what_came_after_the_checkpoint() -> None:
+    rate = ev.LearningRateChanged(7, 1e-4, 2e-4, "scale")
+    early = ev.LearningRateChanged(3, 1e-4, 1e-4, "hold")
+    story = [started(), *map(step, range(1, 6)), ev.CheckpointSaved(5, "checkpoints/step-5", 1, 1)]
+    story += [early, step(6), ev.Evaluated(6, 1.0, 5, 1.0), step(7), rate, step(8)]
+    progress = after(*story, ev.Failed("killed", "", 5), started(5))
+    assert steps_of(progress) == [1, 2, 3, 4, 5] and progress.step == 5
+    assert progress.evaluations == [] and progress.rate_changes == [early]
+    assert [saved.step for saved in progress.checkpoints] == [5]
+    assert progress.failed is None
+
+
+def test_resuming_without_a_checkpoint_begins_at_zero() -> None:
+    progress = after(started(), step(1), step(2), started(0))
+    assert steps_of(progress) == [] and progress.step == 0
+
+
+def test_a_resumed_run_whose_early_events_are_lost_knows_its_step() -> None:
+    assert after(started(40)).step == 40
+
+
+def test_a_repeated_step_replaces_itself_and_all_that_followed() -> None:
+    progress = after(*map(step, range(1, 9)), ev.Evaluated(6, 1.0, 5, 1.0), step(5, loss=9.0))
+    assert steps_of(progress) == [1, 2, 3, 4, 5]
+    assert progress.steps[-1].loss == 9.0 and progress.evaluations == []
+
+
+def test_a_checkpoint_that_is_written_again_is_listed_once() -> None:
+    saved = [ev.CheckpointSaved(n, f"checkpoints/step-{n}", 1, 1) for n in (5, 10, 5)]
+    assert [done.step for done in after(*saved).checkpoints] == [10, 5]
+
+
+def test_out_of_memory_stands_until_it_is_answered() -> None:
+    asked = [ev.StateChanged("training"), step(1), oom(1), ev.StateChanged("out-of-memory", "no")]
+    assert after(*asked).out_of_memory == oom(1) and after(*asked).state == "out-of-memory"
+    answers: list[ev.Event] = [
+        ev.RecoveryApplied(1, "recompute", "Recompute", False),
+        ev.StateChanged("training"),
+        ev.Failed("stopped"),
+        started(1),
+    ]
+    for answer in answers:
+        assert after(*asked, answer).out_of_memory is None, answer
+    assert len(after(*asked, answers[0]).recoveries) == 1
+
+
+def test_failed_and_finished_belong_to_the_process_that_said_so() -> None:
+    ended = ev.Finished("complete", 2, 1.0, 200, "adapter", 1.0, 1.0)
+    assert after(started(), ended).finished == ended
+    assert after(started(), ended, started(2)).finished is None
+
+
+def test_speed_leaves_the_first_step_out_and_looks_at_the_last_ten() -> None:
+    assert after(step(1, seconds=10)).tokens_per_second == 10
+    assert after(step(1, seconds=10), step(2)).tokens_per_second == 200
+    slow_then_fast = [step(n, seconds=5) for n in range(1, 6)]
+    slow_then_fast += [step(n, seconds=0.1) for n in range(6, 17)]
+    assert math.isclose(after(*slow_then_fast).tokens_per_second or 0, 1000)
+    assert after(step(1, seconds=0)).tokens_per_second is None
+
+
+def test_time_left_follows_the_pace_of_the_last_ten_steps() -> None:
+    assert after(prepared(20), step(1, seconds=2)).seconds_left == 38
+    assert after(step(1)).seconds_left is None
+    assert after(prepared(2), step(1), step(2)).seconds_left == 0
+    assert after(prepared(2), step(5)).seconds_left == 0
+
+
+def test_the_smoothed_loss_passes_over_skipped_steps() -> None:
+    nan = step(2, loss=math.nan)
+    assert after(step(1, loss=4.0), nan).smoothed_loss == 4.0
+    assert after(step(1, loss=4.0), nan, step(3, loss=2.0)).smoothed_loss == 0.9 * 4 + 0.1 * 2
+    assert after(nan).smoothed_loss is None
+
+
+def test_an_infinite_loss_does_not_spoil_the_smoothed_one() -> None:
+    losses = [2.0, math.inf, 2.0, -math.inf, 2.0]
+    story = [step(n, loss=loss) for n, loss in enumerate(losses, 1)]
+    assert after(*story).smoothed_loss == 2.0
+
+
+small = st.integers(0, 12)
+anything = st.floats()
+any_event: st.SearchStrategy[Any] = st.one_of(
+    st.builds(started, st.none() | small),
+    st.builds(step, small, anything, st.integers(0, 2**40), anything),
+    st.builds(ev.StateChanged, st.sampled_from(["training", "out-of-memory", "failed", "paused"])),
+    st.builds(prepared, small),
+    st.builds(oom, small),
+    st.builds(ev.Evaluated, small, anything, small, anything),
+    st.builds(ev.CheckpointSaved, small, st.just("x"), anything, anything),
+    st.builds(ev.LearningRateChanged, small, anything, anything, st.just("scale")),
+    st.builds(ev.RecoveryApplied, small, st.just("r"), st.just("t"), st.booleans()),
+    st.builds(ev.Failed, st.just("m"), st.just(""), st.none() | small),
+    st.builds(ev.Finished, st.just("stopped"), small, anything, small, st.none(), anything, anything),
+    st.builds(ev.Alert, st.just("m")),
+    st.builds(ev.Progress, st.just("s")),
+    st.builds(ev.CommandApplied, st.just("c"), small),
+)  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(any_event, max_size=40))
+def test_no_story_breaks_a_viewer(story: list[ev.Event]) -> None:
+    progress = RunProgress()
+    for event in story:
+        progress.apply(event)
+        numbers = steps_of(progress)
+        assert numbers == sorted(set(numbers))
+        for figure in (progress.tokens_per_second, progress.seconds_left, progress.smoothed_loss):
+            assert figure is None or isinstance(figure, float | int)
+        if isinstance(event, ev.Step):
+            assert progress.step == event.step
+        if isinstance(event, ev.RunStarted) and event.resumed_from is not None:
+            assert all(done.step <= event.resumed_from for done in progress.evaluations)
+            assert progress.step <= event.resumed_from

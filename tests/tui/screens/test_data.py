@@ -1,0 +1,690 @@
+"""The Data screen: a preview that follows the draft, and rows shown as the model will see them."""
+
+import asyncio
+import re
+import threading
+from dataclasses import replace
+
+import pytest
+from fake_inspector import FIGURES, FINDINGS, FakeInspector, checked, inspected
+from textual.content import Content
+from waiting import until
+
+from evenfall.engine.config.run_config import RunConfig
+from evenfall.engine.data.inspector.inspect import InspectedRow, InspectedToken
+from evenfall.engine.data.inspector.preview import DataPreview
+from evenfall.engine.data.report.findings import Finding, Fix, Place
+from evenfall.engine.data.report.report import DataReport, SourceReport
+from evenfall.tui.app import EvenfallApp
+from evenfall.tui.screens import data as data_screen
+from evenfall.tui.screens.panes.token_view import Run, _line, _wrapped
+from evenfall.tui.widgets.field import Choice
+from evenfall.tui.widgets.histogram import length_plot, length_title
+from evenfall.tui.widgets.plot import decimate, draw_plot
+from evenfall.tui.words.check import statistics_lines
+
+SIZES = [(120, 36), (80, 24)]
+
+
+def row(number: int, problems=(), left_out="", tail="") -> InspectedRow:
+    question = (
+        f"\nRow {number}: name two primes, and say in one or two sentences why they are primes."
+    )
+    answer = "2 and 3: no number but 1 and themselves divides them."
+    tokens = [
+        InspectedToken(256, "<|user|>", "read", True),
+        *(InspectedToken(n, word, "read", False) for n, word in enumerate(words(question))),
+        InspectedToken(258, "<|end|>", "read", True),
+        InspectedToken(10, "\n", "read", False),
+        InspectedToken(257, "<|assistant|>", "read", True),
+        InspectedToken(10, "\n", "read", False),
+        *(InspectedToken(n, word, "trained", False) for n, word in enumerate(words(answer))),
+        InspectedToken(258, "<|end|>", "trained", True),
+        *(InspectedToken(n, word, "cut", False) for n, word in enumerate(words(tail))),
+    ]
+    raw = f'{{\n  "prompt": "Row {number}",\n  "completion": "2 and 3{tail}"\n}}'
+    return inspected(number, tokens, raw, problems, left_out)
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"\s?\S+", text)
+
+
+REPORT = DataReport(
+    sources=[
+        SourceReport(
+            path="chats.jsonl",
+            format="messages",
+            reason="column `messages` holds lists of {role, content}",
+            rows=12_431,
+            kept=12_269,
+            held_out=120,
+            dropped={"empty answer": 28, "nothing to learn after rendering": 14},
+            cut=12,
+        )
+    ],
+    eval_rows=120,
+    tokens=1_200_345,
+    trained_tokens=402_111,
+    bins=612,
+    max_length=256,
+    lengths=[20] * 50 + [70] * 400 + [130] * 300 + [256] * 50 + [300] * 12,
+    notes={},
+)
+PREVIEW = DataPreview(
+    REPORT,
+    FakeInspector([  # type: ignore[arg-type]
+        row(1), row(2), row(3, left_out="empty answer"), row(4, ("cut",), tail=" and so are 5 and 7"),
+        row(1200),
+    ]),
+    checked(REPORT),
+)  # fmt: skip
+
+
+@pytest.fixture
+def app(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return EvenfallApp()
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Configurations that a preview was asked for; each gets PREVIEW at once."""
+    configs = []
+
+    def preview(config, job):
+        configs.append(config)
+        return PREVIEW
+
+    monkeypatch.setattr(data_screen, "load_preview", preview)
+    return configs
+
+
+async def show_data(pilot) -> None:
+    await pilot.press("f3")
+    await until(pilot, lambda: getattr(pilot.app.screen, "NAME", "") == "data")
+    await until(pilot, lambda: pilot.app.screen._job is None)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_loaded(app, asked, drive, see, same_as_snapshot, size):
+    async def scenario(pilot):
+        await show_data(pilot)
+        assert "12,431 read" in see(app) and "28 empty answer" in see(app)
+        assert "✗ 1 red" in see(app) and "2 Data !" in see(app)
+        same_as_snapshot(app, "data-loaded")
+
+    drive(app, scenario, size)
+    assert asked[0].data.path == "demo"
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_reading_shows_how_far_it_is_and_can_be_cancelled(
+    app, drive, see, same_as_snapshot, monkeypatch, size
+):
+    go_on = threading.Event()
+
+    def slow(config, job):
+        job.report("reading rows: 5,000", 0.42)
+        go_on.wait(10)
+        job.report("reading rows: 6,000")
+        return PREVIEW
+
+    monkeypatch.setattr(data_screen, "load_preview", slow)
+
+    async def scenario(pilot):
+        await pilot.press("f3")
+        await until(pilot, lambda: "reading rows: 5,000" in see(app))
+        same_as_snapshot(app, "data-reading")
+        await pilot.press("j")
+        assert "still being" in see(app)  # a key that cannot work says why
+        await pilot.press("escape")
+        go_on.set()
+        await until(pilot, lambda: "cancelled" in see(app))
+        assert "12,431" not in see(app)
+
+    drive(app, scenario, size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_error_stands_in_place_of_the_rows(app, drive, see, same_as_snapshot, monkeypatch, size):
+    def fails(config, job):
+        raise ValueError(
+            "train.jsonl: line 17: `messages` is text ('hello'), expected a list of objects with "
+            "role and content; give a list, or set data.format"
+        )
+
+    monkeypatch.setattr(data_screen, "load_preview", fails)
+
+    async def scenario(pilot):
+        await show_data(pilot)
+        assert "line 17" in see(app) and "2 Data !" in see(app)
+        same_as_snapshot(app, "data-error")
+        monkeypatch.setattr(data_screen, "load_preview", lambda config, job: PREVIEW)
+        await pilot.press("u")
+        await until(pilot, lambda: "12,431" in see(app))
+        assert "line 17" not in see(app)
+
+    drive(app, scenario, size)
+
+
+def test_rows_are_walked(app, asked, drive, see):
+    async def scenario(pilot):
+        await show_data(pilot)
+        assert "row 1 (1 of 4)" in see(app) and "▌T  2 and 3" in see(app)
+        await pilot.press("j", "j")
+        assert "row 4 (3 of 4)" in see(app) and "Row 4: name" in see(app)
+        await pilot.press("j", "j")
+        assert "this is the last row" in see(app) and "row 1,200 (" in see(app)
+        await pilot.press("k", "k", "k")
+        assert "row 1 (" in see(app)
+        await pilot.press("k")
+        assert "this is the first row" in see(app)
+
+    drive(app, scenario)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_cut_row_is_found_by_its_problem(app, asked, drive, see, same_as_snapshot, size):
+    async def scenario(pilot):
+        await show_data(pilot)
+        await pilot.press("p")
+        assert "! cut at data.max_length" in see(app)
+        assert "✂   and so are 5 and 7" in see(app)
+        same_as_snapshot(app, "data-cut")
+
+    drive(app, scenario, size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_ids_stand_before_their_tokens(app, asked, drive, see, same_as_snapshot, size):
+    async def scenario(pilot):
+        await show_data(pilot)
+        await pilot.press("t")
+        assert "‹⟦256⟧<|user|>›" in see(app)
+        same_as_snapshot(app, "data-ids")
+        await pilot.press("t")
+        assert "⟦" not in see(app)
+
+    drive(app, scenario, size)
+
+
+def test_a_row_is_gone_to_by_its_number(app, asked, drive, see):
+    async def scenario(pilot):
+        await show_data(pilot)
+        await pilot.press("g", *"1,200", "enter")
+        assert "row 1,200 (" in see(app)
+        await pilot.press("g", *"3", "enter")
+        assert "row 3 · left out: empty answer" in see(app)
+        await pilot.press("k")
+        assert "row 2 (" in see(app)
+        await pilot.press("g", *"3", "enter", "j")
+        assert "row 4 (" in see(app)
+        await pilot.press("g", *"77", "enter")
+        assert "there is no row 77" in see(app) and "row 4 (" in see(app)
+        await pilot.press("g", *"x", "enter")
+        assert "is no row number" in see(app)
+        await pilot.press("g", "escape", "j")
+        assert "row 1,200 (" in see(app)
+
+    drive(app, scenario)
+    assert len(asked) == 1  # the field is no setting
+
+
+def test_text_is_found_forward_and_back(app, asked, drive, see):
+    async def scenario(pilot):
+        await show_data(pilot)
+        await pilot.press("n")
+        assert "nothing to look for yet" in see(app)
+        await pilot.press("f", *"ROW", "enter")
+        assert "row 2 (" in see(app)
+        await pilot.press("n", "n")
+        assert "row 4 (" in see(app)
+        await pilot.press("N", "N", "N")
+        assert "row 1 (" in see(app)
+        await pilot.press("f", *"[/nowhere]", "enter")
+        assert "no row holds '[/nowhere]'" in see(app) and "row 1 (" in see(app)
+
+    drive(app, scenario)
+
+
+def test_raw_takes_the_place_of_the_tokens_or_stands_beside_them(app, asked, drive, see):
+    async def scenario(pilot):
+        await show_data(pilot)
+        assert '"prompt"' not in see(app) and "▌T  2" in see(app)
+        await pilot.press("r")
+        assert '"prompt": "Row 1"' in see(app) and "▌T  2" not in see(app)
+        await pilot.press("j")
+        assert '"prompt": "Row 2"' in see(app)
+        await pilot.press("r")
+        assert "▌T  2" in see(app)
+        await pilot.resize_terminal(120, 36)
+        await pilot.pause()
+        assert '"prompt": "Row 2"' in see(app) and "▌T  2" in see(app)
+
+    drive(app, scenario, (80, 24))
+
+
+def test_a_long_look_leaves_the_screen_alive_and_can_be_stopped(app, drive, see, monkeypatch):
+    class Slow(FakeInspector):
+        def look(self, place, tell=None):
+            while place.number in (2, 4) and not over.wait(0.01):
+                tell(5000)
+            return super().look(place)
+
+    over = threading.Event()
+    slow = DataPreview(
+        REPORT,
+        Slow([row(1), row(2), row(4), row(5)]),  # type: ignore[arg-type]
+        checked(REPORT),
+    )
+    monkeypatch.setattr(data_screen, "load_preview", lambda config, job: slow)
+
+    async def scenario(pilot):
+        await show_data(pilot)
+        await pilot.press("j")
+        await until(pilot, lambda: "5,000 rows read" in see(app))
+        await pilot.press("escape")
+        assert "row 1 (" in see(app)
+        await pilot.press("j", "j", "j")  # each overtakes the one before
+        await until(pilot, lambda: "row 5 (" in see(app))
+
+    drive(app, scenario)
+    over.set()
+
+
+def test_a_changed_field_reads_anew_and_an_unchanged_one_does_not(app, asked, drive, see):
+    async def scenario(pilot):
+        await show_data(pilot)
+        await pilot.press("slash", "ctrl+u", *"my: rows.jsonl", "enter")
+        await until(pilot, lambda: len(asked) == 2 and app.screen._job is None)
+        app.screen.query_one("#data-format").focus()
+        await pilot.press("right")
+        await until(pilot, lambda: len(asked) == 3 and app.screen._job is None)
+        await pilot.press("f2")
+        await pilot.pause()
+        await pilot.press("f3")
+        await pilot.pause()
+
+    drive(app, scenario)
+    assert len(asked) == 3
+    assert app.draft.data.path == asked[1].data.path == "my: rows.jsonl"
+    assert asked[2].data.format == "alpaca"
+
+
+def test_another_model_means_another_tokenizer_so_it_reads_anew(app, asked, drive):
+    async def scenario(pilot):
+        await show_data(pilot)
+        app.show("model")
+        await pilot.pause()
+        app.update_draft(["model.name_or_path=other/model"])
+        await show_data(pilot)
+
+    drive(app, scenario)
+    assert [config.model.name_or_path for config in asked] == ["demo", "other/model"]
+
+
+def test_a_value_that_does_not_fit_is_refused_beside_its_field(app, asked, drive, see):
+    async def scenario(pilot):
+        await show_data(pilot)
+        field = app.screen.query_one("#data-length")
+        field.focus()
+        field.value = "long"
+        await pilot.press("enter")
+        assert "data.max_length: got 'long'" in see(app)
+        field.value = "512"
+        await pilot.press("enter")
+        await until(pilot, lambda: len(asked) == 2 and app.screen._job is None)
+        assert "got 'long'" not in see(app)
+
+    drive(app, scenario)
+    assert app.draft.data.max_length == 512
+
+
+def test_only_the_last_of_several_changes_is_shown(app, drive, see, monkeypatch):
+    """A reading that was overtaken must not come back over the newer one."""
+    first = threading.Event()
+
+    def preview(config, job):
+        if config.data.path == "demo":
+            first.wait(10)
+            return PREVIEW
+        raise ValueError("the newer one")
+
+    monkeypatch.setattr(data_screen, "load_preview", preview)
+
+    async def scenario(pilot):
+        await pilot.press("f3")
+        await pilot.pause()
+        app.update_draft(["data.path=other.jsonl"])
+        await until(pilot, lambda: "the newer one" in see(app))
+        first.set()
+        await asyncio.sleep(0.4)
+        assert "the newer one" in see(app) and "12,431" not in see(app)
+
+    drive(app, scenario)
+
+
+def test_rows_above_the_limit_are_bars_of_their_own():
+    lengths = sorted([100] * 60 + [200] * 30 + [300] * 10)
+    plot = length_plot(lengths, 256, "#00ff00", "#ff0000")
+    assert plot is not None and length_plot([], 256, "#00ff00", "#ff0000") is None
+    fit, over = plot.curves
+    assert (len(fit.xs), len(over.xs)) == (90, 10) and over.color == "#ff0000"
+    bars = [
+        bar for curve in plot.curves for run in decimate(curve, plot.x_range, 60) for bar in run
+    ]
+    assert [round(share) for _, share in bars] == [60, 30, 10]
+    drawn = draw_plot(plot, 70, 8, "#888888")
+    assert drawn is not None
+    assert {color for line in drawn for _, color in line} >= {"#00ff00", "#ff0000"}
+
+
+def test_a_long_tail_leaves_the_others_their_room():
+    lengths = [*range(100, 300), 90_000]
+    plot = length_plot(lengths, 256, "#00ff00", "#ff0000")
+    assert plot is not None and 290 < plot.x_range[1] < 500
+    figures = {"p50": 200, "p95": 290, "longest": 90_000}
+    title = length_title(lengths, 256, figures)
+    assert "95 % ≤ 290" in title and "longest 90,000" in title and "22 % above 256" in title
+    assert "above" not in length_title(lengths[:100], 256, figures)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_lengths_take_the_place_of_the_rows_and_give_it_back(
+    app, asked, drive, see, same_as_snapshot, size
+):
+    async def scenario(pilot):
+        await show_data(pilot)
+        await pilot.press("h")
+        await pilot.pause()
+        assert "% of rows by tokens" in see(app) and "learnt   ·" not in see(app)
+        same_as_snapshot(app, "data-lengths")
+        await pilot.press("j")
+        assert "h shows them" in see(app)
+        await pilot.press("h")
+        await pilot.pause()
+        assert "▌T learnt" in see(app)
+
+    drive(app, scenario, size)
+
+
+@pytest.mark.parametrize("width", [6, 20, 71])
+def test_lines_fit_and_never_mix_fates_or_documents(width):
+    runs = [
+        Run("<s>", "read", True), Run("a prompt of some words\nand a second line ", "read", False),
+        Run("日本語" * 20, "trained", False), Run("x" * 50 + " end", "trained", False),
+        Run("\n", "read", False), Run("another", "read", False, 1), Run(" tail", "cut", False, 1),
+    ]  # fmt: skip
+    lines = _wrapped(runs, width)
+    for line in lines:
+        assert len({(run.fate, run.document) for run in line}) == 1
+        assert _line(line).cell_length <= width + 6
+    shown = "".join(run.text for line in lines for run in line)
+    assert shown == "‹<s>›" + "".join(run.text for run in runs[1:]).replace("\n", "⏎")
+
+
+def test_fates_differ_without_colour():
+    lines = [_line([Run("x", fate, False)]) for fate in ("trained", "read", "cut")]
+    assert all(isinstance(line, Content) for line in lines)
+    assert len({line.plain for line in lines}) == 3
+
+
+def test_several_data_sets_are_told_and_give_way_to_a_path(
+    asked, drive, see, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    mix = RunConfig().with_overrides(["data.datasets=[{path: a.json}, {path: b.json, weight: 2}]"])
+    app = EvenfallApp(mix)
+
+    async def scenario(pilot):
+        await show_data(pilot)
+        assert "2 data sets of run.yaml" in see(app)
+        await pilot.press("slash", *"c.json", "enter")
+        await until(pilot, lambda: len(asked) > 1 and pilot.app.screen._job is None)
+        assert [source.path for source in asked[-1].data.sources] == ["c.json"]
+        assert "2 data sets" not in see(app)
+
+    drive(app, scenario)
+
+
+# The check
+
+
+def test_a_key_too_many_takes_nothing_back(app, drive, see, monkeypatch):
+    """Once all is settled, the key that settled it would undo what it did."""
+    settled = replace(FINDINGS[0], level="green", fixes=(Fix("drop", "data.drop=[]", "take in"),))
+    preview = replace(PREVIEW, check=checked(REPORT, (settled, *FINDINGS[2:])))
+    monkeypatch.setattr(data_screen, "load_preview", lambda config, job: preview)
+
+    async def scenario(pilot):
+        await show_data(pilot)
+        app.update_draft(["data.drop=[end_untrained]"])
+        await until(pilot, lambda: app.screen._job is None)
+        await pilot.press("c", "x")
+        assert app.draft.data.drop == ["end_untrained"]
+        await pilot.press("down", "up", "x")  # somebody went there
+        assert app.draft.data.drop == []
+
+    drive(app, scenario)
+
+
+def test_what_was_said_of_one_file_is_not_said_of_the_next(app, asked, drive, see):
+    said = ["format=alpaca", "columns={output: b}", "drop=[bad]", "keep=[cut]", "max_length=512"]
+
+    async def scenario(pilot):
+        await show_data(pilot)
+        app.update_draft([f"data.{one}" for one in said])
+        await until(pilot, lambda: app.screen._job is None)
+        await pilot.press("slash", *["backspace"] * 4, *"b.csv", "enter")
+        await until(pilot, lambda: app.screen._job is None)
+        assert "data.format, data.columns, data.drop" in see(app)
+        data = app.draft.data
+        assert (data.path, data.format, data.columns, data.max_length) == ("b.csv", "auto", {}, 512)
+        assert not data.drop and not data.keep
+        app.update_draft(["data.columns={output: b}"])
+        app.screen.query_one("#data-format", Choice).action_turn(1)
+        await pilot.pause()
+        assert app.draft.data.columns == {}
+
+    drive(app, scenario)
+
+
+def test_escape_leaves_a_field_as_it_was(app, asked, drive, see):
+    async def scenario(pilot):
+        await show_data(pilot)
+        await pilot.press("slash", *"zzz", "escape")
+        assert app.draft.data.path == "demo" and "zzz" not in see(app)
+        app.screen.query_one("#data-length").focus()
+        await pilot.press("a", "tab")
+        assert "whole number" in see(app)
+        await pilot.press("f2", "f3")
+        await until(pilot, lambda: "check" in see(app) and "whole number" not in see(app))
+
+    drive(app, scenario)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_the_check_found(app, asked, drive, see, same_as_snapshot, size):
+    async def scenario(pilot):
+        await show_data(pilot)
+        assert "✗ 1 red · ! 1 amber   c shows them" in see(app)
+        assert "2 Data !" in see(app)
+        await pilot.press("c")
+        assert "do not learn to end the answer" in see(app)
+        assert "rows 4, 1,200 and 1,429 more" in see(app)
+        assert "a model that learns no end of turn goes on for ever" in see(app)
+        assert "x  leave these rows out: data.drop=[end_untrained]" in see(app)
+        assert "data.max_length=320 holds 95 % of the rows (9 longer)" in see(app)
+        same_as_snapshot(app, "data-check")
+        await pilot.press("j")
+        assert "c shows them" in see(app)  # a key of the rows says where they are
+        await pilot.press("c")
+        assert "(1 of 4)" in see(app)
+
+    drive(app, scenario, size)
+
+
+def test_keys_that_settle_a_finding_change_the_run(app, asked, drive, see):
+    async def scenario(pilot):
+        await show_data(pilot)
+        await pilot.press("x")
+        assert "c shows it" in see(app)
+        await pilot.press("c", "s")
+        assert "does nothing for the finding" in see(app)
+        await pilot.press("x")
+        await until(pilot, lambda: app.screen._job is None)
+        assert app.draft.data.drop == ["end_untrained"]
+        assert asked[-1].data.drop == ["end_untrained"]  # the data are read again, without them
+        await pilot.press("v")
+        await until(pilot, lambda: app.screen._job is None)
+        assert app.draft.data.keep == ["end_untrained"]
+        await pilot.press("down", "x")
+        await until(pilot, lambda: app.screen._job is None)
+        assert app.draft.data.over_long == "drop"
+        await pilot.press("down", "l")
+        await until(pilot, lambda: app.screen._job is None)
+        assert app.draft.data.max_length == 512
+        await pilot.press("down", "down", "s")
+        await until(pilot, lambda: app.screen._job is None)
+        assert app.draft.data.over_long == "cut"
+        await pilot.press("l")  # this finding asks for no length: the recommended one
+        await until(pilot, lambda: app.screen._job is None)
+        assert app.draft.data.max_length == 320
+
+    drive(app, scenario)
+
+
+def test_enter_goes_to_the_first_row_of_a_finding(app, asked, drive, see):
+    async def scenario(pilot):
+        await show_data(pilot)
+        await pilot.press("c", "enter")
+        await until(pilot, lambda: "row 4 " in see(app))
+        assert "! cut at data.max_length" in see(app)
+
+    drive(app, scenario)
+
+
+def test_nothing_wrong_is_said_too(app, drive, see, monkeypatch):
+    fine = DataPreview(REPORT, PREVIEW.inspector, checked(REPORT, FINDINGS[2:]))
+    monkeypatch.setattr(data_screen, "load_preview", lambda config, job: fine)
+
+    async def scenario(pilot):
+        await show_data(pilot)
+        assert "✓ nothing is wrong" in see(app)
+        assert "2 Data ✓" in see(app)
+
+    drive(app, scenario)
+
+
+def test_what_a_row_shows_beside_others_is_told_of_it(app, drive, see, monkeypatch):
+    twice = Finding("duplicate", "amber", 1, "again", "", (Place("chats.jsonl", 1),))
+    preview = replace(PREVIEW, check=checked(REPORT, (twice,)))
+    monkeypatch.setattr(data_screen, "load_preview", lambda config, job: preview)
+
+    async def scenario(pilot):
+        await show_data(pilot)
+        assert "! duplicate" in see(app)
+        await pilot.press("j")
+        assert "row 2 (" in see(app) and "! duplicate" not in see(app)
+
+    drive(app, scenario)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_row_without_tokens_shows_what_stands_in_its_file(app, drive, see, monkeypatch, size):
+    broken = inspected(2, [], '{"prompt": "cut', ("bad",), "chats.jsonl: line 2: is not JSON")
+    rows = FakeInspector([row(1), broken])
+    preview = replace(PREVIEW, inspector=rows)
+    monkeypatch.setattr(data_screen, "load_preview", lambda config, job: preview)
+
+    async def scenario(pilot):
+        await show_data(pilot)
+        await pilot.press("g", "2", "enter")
+        assert "line 2: is not JSON" in see(app) and '{"prompt": "cut' in see(app)
+
+    drive(app, scenario, size)
+
+
+def test_rows_that_were_not_read_are_no_secret(app, drive, see, monkeypatch):
+    report = replace(REPORT, sources=[replace(REPORT.sources[0], only_first=True)])
+    preview = replace(PREVIEW, report=report)
+    monkeypatch.setattr(data_screen, "load_preview", lambda config, job: preview)
+
+    async def scenario(pilot):
+        await show_data(pilot)
+        assert "the first 12,431 read" in see(app) and "data.max_rows" in see(app)
+
+    drive(app, scenario)
+
+
+def test_no_length_is_recommended_without_the_models_context():
+    lines = list(statistics_lines(replace(FIGURES, context=300), 256))
+    assert lines[1].endswith("holds 95 % of the rows (9 longer), but the model's context is 300")
+
+
+def test_how_long_a_run_takes_is_told_where_a_pace_is_known():
+    lines = list(statistics_lines(FIGURES, 256))
+    assert lines[-1] == "the run     77 steps, 12m34s at the last run's pace"
+    lines = list(statistics_lines(replace(FIGURES, seconds=None), 320))
+    assert lines[-1] == "the run     77 steps" and lines[1].endswith(": it is set")
+
+
+# What cannot be told is asked
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_rows_that_fit_two_formats_are_asked_about(
+    app, drive, see, same_as_snapshot, tmp_path, size
+):
+    rows = '{"prompt": "1+1", "completion": "2", "instruction": "add", "output": "2"}\n' * 3
+    (tmp_path / "rows.jsonl").write_text(rows)
+
+    async def scenario(pilot):
+        app.update_draft(["data.path=rows.jsonl"])
+        await pilot.press("f3")
+        await until(pilot, lambda: "How are these rows to be read?" in see(app), 60)
+        assert '"instruction":"add"' in see(app)
+        await pilot.press("escape")
+        assert "m says how to read them" in see(app) and "data.format=" in see(app)
+        await pilot.press("m")
+        same_as_snapshot(app, "data-asked")
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: app.screen._preview is not None, 60)
+        assert app.draft.data.format != "auto"
+        assert "3 read" in see(app)
+
+    drive(app, scenario, size)
+
+
+def test_columns_are_mapped_by_hand(app, drive, see, tmp_path):
+    rows = '{"frage": "1+1", "antwort": "2", "note": "easy"}\n' * 3
+    (tmp_path / "rows.jsonl").write_text(rows)
+
+    async def scenario(pilot):
+        app.update_draft(["data.path=rows.jsonl"])
+        await pilot.press("f3")
+        await until(pilot, lambda: "How are these rows to be read?" in see(app), 60)
+        modal = app.screen
+        form = modal.query_one("#columns-format", Choice)
+        form.focus()
+        while form.value != "prompt_completion":
+            await pilot.press("right")
+        for _, choice in modal._fields():
+            while choice.value:
+                choice.focus()
+                await pilot.press("left")
+        await pilot.press("ctrl+s")
+        assert "prompt_completion needs a column for prompt, completion" in see(app)
+        for choice, times in zip([choice for _, choice in modal._fields()], (1, 2), strict=False):
+            choice.focus()
+            await pilot.press(*["right"] * times)
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: getattr(app.screen, "_preview", None) is not None, 60)
+        assert app.draft.data.format == "prompt_completion"
+        assert app.draft.data.columns == {"prompt": "frage", "completion": "antwort"}
+        row = app.screen._preview.inspector.look(app.screen._preview.inspector.places[0])
+        assert "1+1" in "".join(token.text for token in row.tokens)
+        assert row.trained > 0
+
+    drive(app, scenario)

@@ -1,0 +1,243 @@
+"""The Runs screen, and the summaries it shows."""
+
+import time
+
+import pytest
+from textual.widgets import DataTable
+
+from evenfall.engine.run import events as ev
+from evenfall.engine.run import summary as run_list
+from evenfall.engine.run.directory import EventLog
+from evenfall.engine.run.summary import RunScanner, read_ends, summarise
+from evenfall.tui.app import EvenfallApp
+from evenfall.tui.screens import runs as runs_screen
+from evenfall.tui.screens.runs import RunsScreen
+from evenfall.tui.state.sources import ReplayRun
+
+SIZES = [(120, 36), (80, 24)]
+FINISHED = ev.Finished("complete", 3100, 9000.0, 101_000_000, "adapter", 2.912, 0.961)
+NOW = 1_700_100_000.0
+
+
+@pytest.fixture
+def write_run(tmp_path, script, monkeypatch):
+    """`write_run(name, events, age)`: a run on disk, its last event `age` seconds before NOW."""
+
+    def write(name, events, age=0.0):
+        run = script.make_run(tmp_path / "runs", name)
+        stamps = iter([NOW - age - 60.0 * (len(events) - n) for n in range(1, len(events) + 1)])
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda: next(stamps))
+            log = EventLog(run.events_file)
+            for event in events:
+                log.append(event)
+            log.close()
+        return run
+
+    return write
+
+
+@pytest.fixture
+def four_runs(write_run, script, monkeypatch):
+    done = [*script.training(3100), FINISHED, ev.StateChanged("finished")]
+    failed = [*script.training(88), ev.Failed("oom", "", None), ev.StateChanged("failed")]
+    runs = [
+        write_run("0409-good", done, 3 * 86_400),
+        write_run("0410-lr3e4", failed, 5 * 3600),
+        write_run("0411-dropped", script.training(700), 20 * 60),
+        write_run("0412-live", script.training(1243), 1),
+    ]
+    (runs[0].adapter).mkdir()
+    for run, step in ((runs[0], 3000), (runs[2], 600)):
+        run.checkpoint(step).mkdir(parents=True)
+        (run.checkpoint(step) / "state.json").write_text("{}")
+    monkeypatch.setattr(runs_screen.time, "time", lambda: NOW)
+    # Sizes on disk differ by a byte from one file system to the next.
+    monkeypatch.setattr(run_list, "_megabytes", lambda folder: 1234.0)
+    with runs[3].lock():
+        yield {run.name: run for run in runs}
+
+
+def shown(app) -> RunsScreen:
+    assert isinstance(app.screen, RunsScreen)
+    return app.screen
+
+
+async def look(pilot, settle):
+    """Let the scan end and the table fill."""
+    for _ in range(100):
+        shown(pilot.app).look()
+        await pilot.pause(0.02)
+        if shown(pilot.app).rows:
+            break
+    await settle(pilot)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_table_shows_each_run_and_its_state(
+    drive, tmp_path, four_runs, script, same_as_snapshot, size
+):
+    app = EvenfallApp(root=tmp_path / "runs", first="runs")
+
+    async def scenario(pilot):
+        await look(pilot, script.settle)
+        same_as_snapshot(app, "runs", hide=str(tmp_path))
+
+    drive(app, scenario, size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_without_runs_it_says_how_to_get_one(drive, see, tmp_path, script, size):
+    app = EvenfallApp(root=tmp_path / "none", first="runs")
+
+    async def scenario(pilot):
+        for _ in range(100):
+            shown(app).look()
+            await pilot.pause(0.02)
+            if "No runs in" in see(app):
+                break
+        assert "1 pick a model" in see(app)
+        await pilot.press("r")
+        await script.settle(pilot)
+        assert "there is no run here yet" in see(app)
+
+    drive(app, scenario, size)
+
+
+def test_enter_opens_a_run_read_only(drive, see, tmp_path, four_runs, script):
+    app = EvenfallApp(root=tmp_path / "runs", first="runs")
+
+    async def scenario(pilot):
+        await look(pilot, script.settle)
+        await pilot.press("enter")
+        for _ in range(100):
+            await script.settle(pilot)
+            if app.source and not app.source.loading:
+                break
+        assert app.current_mode == "train"
+        assert isinstance(app.source, ReplayRun) and app.chosen_run == four_runs["0412-live"]
+        assert "step 1243/3100" in see(app) and "read-only" in see(app)
+
+    drive(app, scenario)
+
+
+def test_the_own_live_run_opens_with_its_verbs(drive, tmp_path, four_runs, script):
+    app = EvenfallApp(root=tmp_path / "runs", first="runs")
+    session = script.FakeSession(four_runs["0412-live"])
+
+    async def scenario(pilot):
+        await script.begin(pilot, session, *script.training(20))
+        app.view_run(four_runs["0409-good"])
+        await pilot.press("6")
+        await look(pilot, script.settle)
+        await pilot.press("enter")
+        await script.settle(pilot)
+        await pilot.press("space")
+        await pilot.pause()
+        assert session.commands == [ev.Pause()]
+
+    drive(app, scenario)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [(0, "this run is going"), (1, None), (2, "has no checkpoint"), (3, "this run is complete")],
+)
+def test_only_a_run_that_can_go_on_is_resumed(
+    drive, see, tmp_path, four_runs, script, monkeypatch, row, reason
+):
+    taken_up = []
+    monkeypatch.setattr(EvenfallApp, "resume_run", lambda self, run: taken_up.append(run.name))
+    app = EvenfallApp(root=tmp_path / "runs", first="runs")
+
+    async def scenario(pilot):
+        await look(pilot, script.settle)
+        await pilot.press(*["down"] * row, "r")
+        await script.settle(pilot)
+        assert taken_up == ([] if reason else ["0411-dropped"])
+        assert reason is None or reason in see(app)
+
+    drive(app, scenario)
+
+
+def test_clone_sets_the_next_run_up_without_its_name(drive, tmp_path, four_runs, script):
+    app = EvenfallApp(root=tmp_path / "runs", first="runs")
+
+    async def scenario(pilot):
+        await look(pilot, script.settle)
+        await pilot.press("c")
+        await pilot.pause()
+        assert app.draft.train.num_train_epochs == 3 and app.draft.name is None
+
+    drive(app, scenario)
+
+
+@pytest.mark.parametrize(("key", "screen"), [("e", "export"), ("t", "chat")])
+def test_a_run_is_taken_along_to_export_and_chat(
+    drive, tmp_path, four_runs, script, monkeypatch, key, screen
+):
+    shown = []
+    monkeypatch.setattr(EvenfallApp, "show", lambda self, name: shown.append(name))
+    app = EvenfallApp(root=tmp_path / "runs", first="runs")
+
+    async def scenario(pilot):
+        app.switch_mode("runs")
+        await script.settle(pilot)
+        await look(pilot, script.settle)
+        await pilot.press("down", "down", "down", key)
+        await pilot.pause()
+        assert shown[-1] == screen and app.chosen_run == four_runs["0409-good"]
+
+    drive(app, scenario)
+
+
+def test_many_runs_are_read_a_page_at_a_time(drive, tmp_path, script, monkeypatch):
+    for number in range(60):
+        script.make_run(tmp_path / "runs", f"run-{number:03d}")
+    read = []
+    real = run_list.summarise
+    monkeypatch.setattr(run_list, "summarise", lambda run: (read.append(run), real(run))[1])
+    app = EvenfallApp(root=tmp_path / "runs", first="runs")
+
+    async def scenario(pilot):
+        await look(pilot, script.settle)
+        assert len(shown(app).rows) == runs_screen.PAGE == len(read)
+        await pilot.press("end", "ctrl+end")
+        app.screen.query_one(DataTable).move_cursor(row=runs_screen.PAGE - 1)
+        for _ in range(100):
+            await pilot.pause(0.02)
+            shown(app).look()
+            if len(shown(app).rows) == 60:
+                break
+        assert len(shown(app).rows) == 60
+        assert len(read) == 60, "runs that have not changed are not read again"
+
+    drive(app, scenario)
+
+
+def test_a_summary_of_a_long_run_reads_its_ends_alone(write_run, script):
+    run = write_run("long", [*script.training(3100), FINISHED, ev.StateChanged("finished")])
+    ends = read_ends(run.events_file, at_most=20_000)
+    assert len(ends) < 300
+    assert isinstance(ends[1], ev.RunStarted) and isinstance(ends[-2], ev.Finished)
+    summary = summarise(run)
+    assert (summary.state, summary.step, summary.total_steps) == ("finished", 3100, 3100)
+
+
+def test_a_torn_or_foreign_file_still_gives_a_row(tmp_path, script):
+    run = script.make_run(tmp_path / "runs", "torn")
+    run.events_file.write_bytes(b'{"type": "Step", "st\n\xff\xfe\n[1]\n{"type":"RunStarted"}\n')
+    run.config_file.write_text("model: 7")
+    assert summarise(run).state == "new"
+
+
+def test_changes_on_disk_are_seen_by_the_next_scan(write_run, script, tmp_path):
+    run = write_run("0412-x", script.training(20))
+    scanner = RunScanner(tmp_path / "runs")
+    (first,), count = scanner.scan(10, lambda text: None)
+    assert (first.step, count) == (20, 1)
+    log = EventLog(run.events_file)
+    log.append(script.step(21))
+    log.close()
+    (second,), _ = scanner.scan(10, lambda text: None)
+    assert second.step == 21

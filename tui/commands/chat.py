@@ -1,0 +1,48 @@
+"""Chat without screens: a prompt, and under it the base's and the tuned model's answer.
+
+Reads lines from the terminal or a pipe. Each prompt stands alone, so the two answers can be compared.
+"""
+
+import sys
+from typing import TYPE_CHECKING
+
+from ..safe_text import safe_str
+
+if TYPE_CHECKING:
+    from ...engine.inference.chat import Chat
+
+
+def report(message: str, fraction: float | None) -> None:
+    """Say what loading is at, out of the way of answers that are piped on."""
+    del fraction
+    print(safe_str(message), file=sys.stderr, flush=True)
+
+
+def talk(chat: "Chat", *, max_new_tokens: int, temperature: float) -> int:
+    """Answer each line of standard input twice, until it ends. Returns the exit code."""
+    asked = sys.stdin.isatty()
+    if asked:
+        print(f"{safe_str(chat.name)} on {safe_str(chat.device)}. Ctrl-D ends.")
+    while True:
+        if asked:
+            print("\n> ", end="", flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            break
+        prompt = line.strip()
+        if not prompt:
+            continue
+        if not asked:
+            print(f"\n> {safe_str(prompt)}")
+        for name, adapter in (("base ", False), ("tuned", True)):
+            reply = chat.reply(
+                [{"role": "user", "content": prompt}],
+                adapter=adapter,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+            )
+            speed = reply.tokens / reply.seconds if reply.seconds else 0.0
+            text = safe_str(reply.text, 65536, lines=True)
+            print(f"{name}  {text}   [{reply.tokens} tokens, {speed:.0f}/s]", flush=True)
+    chat.close()
+    return 0

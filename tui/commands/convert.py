@@ -1,0 +1,63 @@
+"""`evenfall import` and `evenfall config --to`: configurations of other tools, in and out."""
+
+import argparse
+from pathlib import Path
+
+
+def import_file(args: argparse.Namespace) -> int:
+    """Print what an import makes of a file; write run.yaml if nothing stands in its way.
+
+    Exit codes: 0 written; 1 something is refused; 2 something is asked, or cannot be read or written.
+    """
+    from ...engine.convert.importer import import_config
+    from ..safe_text import safe_str
+    from .plain import PlainLines
+
+    say = PlainLines().say
+    output = Path(args.output)
+    report = import_config(args.file, args.overrides, args.ignore)
+    # One line at a time: a report is longer than what is said at once.
+    for line in report.to_text(_width()).splitlines():
+        print(safe_str(line))
+    if report.config is None:
+        return 1 if report.of("refused") else 2
+    _write(output, report.config.to_yaml(), args.force)
+    say(f"wrote {output}; train it: evenfall train {output}")
+    return 0
+
+
+def convert_config(args: argparse.Namespace) -> int:
+    """Write a run.yaml as another tool's file, to the terminal or to a file."""
+    from ...engine.config.run_config import load_config
+    from ...engine.convert.to_axolotl import to_axolotl
+    from ...engine.convert.to_trl import to_trl
+    from ..safe_text import safe_str
+    from .plain import PlainLines
+
+    config = load_config(args.config, args.overrides)
+    text = to_trl(config) if args.to == "trl" else to_axolotl(config)
+    if args.output is None:
+        for line in text.splitlines():
+            print(safe_str(line, 100_000))
+        return 0
+    _write(Path(args.output), text, args.force)
+    PlainLines().say(f"wrote {args.output}")
+    return 0
+
+
+def _width() -> int:
+    import shutil
+
+    return min(max(shutil.get_terminal_size((100, 24)).columns, 40), 120)
+
+
+def _write(path: Path, text: str, force: bool) -> None:
+    from ...engine.convert.report import ConvertError
+
+    try:
+        with path.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ConvertError(f"{path}: is there already; name another with -o, or --force") from None
+    except OSError as error:
+        raise ConvertError(f"{path}: cannot be written: {error.strerror or error}") from error

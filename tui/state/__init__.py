@@ -1,0 +1,1 @@
+"""What screens share and keep between them."""

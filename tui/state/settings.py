@@ -1,0 +1,172 @@
+"""The draft as the screens speak of it: values by dotted key, fields of the form, presets applied.
+
+A preset is a set of keys. Taking another one must not leave the first one's keys behind (60 steps of a
+quick test in a night's run), so what a preset set goes back to its default when the next does not set
+it, unless the user has changed it since.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...engine.config.run_config import ConfigField, RunConfig, config_fields, parse_config
+from ...presets.load import model_preset, model_presets, preset_overrides, recipe_presets
+from ..value_text import field_text
+from ..widgets.form import FormRow
+from .model_catalog import ModelEntry
+
+if TYPE_CHECKING:
+    from ..app import EvenfallApp
+
+FIELDS: dict[str, ConfigField] = {field.key: field for field in config_fields()}
+_SETTINGS = (
+    ("model.quantization", "base weights"),
+    ("adapter.r", "rank r"),
+    ("adapter.lora_alpha", "lora_alpha"),
+    ("adapter.target_modules", "target_modules"),
+    ("train.learning_rate", "learning rate"),
+    ("train.per_device_train_batch_size", "batch (bins)"),
+    ("train.gradient_accumulation_steps", "accumulation"),
+    ("train.max_steps", "max_steps"),
+    ("train.num_train_epochs", "epochs"),
+    ("data.max_length", "max_length"),
+    ("train.gradient_checkpointing", "grad checkpointing"),
+    ("data.eval_fraction", "held out"),
+    ("train.eval_steps", "evaluate every"),
+    ("train.save_steps", "save every"),
+    ("train.seed", "seed"),
+)
+"""Keys of the settings form, and what the form calls them."""
+
+
+def value_of(config: RunConfig, key: str) -> Any:
+    """The plain value of `section.key`."""
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def override_of(key: str, text: str) -> str:
+    """What was typed into the field of `key`, as an override that means just that.
+
+    Free text is quoted, so that a path named `null` or with `: ` in it stays a path.
+    """
+    text, takes = text.strip(), FIELDS[key].takes
+    if not text and "null" in takes:
+        return f"{key}=null"
+    if "list of" in takes and (text != "all-linear" and not text.startswith("[")):
+        words = [word.strip() for word in text.split(",") if word.strip()]
+        return f"{key}={json.dumps(words, ensure_ascii=False)}"
+    if takes.startswith("text") or FIELDS[key].choices:
+        return f"{key}={json.dumps(text, ensure_ascii=False)}"
+    return f"{key}={text}"
+
+
+def preset_settings(model: str | None, recipe: str | None) -> dict[str, Any]:
+    """Keys and values that a model preset and a recipe amount to; the model's win."""
+    pairs = (override.partition("=") for override in preset_overrides(model, recipe))
+    return {key: json.loads(text) for key, _, text in pairs}
+
+
+def overrides_between(
+    draft: RunConfig, applied: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> list[str]:
+    """Overrides that take `draft` from the preset `applied` to the preset `wanted`."""
+    stale = {
+        key: FIELDS[key].default
+        for key, value in applied.items()
+        if key not in wanted and value_of(draft, key) == value
+    }
+    return [
+        f"{key}={json.dumps(value)}"
+        for key, value in {**stale, **wanted}.items()
+        if value_of(draft, key) != value
+    ]
+
+
+def model_in(draft: RunConfig) -> str | None:
+    """Id of the model preset that the draft uses."""
+    name = draft.model.name_or_path
+    return next((preset.id for preset in model_presets() if preset.name_or_path == name), None)
+
+
+def recipe_in(draft: RunConfig, preferred: str | None = None) -> str | None:
+    """Id of the recipe all of whose settings hold in the draft (the model's own win over them)."""
+    model = model_in(draft)
+    ids = [recipe.id for recipe in recipe_presets()]
+    for recipe in sorted(ids, key=lambda id: id != preferred):
+        wanted = preset_settings(model, recipe)
+        if all(value_of(draft, key) == value for key, value in wanted.items()):
+            return recipe
+    return None
+
+
+class DraftEditor:
+    """Edits the app's draft by presets and by single keys; says which keys each edit changed.
+
+    Every edit raises ConfigError, and changes nothing, where a value does not fit.
+    """
+
+    def __init__(self, app: "EvenfallApp") -> None:
+        self._app = app
+        self._applied: dict[str, Any] = {}
+        self._preferred: str | None = None
+
+    def begin(self) -> None:
+        """A draft that says nothing yet becomes the demo's."""
+        draft = self._app.draft
+        if draft == parse_config({"output_dir": draft.output_dir}):
+            self._apply("demo", model_preset("demo").recipe)
+
+    @property
+    def recipe(self) -> str | None:
+        """The recipe that the draft follows."""
+        return recipe_in(self._app.draft, self._preferred)
+
+    def take_model(self, entry: ModelEntry) -> list[str]:
+        """Use a model, by its preset where it has one."""
+        if entry.preset:
+            own = self._preferred if entry.preset.id != "demo" else None
+            return self._apply(entry.preset.id, own or entry.preset.recipe)
+        override = override_of("model.name_or_path", entry.name_or_path)
+        return self._apply(None, self._preferred or self.recipe, [override])
+
+    def take_recipe(self, id: str) -> list[str]:
+        """Follow a recipe, as far as the model's preset does not say otherwise."""
+        self._preferred = id
+        return self._apply(model_in(self._app.draft), id)
+
+    def _apply(
+        self, model: str | None, recipe: str | None, overrides: Sequence[str] = ()
+    ) -> list[str]:
+        wanted = preset_settings(model, recipe)
+        overrides = [*overrides, *overrides_between(self._app.draft, self._applied, wanted)]
+        self._app.update_draft(overrides)
+        self._applied = wanted
+        return [override.partition("=")[0] for override in overrides]
+
+    def set(self, key: str, text: str) -> None:
+        """Set one key to what was typed."""
+        self._app.update_draft([override_of(key, text)])
+
+    @staticmethod
+    def rows() -> list[FormRow]:
+        """The rows of the settings form, made from the configuration's own description."""
+        rows = []
+        for key, title in _SETTINGS:
+            field = FIELDS[key]
+            choices = tuple((word, word) for word in field.choices)
+            if field.takes == "true | false":
+                choices = (("false", "off"), ("true", "on"))
+            help = f"{key}: {field.description or title}"
+            if not choices:
+                help += f" (takes {field.takes})"
+            empty = "empty: by epochs" if key == "train.max_steps" else ""
+            rows.append(FormRow(key, title, help, choices, empty))
+        return rows
+
+    def values(self) -> dict[str, str]:
+        """Texts of the form's fields."""
+        draft = self._app.draft
+        return {key: field_text(value_of(draft, key)) for key, _ in _SETTINGS}

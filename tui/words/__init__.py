@@ -1,0 +1,1 @@
+"""What screens say of models, data, runs and exports."""

@@ -1,0 +1,95 @@
+"""What a check of the data found, as lines of text: `evenfall data check` prints them.
+
+A level has a glyph and a word, so that a log without colour reads as well.
+"""
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+
+from ...engine.data.report.findings import DataCheck, Finding, Statistics
+from ...engine.data.report.report import DataReport
+from ..commands.plain import data_lines
+from ..state.story import seconds_text
+from ..value_text import LEVELS, counted, only_path, places_text, share_text, short_count
+from ..widgets.histogram import length_plot, length_title
+from ..widgets.plot import draw_plot
+
+_INDENT = " " * 9
+_PLOT_SIZE = 80, 8
+_COLOR = "#ffffff"  # taken off again: these lines have none
+
+
+def check_lines(check: DataCheck, width: int = 100) -> Iterator[str]:
+    """The whole of a check: the account, every finding with what settles it, and the figures."""
+    report, figures = check.report, check.statistics
+    yield from data_lines(report, figures.steps)
+    yield ""
+    for finding in check.findings:
+        yield from _finding_lines(finding, check.report, width)
+    if check.drop_all:
+        yield f"·        what can be left out, all at once: {check.drop_all}"
+    for note in check.notes:
+        yield from _wrapped(f"·        {note}", width)
+    yield ""
+    yield from _length_lines(report.lengths, report.max_length, figures.percentiles)
+    yield ""
+    yield from statistics_lines(figures, report.max_length)
+
+
+def _finding_lines(finding: Finding, report: DataReport, width: int) -> Iterator[str]:
+    glyph, word = LEVELS[finding.level]
+    rows = report.rows
+    share = f" ({share_text(finding.count / rows)})" if finding.places and rows else ""
+    yield from _wrapped(f"{glyph} {word:<7}{finding.text}{share}", width)
+    if finding.places:
+        where = places_text(finding.places, finding.count, only_path(report))
+        yield from _wrapped(_INDENT + where, width)
+    if finding.meaning:
+        yield from _wrapped(_INDENT + finding.meaning, width)
+    wide = max((len(fix.override) for fix in finding.fixes), default=0)
+    for fix in finding.fixes:
+        yield f"{_INDENT}{fix.override:<{wide}}  {fix.meaning}"
+
+
+def _length_lines(
+    lengths: Sequence[int], limit: int, percentiles: Mapping[str, int]
+) -> Iterator[str]:
+    plot = length_plot(lengths, limit, _COLOR, _COLOR)
+    drawn = draw_plot(plot, *_PLOT_SIZE, _COLOR) if plot else None
+    if drawn:
+        yield length_title(lengths, limit, percentiles)
+        yield from ("".join(text for text, _ in line).rstrip() for line in drawn)
+
+
+def statistics_lines(figures: Statistics, max_length: int) -> Iterator[str]:
+    """Lengths, what an epoch holds, what the run takes."""
+    each = [f"{name} {length:,}" for name, length in figures.percentiles.items()]
+    yield f"lengths     {' · '.join(each)}"
+    yield f"recommended {recommendation(figures, max_length)}"
+    yield (
+        f"an epoch    {short_count(figures.tokens)} tokens, {share_text(figures.trained_share)} learnt, "
+        f"in {counted(figures.bins, 'bin')} {100 * figures.packing:.1f} % full"
+    )
+    took = f", {seconds_text(figures.seconds)} at the last run's pace" if figures.seconds else ""
+    yield f"the run     {counted(figures.steps, 'step')}{took}"
+
+
+def recommendation(figures: Statistics, max_length: int) -> str:
+    """The length that holds 95 of 100 rows, and what it costs."""
+    if figures.documents:
+        return f"any data.max_length: documents become pieces of it, now of {max_length:,}"
+    length, over = figures.recommended_length, figures.over_recommended
+    rest = f"{over:,} longer" if over else "all of them fit"
+    text = f"data.max_length={length} holds 95 % of the rows ({rest})"
+    if figures.context is not None and length > figures.context:
+        return f"{text}, but the model's context is {figures.context:,}"
+    if length == max_length:
+        return f"{text}: it is set"
+    return f"{text}; {length / max_length:.2g} x the activations of {max_length:,}"
+
+
+def _wrapped(text: str, width: int) -> Iterator[str]:
+    yield from textwrap.wrap(
+        text, width, subsequent_indent=_INDENT, break_long_words=False, break_on_hyphens=False,
+        drop_whitespace=True,
+    )  # fmt: skip

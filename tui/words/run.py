@@ -1,0 +1,363 @@
+"""What the Train screen says of a run: words, figures and plots made from its progress.
+
+Nothing here touches a widget. Names and messages are untrusted and pass through `safe_text`.
+"""
+
+import math
+from dataclasses import dataclass
+
+from textual.content import Content
+
+from ...engine.config.run_config import RunConfig
+from ...engine.run.progress import RunProgress
+from ..safe_text import safe_str, safe_text
+from ..state.history import History
+from ..state.sources import RunSource
+from ..state.story import COMMANDS, count_text, loss_text, rate_text, seconds_text
+from ..widgets.plot import Curve, PlotData
+
+STATES: dict[str, tuple[str, str, str]] = {
+    "idle": ("○", "IDLE", "$text-muted"),
+    "reading": ("◌", "READING", "$text-muted"),
+    "loading": ("◌", "LOADING", "$warning"),
+    "ready": ("◌", "READY", "$warning"),
+    "training": ("●", "TRAINING", "$success"),
+    "paused": ("‖", "PAUSED", "$warning"),
+    "out-of-memory": ("▲", "OUT OF MEMORY", "$error"),
+    "failed": ("✗", "FAILED", "$error"),
+    "finished": ("✓", "FINISHED", "$success"),
+    "stopped": ("■", "STOPPED", "$warning"),
+    "interrupted": ("✗", "INTERRUPTED", "$error"),
+}
+"""State -> glyph, word, style: never colour alone."""
+
+WINDOWS: tuple[int | None, ...] = (None, 500, 60)
+"""Steps that the plots show; None is the whole run."""
+
+
+ALERT_EVENTS = 30
+"""An alert stays beside the state until so many events have come after it."""
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Colours of the curves, `#rrggbb`, from the theme."""
+
+    band: str
+    smooth: str
+    held_out: str
+    change: str
+    lost: str
+    rate: str
+    memory: str
+
+
+def state_of(source: RunSource) -> str:
+    """A key of STATES: the run's state, told apart further by how it ended."""
+    if source.loading:
+        return "reading"
+    state, finished = source.progress.state, source.progress.finished
+    if state == "finished" and finished and finished.reason == "stopped":
+        return "stopped"
+    if state not in ("finished", "failed") and source.done:
+        return "interrupted"
+    return state
+
+
+def badge(state: str) -> Content:
+    glyph, word, style = STATES[state]
+    return Content.styled(f"{glyph} {word}", f"bold {style}")
+
+
+def short_name(path: str) -> str:
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
+def recipe_line(config: RunConfig | None, progress: RunProgress) -> Content:
+    """`llama-3.1-8b · alpaca 12.4k rows · r16 α32 · nf4 · 1×8 bins of 2048`."""
+    if config is None:
+        return Content("")
+    train, data = config.train, config.data
+    rows = f" {count_text(progress.data.kept)} rows" if progress.data else ""
+    parts = [
+        safe_str(short_name(config.model.name_or_path), 32),
+        safe_str("+".join(short_name(each.path) for each in data.sources), 24) + rows,
+        f"r{config.adapter.r} α{config.adapter.lora_alpha:g}",
+        config.model.quantization if config.model.quantization != "none" else "16-bit",
+        f"{train.per_device_train_batch_size}×{train.gradient_accumulation_steps}×{data.max_length} tok",
+    ]
+    return Content.styled(" · ".join(parts), "$text-muted")
+
+
+def status_right(source: RunSource) -> Content:
+    """Commands that wait for their answer, that none can be given, or what was warned of lately."""
+    if source.pending:
+        names = ", ".join(COMMANDS.get(name, name) for name in source.pending)
+        return Content.styled(f"○ {names} …", "$accent")
+    if reason := source.read_only:
+        return Content.styled(reason.split(": ")[0], "$warning")
+    alert = source.progress.alerts[-1:]
+    if alert and source.progress.last_event - alert[0].n < ALERT_EVENTS:
+        return Content.styled(f"! {safe_str(alert[0].message, 60)}", f"bold ${alert[0].level}")
+    return Content("")
+
+
+@dataclass(frozen=True)
+class BarView:
+    """The progress line: text before the bar, how full it is, and texts after it; the last of them
+    are the first to go where there is no room."""
+
+    before: str
+    fraction: float | None
+    after: tuple[str, ...]
+
+
+def bar_view(source: RunSource, config: RunConfig | None) -> BarView:
+    progress = source.progress
+    if progress.state in ("loading", "ready") and not progress.steps:
+        stage = progress.stage
+        words = safe_str(stage.stage, 40) if stage else "starting"
+        detail = safe_str(stage.detail, 40) if stage and stage.detail else ""
+        return BarView(words, stage.fraction if stage else None, (detail,) if detail else ())
+    total, step = progress.total_steps, progress.step
+    fraction = step / total if total else None
+    before = f"step {step}/{total}" if total else f"step {step}"
+    after = [f"{100 * fraction:.0f} %" if fraction is not None else ""]
+    left = progress.seconds_left
+    if left is not None and progress.state == "training" and not source.done:
+        after.append(f"ETA {seconds_text(left)}")
+    if progress.steps:
+        last = progress.steps[-1]
+        epochs = config.train.num_train_epochs if config and not config.train.max_steps else None
+        after.append(f"epoch {last.epoch:.2f}" + (f"/{epochs:g}" if epochs else ""))
+        after.append(
+            f"{last.seconds:.2f} s/it" if last.seconds < 10 else f"{last.seconds:.0f} s/it"
+        )
+    return BarView(before, fraction, tuple(text for text in after if text))
+
+
+Fact = tuple[str, Content]
+
+
+def facts(source: RunSource, config: RunConfig | None) -> list[Fact]:
+    """The live settings: name and value, a handful of rows."""
+    progress = source.progress
+    rows: list[Fact] = []
+    if progress.steps:
+        last = progress.steps[-1]
+        kind = f" {config.train.lr_scheduler_type}" if config else ""
+        held = progress.rate_changes[-1:] and progress.rate_changes[-1].mode == "hold"
+        kind = " held" if held else kind
+        rows.append(("learning rate", Content(rate_text(last.learning_rate) + kind)))
+        clip = f"  clip {config.train.max_grad_norm:g}" if config else ""
+        rows.append(("grad norm", Content(f"{last.grad_norm:.3g}{clip}")))
+    if config:
+        rows += [("evaluate", _evaluate(config, progress)), ("save", _save(config, progress))]
+    if progress.parts:
+        rows.append(("kernels", parts_summary(progress)))
+    if progress.data:
+        share = progress.data.trained_tokens / max(1, progress.data.tokens)
+        text = f"{count_text(progress.data.tokens)}, {100 * share:.0f} % learnt"
+        rows.append(("tokens", Content(text)))
+    if progress.model:
+        model = progress.model
+        text = f"{count_text(model.trainable)} of {count_text(model.parameters)}"
+        rows.append(("parameters", Content(text)))
+    if progress.started:
+        rows.append(("device", safe_text(progress.started.device, 60)))
+    return rows
+
+
+def _evaluate(config: RunConfig, progress: RunProgress) -> Content:
+    if progress.data and not progress.data.eval_rows:
+        return Content.styled("no rows held out", "$text-muted")
+    every = config.train.eval_steps
+    text = _every(every) if every else "on e"
+    best = min(
+        (done for done in progress.evaluations if math.isfinite(done.loss)),
+        key=lambda done: done.loss,
+        default=None,
+    )
+    return Content(text + (f", best {loss_text(best.loss)}" if best else ""))
+
+
+def _every(steps: float) -> str:
+    return f"every {steps}" if steps >= 1 else f"every {100 * steps:g} %"
+
+
+def _save(config: RunConfig, progress: RunProgress) -> Content:
+    saved = progress.checkpoints
+    last = f", last {saved[-1].step}" if saved else ""
+    return Content(f"{_every(config.train.save_steps)}{last}")
+
+
+def parts_summary(progress: RunProgress) -> Content:
+    """How many modules run on our kernels and how many are stock."""
+    parts = progress.parts.parts if progress.parts else []
+    fast = sum(int(part.get("count", 0)) for part in parts if part.get("fast"))
+    stock = sum(int(part.get("count", 0)) for part in parts if not part.get("fast"))
+    return Content(f"{fast} fast, {stock} stock")
+
+
+def card(source: RunSource) -> Content | None:
+    """What has become of a run that does not go on by itself: lines, or None while it does."""
+    state, progress = state_of(source), source.progress
+    if state in ("finished", "stopped"):
+        return _end_card(source)
+    if state == "failed" and progress.failed:
+        failed = progress.failed
+        lines = [Content.styled("✗ ", "bold $error") + safe_text(failed.message, 400, lines=True)]
+        if failed.hint:
+            lines.append(Content.styled("  " + safe_str(failed.hint, 300), "$text-muted"))
+        if failed.resume_step is not None:
+            lines.append(key_hint(("r", f"resume from step {failed.resume_step}")))
+        else:
+            lines.append(
+                key_hint(("1", "look at the settings"), ("2", "at the data"), ("r", "start again"))
+            )
+        return Content("\n").join(lines)
+    if state == "interrupted":
+        text = "✗ The process that trained this run ended before the run did."
+        hint = key_hint(("r", "resume from the last checkpoint"), ("6", "other runs"))
+        return Content.styled(text, "$error") + Content("\n") + hint
+    if state == "out-of-memory":
+        text = Content.styled("▲ The run waits: memory ran out, nothing is lost.", "$error")
+        if source.read_only:
+            return text
+        return text + Content("\n") + key_hint(("o", "see what helps"), ("x", "save and stop"))
+    return None
+
+
+def key_hint(*pairs: tuple[str, str]) -> Content:
+    """`  4 export   5 chat`, with the keys lit."""
+    shown = [Content.styled(key, "bold $accent") + Content(f" {text}") for key, text in pairs]
+    return Content("  ") + Content("   ").join(shown)
+
+
+def _end_card(source: RunSource) -> Content:
+    progress, finished = source.progress, source.progress.finished
+    if finished is None:
+        return Content("")
+    word = "Finished" if finished.reason == "complete" else "Stopped"
+    glyph, _, style = STATES["finished" if finished.reason == "complete" else "stopped"]
+    speed = f", {count_text(finished.tokens / finished.seconds)} tok/s" if finished.seconds else ""
+    head = (
+        f" after {seconds_text(finished.seconds)}: {finished.step} steps, "
+        f"{count_text(finished.tokens)} tokens{speed}"
+    )
+    lines = [Content.styled(f"{glyph} {word}", f"bold {style}") + Content(head)]
+    figures = []
+    if finished.first_loss is not None and finished.last_loss is not None:
+        figures.append(f"loss {loss_text(finished.first_loss)} → {loss_text(finished.last_loss)}")
+    losses = [done for done in progress.evaluations if math.isfinite(done.loss)]
+    if losses:
+        best = min(losses, key=lambda done: done.loss)
+        figures.append(f"best eval {loss_text(best.loss)} at step {best.step}")
+    if progress.steps:
+        last = progress.steps[-1]
+        figures.append(f"peak {last.memory_peak_gb:.1f} of {last.memory_total_gb:.0f} GB")
+    lines.append(Content("  " + " · ".join(figures)))
+    stopped = finished.reason == "stopped" and progress.checkpoints
+    again = "go on with it" if stopped else "start the next run"
+    if finished.adapter:
+        lines.append(key_hint(("4", "export"), ("5", "chat with it"), ("r", again)))
+    else:
+        lines.append(key_hint(("r", again)))
+    return Content("\n").join(lines)
+
+
+def window_range(history: History, total: int | None, window: int | None) -> tuple[float, float]:
+    """The steps that the plots show."""
+    last = history.steps[-1]
+    if window is None:
+        return min(history.steps[0], 0.0), max(float(total or 0), last, 2.0)
+    return max(history.steps[0], last - window + 1), max(last, history.steps[0] + 1)
+
+
+def loss_plot(
+    history: History,
+    progress: RunProgress,
+    colors: Palette,
+    window: int | None,
+    y_log: bool,
+) -> PlotData | None:
+    if not history.steps:
+        return None
+    done = [one for one in progress.evaluations if math.isfinite(one.loss)]
+    held_out = Curve(
+        [float(one.step) for one in done],
+        [one.loss for one in done],
+        colors.held_out,
+        "points",
+        "◆",
+    )
+    marks = [(float(change.step), "▲", colors.change) for change in progress.rate_changes]
+    marks += [(step, "✗", colors.lost) for step in history.lost[-200:]]
+    return PlotData(
+        [
+            Curve(history.steps, history.loss, colors.band, "band"),
+            Curve(history.steps, history.smooth, colors.smooth),
+            held_out,
+        ],
+        window_range(history, progress.total_steps, window),
+        y_log=y_log,
+        marks=marks,
+    )
+
+
+def loss_title(
+    history: History, progress: RunProgress, colors: Palette, window: int | None, y_log: bool
+) -> Content:
+    parts = [Content.styled("loss", "bold")]
+    if history.steps:
+        parts.append(Content.styled(f"train {loss_text(history.loss[-1])}", colors.band))
+        parts.append(Content.styled(f"smooth {loss_text(history.smooth[-1])}", colors.smooth))
+    if progress.evaluations:
+        last = progress.evaluations[-1]
+        text = f"◆ eval {loss_text(last.loss)} at {last.step}"
+        parts.append(Content.styled(text, colors.held_out))
+    if progress.rate_changes:
+        parts.append(Content.styled("▲ lr", colors.change))
+    if history.lost:
+        parts.append(Content.styled(f"✗ {len(history.lost)} skipped", colors.lost))
+    if window:
+        parts.append(Content.styled(f"last {window}", "$text-muted"))
+    if y_log:
+        parts.append(Content.styled("log", "$text-muted"))
+    return Content("  ").join(parts)
+
+
+def rate_plot(
+    history: History, progress: RunProgress, colors: Palette, window: int | None
+) -> PlotData | None:
+    if not history.steps:
+        return None
+    x_range = window_range(history, progress.total_steps, window)
+    return PlotData([Curve(history.steps, history.rate, colors.rate)], x_range, y_from_zero=True)
+
+
+def rate_title(progress: RunProgress, colors: Palette) -> Content:
+    rate = progress.tokens_per_second
+    shown = Content.styled(f"  {count_text(rate)}", colors.rate) if rate else Content("")
+    return Content.styled("tok/s", "bold") + shown
+
+
+def memory_plot(
+    history: History, progress: RunProgress, colors: Palette, window: int | None
+) -> PlotData | None:
+    if not history.steps:
+        return None
+    x_range = window_range(history, progress.total_steps, window)
+    return PlotData(
+        [Curve(history.steps, history.memory, colors.memory)], x_range, y_from_zero=True
+    )
+
+
+def memory_title(progress: RunProgress, colors: Palette) -> Content:
+    title = Content.styled("memory", "bold")
+    if not progress.steps:
+        return title
+    last = progress.steps[-1]
+    now = Content.styled(f"  {last.memory_gb:.1f} GB", colors.memory)
+    rest = f"  peak {last.memory_peak_gb:.1f} of {last.memory_total_gb:.0f}"
+    return title + now + Content.styled(rest, "$text-muted")
