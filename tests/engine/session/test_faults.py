@@ -208,7 +208,7 @@ def test_killed_at_the_worst_moments_a_run_repeats_the_uninterrupted_one_bit_for
 DRIVER = """
 import sys, time
 from pathlib import Path
-from evenfall.engine import events as ev
+from evenfall.engine.run import events as ev
 from evenfall.engine.config.run_config import load_config
 from evenfall.engine.run.directory import create_run
 from evenfall.engine.session.session import Session
