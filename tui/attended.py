@@ -81,7 +81,7 @@ def run_app(
 def _exit_code(app: EvenfallApp, terminated: threading.Event) -> int:
     code = 0
     if app.session:
-        from ..engine.session.session import EXIT_CODES
+        from ..engine.session.headless import EXIT_CODES
 
         code = EXIT_CODES.get(app.session.state, 1)
     return 128 + signal.SIGTERM if terminated.is_set() and code == 0 else code

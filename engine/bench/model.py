@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ...presets.load import demo_folder
-from ..run.directory import atomic_folder
+from ..run.files import atomic_folder
 from .shapes import PROJECTIONS, WEIGHT_STD, Shape
 from .work import LORA_ALPHA, SEED, BenchError
 

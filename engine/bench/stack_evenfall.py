@@ -14,7 +14,8 @@ from ..machine.allocator import grow_segments
 from ..machine.libraries import import_for_run
 from ..run import events as ev
 from ..run.control import Control
-from ..run.directory import EventLog, create_run
+from ..run.find import create_run
+from ..run.log import EventLog
 from .rows import read_bins
 from .shapes import SHAPES
 from .stacks import Clock, PeakMemory, installed_versions
@@ -35,8 +36,8 @@ def run(work: Work, clock: Clock, folder: Path) -> StackResult:
     from ..machine.device import describe_device, pick_device
     from ..model.load import load_base
     from ..model.tokenizer import load_tokenizer
+    from ..training.build import build_run
     from ..training.train import train
-    from ..training.worker import build_run
     from .profile import measure_matmul
 
     clock.done("import")

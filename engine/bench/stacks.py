@@ -102,7 +102,7 @@ class PeakMemory:
     def read(cls) -> "PeakMemory":
         import torch
 
-        from ..machine.device import read_memory
+        from ..machine.memory import read_memory
 
         if torch.cuda.is_available():
             reserved = torch.cuda.max_memory_reserved() / 1e9

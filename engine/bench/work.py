@@ -12,13 +12,15 @@ from typing import Any
 
 import orjson
 
+from ..errors import UserError
+
 LEARNING_RATE = 2e-4
 LORA_ALPHA = 16
 MAX_GRAD_NORM = 1.0
 SEED = 42
 
 
-class BenchError(ValueError):
+class BenchError(UserError):
     """A benchmark that cannot be run as asked; the message says why and what to do."""
 
 

@@ -16,12 +16,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ..data.problems.codes import DropCode, KeepCode
+from ..errors import UserError
+from .codes import DropCode, KeepCode
 from .fields import ConfigField, explain, shown, unknown_key, walk
 from .yaml12 import dump_yaml, load_yaml
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A configuration that cannot be used; the message names every key at fault and the fix."""
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from ..config.fields import shown
 from ..config.run_config import RunConfig
+from ..errors import UserError
 
 Verdict = Literal["mapped", "defaulted", "ignored", "asked", "refused", "missing"]
 
@@ -27,7 +28,7 @@ _SECRET = re.compile(r"(^|[._])(\w*token|\w*api_key|password|secret)$", re.IGNOR
 _SPECIAL_TOKEN = re.compile(r"(pad|eos|bos|unk)_token$")
 
 
-class ConvertError(ValueError):
+class ConvertError(UserError):
     """A file that cannot be imported at all; the message names the file, the key and the fix."""
 
 

@@ -7,9 +7,9 @@ prompt of its own and ours does not, so that the text stays the same `qwen` beco
 from pathlib import Path
 from typing import Any
 
+from ..config.codes import DropCode
 from ..config.run_config import DatasetConfig, RunConfig
 from ..config.yaml12 import dump_yaml
-from ..data.problems.codes import DropCode
 from .axolotl_data import ALPACA
 from .report import ConvertError
 from .rows_seen import FLAGS, Rows, all_rows_seen, rows_seen

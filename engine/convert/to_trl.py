@@ -10,8 +10,8 @@ template's `{% generation %}` markers, which few templates have.
 """
 
 from ...presets.load import chat_template, chat_template_names
+from ..config.codes import DropCode
 from ..config.run_config import DatasetConfig, RunConfig
-from ..data.problems.codes import DropCode
 from .report import ConvertError
 from .rows_seen import DEFAULT_NAMES, FLAGS, Rows, all_rows_seen, rows_seen
 from .trl_readers import Kind, readers

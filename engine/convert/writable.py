@@ -3,8 +3,8 @@ worse than none; rows that it does not drop are noted."""
 
 from collections.abc import Mapping
 
+from ..config.codes import DropCode
 from ..config.run_config import DataConfig, DataFormat
-from ..data.problems.codes import DropCode
 from .report import ConvertError
 
 WRITABLE: tuple[DataFormat, ...] = (

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config.run_config import RunConfig
-from ..model.tokenizer import context_length, ends_of_generation
+from ..model.source import context_length, ends_of_generation
 from .errors import DataError
 from .formats.normal import LABELLED_BAD
 from .pack.examples import Examples

@@ -6,8 +6,10 @@ row (the line, for JSON Lines), the key, what was expected, what was found and w
 
 from typing import Any
 
+from ..errors import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError):
     """Data that cannot be trained on; the message names the place, what it got, and the fix."""
 
 

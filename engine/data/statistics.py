@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 
 from ..config.run_config import RunConfig
-from ..training.schedule import total_steps
+from ..config.steps import total_steps
 from .pack.windows import Bins
 from .prepare.prepare import PreparedData, lengths_of
 from .report.findings import Statistics

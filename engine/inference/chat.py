@@ -17,9 +17,11 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from transformers.generation.streamers import BaseStreamer
 
 from ..machine.device import describe_device, pick_device
-from ..model.load import Report, load_adapter, load_base
+from ..machine.jobs import Report
+from ..model.adapter import load_adapter
+from ..model.load import load_base
 from ..model.tokenizer import load_tokenizer
-from ..run.directory import RunDirectory, RunError
+from ..run.directory import RunDirectory, RunError, adapter_folder
 
 Message = dict[str, str]
 
@@ -133,25 +135,6 @@ class Chat:
     def _adapter(self, on: bool) -> Iterator[None]:
         with contextlib.nullcontext() if on else self._model.disable_adapter():
             yield
-
-
-def adapter_folder(run: RunDirectory, checkpoint: int | None = None) -> Any:
-    """Where a run's adapter is: the checkpoint asked for, the final one, or the newest checkpoint.
-
-    Raises:
-        RunError: there is none.
-    """
-    steps = run.checkpoints()
-    if checkpoint is not None:
-        if checkpoint not in steps:
-            there = ", ".join(map(str, steps)) or "none"
-            raise RunError(f"{run.name}: no checkpoint of step {checkpoint} (there: {there})")
-        return run.checkpoint(checkpoint)
-    if run.adapter.is_dir():
-        return run.adapter
-    if steps:
-        return run.checkpoint(steps[-1])
-    raise RunError(f"{run.name}: has no adapter yet; it is written at the first checkpoint")
 
 
 def prompt_ids(tokenizer: Any, messages: list[Message]) -> list[int]:

@@ -78,3 +78,6 @@ class Job(Generic[Result]):
             self.error = str(error) or type(error).__name__
             self.exception = error
             self.trace = traceback.format_exc()
+
+
+Report = Callable[[str, float | None], None]

@@ -1,31 +1,24 @@
-"""From a name to a model that is ready to train: tokenizer, base weights, adapter.
+"""The base model: found, loaded in 4 bits or 16, frozen, on its device.
 
-Only safetensors are read, and no code that comes with a model runs unless the configuration says so.
-The base is frozen and stays in its own dtypes: unlike the usual k-bit preparation nothing is cast up to
-float32, which for an 8B model saves 2 GB. NF4 (Dettmers et al. 2023, double-quantised) works on a
-GPU and on a CPU. Adapter weights are float32 whatever the base is: in bfloat16 small updates round
-to nothing.
+Only safetensors are read, and no code that comes with a model runs unless the configuration says so. The base stays in
+its own dtypes: unlike the usual k-bit preparation nothing is cast up to float32, which for an 8B model saves 2 GB. NF4
+(Dettmers et al. 2023, double-quantised) works on a GPU and on a CPU.
 """
 
-import contextlib
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
-from ..config.run_config import AdapterConfig, ModelConfig
+from ..config.run_config import ModelConfig
 from ..machine.device import compute_dtype
+from ..machine.jobs import Report
 from .layers import packed_attention as attention
-from .tokenizer import LoadError, model_source, readable_errors
-
-Report = Callable[[str, float | None], None]
+from .source import LoadError, model_source, readable_errors
 
 
 @dataclass
@@ -163,61 +156,6 @@ def _check_stored_quantization(config: ModelConfig, stored: Any) -> None:
         )
 
 
-def add_adapter(model: Any, config: AdapterConfig, seed: int) -> PeftModel:
-    """Put a new LoRA adapter on a base; A is drawn from `seed`, B is zero, both are float32.
-
-    Raises:
-        LoadError: `target_modules` names no module of this model.
-    """
-    targets = config.target_modules
-    lora = LoraConfig(
-        r=config.r,
-        lora_alpha=config.lora_alpha,  # type: ignore[arg-type] - PEFT takes fractions too
-        lora_dropout=config.lora_dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        use_rslora=config.use_rslora,
-        task_type="CAUSAL_LM",
-    )
-    torch.manual_seed(seed)
-    try:
-        with _no_initial_values():
-            adapted = get_peft_model(model, lora)
-    except ValueError as error:
-        linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if _is_linear(m)})
-        raise LoadError(
-            f"adapter.target_modules: {targets} fits no module of this model; it has "
-            f"{', '.join(linear)} (PEFT said: {error})"
-        ) from error
-    for parameter in adapted.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    assert isinstance(adapted, PeftModel)
-    return adapted
-
-
-@contextlib.contextmanager
-def _no_initial_values():
-    """New linear layers are left as they are: PEFT fills A and B right after torch has, and for a model of 8B torch
-    takes half a second for it."""
-    reset = torch.nn.Linear.reset_parameters
-    torch.nn.Linear.reset_parameters = lambda self: None
-    try:
-        yield
-    finally:
-        torch.nn.Linear.reset_parameters = reset
-
-
-def load_adapter(model: Any, folder: Path) -> PeftModel:
-    """Put a saved adapter on a base, for chat and export (not trainable)."""
-    config = PeftConfig.from_pretrained(str(folder))
-    return PeftModel.from_pretrained(model, str(folder), config=config)
-
-
-def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """Name -> parameter, in the model's order, which optimiser and checkpoints share."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
 def count_parameters(model: torch.nn.Module) -> int:
     """Weights, with 4-bit ones counted as what they stand for; tied ones once."""
     total = 0
@@ -227,35 +165,9 @@ def count_parameters(model: torch.nn.Module) -> int:
     return total
 
 
-def set_recompute(model: Any, on: bool) -> None:
-    """Switch activation recompute (gradient checkpointing) of every decoder layer.
-
-    Stock layers recompute as transformers has it, fast ones (`fast_layer.py`) by themselves.
-    """
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    options = {"use_reentrant": False}
-    if hasattr(base, "activation_checkpointing_enable"):  # transformers >= 5.23
-        if on:
-            base.activation_checkpointing_enable(options)
-        else:
-            base.activation_checkpointing_disable()
-    elif on:
-        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
-    else:
-        base.gradient_checkpointing_disable()
-    for layer in base.modules():
-        if (state := getattr(layer, "evenfall", None)) is not None:
-            state.level = "layer" if on else "kept"
-            layer.gradient_checkpointing = False
-
-
 def quiet_libraries() -> None:
     """Progress bars and start-up notices belong to programs that own the terminal."""
     transformers_logging.disable_progress_bar()
     transformers_logging.disable_default_handler()
     transformers_logging.enable_propagation()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
-def _is_linear(module: torch.nn.Module) -> bool:
-    return isinstance(module, torch.nn.Linear)

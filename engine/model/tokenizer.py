@@ -1,45 +1,12 @@
 """A model's tokenizer, and where a model is found. Light: no torch, since looking at data needs no more."""
 
-import contextlib
-import json
-from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import AutoTokenizer
-from transformers.utils.hub import cached_file
 
-from ...presets.load import demo_folder
-from ..config.run_config import ModelConfig, RunConfig
+from ..config.run_config import RunConfig
 from .chat_template import read_chat_template
-
-
-class LoadError(RuntimeError):
-    """A model that cannot be loaded; the message says which and the fix."""
-
-
-def model_source(config: ModelConfig) -> str:
-    """Where transformers finds the model: a folder, or the hub id itself.
-
-    Raises:
-        LoadError: a local path without config.json or without safetensors.
-    """
-    name = config.name_or_path
-    if name == "demo":
-        return str(demo_folder() / "model")
-    folder = Path(name).expanduser()
-    if not folder.exists():
-        if name.startswith(("/", ".", "~")) or name.count("/") > 1:
-            raise LoadError(f"model.name_or_path: {name} does not exist")
-        return name
-    if not (folder / "config.json").is_file():
-        raise LoadError(f"model.name_or_path: {name} holds no config.json: not a model folder")
-    if not any(folder.glob("*.safetensors")):
-        raise LoadError(
-            f"model.name_or_path: {name} holds no *.safetensors. Evenfall reads no pickle files "
-            "(.bin, .pt): convert them with transformers' save_pretrained first"
-        )
-    return str(folder)
+from .source import LoadError, model_source, readable_errors
 
 
 def load_tokenizer(run: RunConfig) -> Any:
@@ -63,59 +30,3 @@ def load_tokenizer(run: RunConfig) -> Any:
     if run.data.chat_template is not None:
         tokenizer.chat_template = read_chat_template(run.data.chat_template)
     return tokenizer
-
-
-def ends_of_generation(config: ModelConfig) -> set[int]:
-    """The token ids at which the model's own generation_config.json has generation stop; empty where it
-    says nothing."""
-    ends = _told_by(config, "generation_config.json").get("eos_token_id")
-    return {end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int)}
-
-
-def context_length(config: ModelConfig) -> int | None:
-    """The positions that the model was made for, in tokens; None where its config.json does not say."""
-    told = _told_by(config, "config.json")
-    text = told.get("text_config")  # of a model that sees pictures too
-    length = (text if isinstance(text, dict) else told).get("max_position_embeddings")
-    return length if isinstance(length, int) and length > 0 else None
-
-
-def _told_by(config: ModelConfig, name: str) -> dict[str, Any]:
-    """A JSON file of the model; empty where there is none, or it holds no object."""
-    try:
-        path = cached_file(
-            model_source(config),
-            name,
-            revision=config.revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        told = json.loads(Path(path).read_bytes()) if path else None
-    except (OSError, ValueError):
-        return {}
-    return told if isinstance(told, dict) else {}
-
-
-@contextlib.contextmanager
-def readable_errors(name: str):
-    """Turn the hub's and transformers' errors into one that says what to do."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        text = str(error)
-        low = text.lower()
-        if isinstance(error, SafetensorError):
-            fix = "a weight file is damaged or not whole: fetch it again"
-        elif "gated" in low or "401" in low or "403" in low:
-            fix = "accept its licence on its hub page, then `hf auth login` (or set HF_TOKEN)"
-        elif "trust_remote_code" in low:
-            fix = "it brings its own Python code: read it, then set model.trust_remote_code=true"
-        elif "safetensors" in low:
-            fix = "it has no safetensors weights; Evenfall reads no pickle files"
-        elif "connect" in low or "offline" in low or "resolve" in low or "couldn't" in low:
-            fix = "no such folder here, and the hub cannot be reached or has no such model"
-        elif "does not recognize this architecture" in low or "model type" in low:
-            fix = "this transformers does not know the architecture: upgrade transformers"
-        else:
-            fix = "see the message"
-        raise LoadError(f"{name}: cannot be loaded: {fix}\n{text}") from error

@@ -7,8 +7,9 @@ the recovery and a session all stand on this, so it knows none of them.
 import contextlib
 import queue
 
+from . import commands as cmd
 from . import events as ev
-from .directory import EventLog
+from .log import EventLog
 
 
 class Control:
@@ -18,7 +19,7 @@ class Control:
         self.attended = attended
         """Whether somebody can answer an out-of-memory question."""
         self._log = log
-        self._commands: queue.SimpleQueue[ev.Command] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[cmd.Command] = queue.SimpleQueue()
         self._state: ev.State = "idle"
 
     @property
@@ -36,10 +37,10 @@ class Control:
         """Every event of the run so far, those of earlier processes included."""
         return self._log.since(0)
 
-    def submit(self, command: ev.Command) -> None:
+    def submit(self, command: cmd.Command) -> None:
         self._commands.put(command)
 
-    def next_command(self, timeout: float | None = 0.0) -> ev.Command | None:
+    def next_command(self, timeout: float | None = 0.0) -> cmd.Command | None:
         """The next command; None when none came within `timeout` seconds (None: wait for ever)."""
         with contextlib.suppress(queue.Empty):
             if timeout == 0.0:

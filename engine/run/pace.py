@@ -1,7 +1,7 @@
 """How fast a model trained here the last time, to tell beforehand how long a run takes."""
 
 from ..config.run_config import ConfigError, RunConfig
-from .directory import list_runs
+from .find import list_runs
 from .progress import RunProgress
 from .summary import read_ends
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config.run_config import ConfigError
+from . import event_lines
 from . import events as ev
-from .directory import RunDirectory, list_runs
+from .directory import RunDirectory
+from .find import list_runs
 from .progress import RunProgress
 
 END_BYTES = 65_536
@@ -61,7 +63,7 @@ def read_ends(path: Path, at_most: int = END_BYTES) -> list[ev.Event]:
     events = []
     for line in lines:
         try:
-            event = ev.decode_event(line)
+            event = event_lines.decode_event(line)
         except ValueError:  # a torn line
             continue
         if event is not None:

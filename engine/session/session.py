@@ -11,15 +11,16 @@ module is light; torch is first imported inside the worker.
 
 import contextlib
 import logging
-import sys
 import threading
-from collections.abc import Callable
 
+from ..errors import UserError
 from ..machine.frames import drop_frames
 from ..machine.libraries import import_for_run
+from ..run import commands as cmd
 from ..run import events as ev
 from ..run.control import Control
-from ..run.directory import EventLog, RunDirectory
+from ..run.directory import RunDirectory
+from ..run.log import EventLog
 
 
 class Session:
@@ -55,7 +56,7 @@ class Session:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, command: ev.Command) -> None:
+    def submit(self, command: cmd.Command) -> None:
         """Queue a command; an event says when it was applied or why it was refused."""
         self._control.submit(command)
 
@@ -84,7 +85,8 @@ class Session:
                 logging.getLogger("evenfall").exception("the run failed")
                 drop_frames(error)
                 steps = self.run.checkpoints()
-                hint = getattr(error, "hint", "") or f"the traceback is in {self.run.log_file}"
+                hint = error.hint if isinstance(error, UserError) else ""
+                hint = hint or f"the traceback is in {self.run.log_file}"
                 message = str(error) or type(error).__name__
                 control.emit(ev.Failed(message, hint, steps[-1] if steps else None))
                 control.set_state(getattr(error, "state", "failed"), message.splitlines()[0])
@@ -110,28 +112,3 @@ def _library_output_in(run: RunDirectory):
         root.removeHandler(handler)
         root.setLevel(level)
         handler.close()
-
-
-def run_headless(
-    session: Session, tell: Callable[[ev.Event], None], *, poll_seconds: float = 0.1
-) -> int:
-    """Run a session to its end in the foreground and return the process's exit code.
-
-    `tell` gets every event once, in order. Ctrl-C raises KeyboardInterrupt here as anywhere; the
-    command line turns it, like SIGTERM, into `Stop(save=True)`.
-    """
-    seen = 0
-    session.start()
-    while True:
-        ended = session.wait(poll_seconds)
-        for event in session.events_since(seen):
-            seen = event.n
-            tell(event)
-        if ended:
-            break
-    sys.stdout.flush()
-    return EXIT_CODES.get(session.state, 1)
-
-
-EXIT_CODES: dict[ev.State, int] = {"finished": 0, "failed": 1, "out-of-memory": 3}
-"""Process exit codes: 0 finished, 1 failed, 2 wrong usage, 3 ended by out-of-memory, 130 Ctrl-C."""

@@ -21,25 +21,14 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ..model.adapter import save_adapter
+from ..run import commands as cmd
 from ..run import events as ev
-from ..run.directory import RunDirectory, RunError, atomic_folder
+from ..run.directory import RunDirectory, RunError
+from ..run.files import atomic_folder
 from .optimizer import FlatAdamW
 from .schedule import RateChange
 from .state import LoopState, Run
-
-
-def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Write the adapter in PEFT's format into an existing folder (float32 safetensors)."""
-    config = model.peft_config["default"]
-    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        str(folder / "adapter_model.safetensors"),
-        metadata={"format": "pt"},
-    )
-    inference_mode, config.inference_mode = config.inference_mode, True
-    config.save_pretrained(str(folder))
-    config.inference_mode = inference_mode
 
 
 def save_checkpoint(
@@ -162,5 +151,5 @@ def save_final_adapter(run: Run) -> str | None:
                     "error",
                 )
             )
-        if isinstance(run.control.next_command(30.0), ev.Stop):
+        if isinstance(run.control.next_command(30.0), cmd.Stop):
             return None

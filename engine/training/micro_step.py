@@ -24,21 +24,19 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..data.pack.batch import Batch
-from ..machine.device import free_bytes
+from ..machine.memory import free_bytes
 from ..model.families.fast_layer import fast_states
 from ..model.layers.packed_attention import Documents, choose
 from ..run import events as ev
-from .evaluate import loss_sum
+from .graphs import GraphShape, Inputs, StepGraph, fill_up, loss_of_inputs, relative_difference
+from .objectives.sft import loss_sum
 from .state import Run
 
 log = logging.getLogger(__name__)
@@ -82,64 +80,6 @@ class Timing(NamedTuple):
     """How long the device went on after the last launch."""
 
 
-class Shape(NamedTuple):
-    """What a graph is made for."""
-
-    tokens: int
-    labels: int
-    rows: int
-    """Documents of one length, as a batch; 0: of any lengths, in our kernel."""
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """All that a micro-step reads, of a fixed shape; on the host or, for a graph, always in one place."""
-
-    input_ids: Tensor
-    """int64 ``[1, T]``."""
-    position_ids: Tensor
-    """int64 ``[1, T]``."""
-    labels: Tensor
-    """int64 ``[M]``; -100 where there is none."""
-    label_positions: Tensor
-    """int64 ``[M]``, none twice."""
-    starts: Tensor
-    """int32 ``[T]``: the first token of each token's document."""
-    ends: Tensor
-    """int32 ``[T]``: one past its last."""
-
-    def tensors(self) -> list[Tensor]:
-        return list(vars(self).values())
-
-
-def fill_up(batch: Batch, shape: Shape) -> Inputs:
-    """A batch on the host, filled up to a shape with tokens and labels that change nothing.
-
-    Raises:
-        ValueError: it is larger.
-    """
-    tokens, labels = shape.tokens - batch.tokens, shape.labels - batch.trained_tokens
-    if tokens < 0 or labels < 0 or shape.labels > shape.tokens:
-        raise ValueError(f"a batch of {batch.tokens} and {batch.trained_tokens} into {shape}")
-    ends = np.cumsum(batch.lengths)
-    alone = np.arange(batch.tokens, shape.tokens)
-    starts = np.concatenate([np.repeat(ends - batch.lengths, batch.lengths), alone])
-    ends = np.concatenate([np.repeat(ends, batch.lengths), alone + 1])
-    free = np.ones(shape.tokens, dtype=bool)
-    free[batch.label_positions.numpy()] = False
-    # The last ones first: where there are filled up tokens, nothing hangs on their hidden states.
-    unused = torch.from_numpy(np.flatnonzero(free)[::-1][:labels].copy())
-    nothing = torch.zeros((1, tokens), dtype=torch.int64)
-    return Inputs(
-        torch.cat([batch.input_ids, nothing], dim=1),
-        torch.cat([batch.position_ids, nothing], dim=1),
-        torch.cat([batch.labels, torch.full((labels,), -100)]),
-        torch.cat([batch.label_positions, unused]),
-        torch.from_numpy(starts.astype(np.int32)),
-        torch.from_numpy(ends.astype(np.int32)),
-    )
-
-
 class MicroStep:
     """Computes a run's micro-batches."""
 
@@ -148,19 +88,19 @@ class MicroStep:
         self._never = _why_never(run)
         if self._never:
             log.info("micro-steps are launched: %s", self._never)
-        self._graphs: dict[Shape, _Graph] = {}
+        self._graphs: dict[GraphShape, StepGraph] = {}
         self._pool: Any = None
         self._held = 0
         """Bytes of the graphs' pool."""
         self._needs = 0
         """Bytes of a micro-step, launch by launch: the most so far, or more."""
         self._given_up = 0
-        self._refused: set[Shape] = set()
+        self._refused: set[GraphShape] = set()
         """That could not be captured, or gave other numbers."""
-        self._slower: set[Shape] = set()
+        self._slower: set[GraphShape] = set()
         """That were not faster as a graph."""
         self._begin = run.state.step
-        self._last: Shape | None = None
+        self._last: GraphShape | None = None
         self._launched = 0
         self._timings: list[Timing] = []
 
@@ -214,7 +154,7 @@ class MicroStep:
         full = len(self._timings) == _TIMED
         return full and all(timing.lag < _LAG * timing.seconds for timing in self._timings)
 
-    def _shape(self, batch: Batch) -> Shape | None:
+    def _shape(self, batch: Batch) -> GraphShape | None:
         """What a batch may be captured as; None where it cannot be."""
         run = self._run
         way = choose(Documents(batch.lengths, batch.cu_seqlens, run.ways))
@@ -225,14 +165,14 @@ class MicroStep:
         if not self._host_bound:
             if way == "rows" or (way == "kernel" and proven):
                 rows = count if way == "rows" else 0
-                return Shape(batch.tokens, batch.trained_tokens, rows)
+                return GraphShape(batch.tokens, batch.trained_tokens, rows)
             return None
         step = max(1, capacity // _LABEL_STEPS)
         labels = min(-(-batch.trained_tokens // step) * step, capacity)
         if way == "rows" and batch.tokens == capacity:
-            return Shape(capacity, labels, count)
+            return GraphShape(capacity, labels, count)
         full = _FULL * capacity <= batch.tokens <= capacity
-        return Shape(capacity, labels, 0) if proven and full else None
+        return GraphShape(capacity, labels, 0) if proven and full else None
 
     def _room(self) -> bool:
         """Whether a graph and its proof fit: what launching the same took is free by then, and what
@@ -272,7 +212,7 @@ class MicroStep:
             peak = torch.cuda.max_memory_allocated(device)
             self._needs = max(self._needs, peak - torch.cuda.memory_allocated(device))
 
-    def _capture(self, batch: Batch, shape: Shape) -> Tensor:
+    def _capture(self, batch: Batch, shape: GraphShape) -> Tensor:
         """The batch's loss and gradients, launched; and a graph of the same if it gives them too."""
         run = self._run
         gradients = run.optimizer.gradients
@@ -292,14 +232,16 @@ class MicroStep:
         try:
             inputs = fill_up(batch, shape)
             static = Inputs(*(tensor.to(run.device) for tensor in inputs.tensors()))
-            filled = again(lambda: _of_inputs(run, static, shape))
-            apart = noise = _difference(filled, launched)
+            filled = again(lambda: loss_of_inputs(run, static, shape))
+            apart = noise = relative_difference(filled, launched)
             if self._host_bound:  # the attention may be another than the launches'
-                noise = _difference(again(lambda: _of_inputs(run, static, shape)), filled)
+                noise = relative_difference(
+                    again(lambda: loss_of_inputs(run, static, shape)), filled
+                )
             self._note_needs()
             if apart <= _FURTHEST:
                 graph = self._make(static, shape)
-                difference = _difference(again(lambda: graph.replay(inputs)), filled)
+                difference = relative_difference(again(lambda: graph.replay(inputs)), filled)
                 faster = not self._host_bound or self._is_faster(graph, inputs)
         except (RuntimeError, MemoryError) as error:
             log.warning("no CUDA graph: %s", str(error).partition("\n")[0], exc_info=True)
@@ -322,93 +264,27 @@ class MicroStep:
         run.control.emit(ev.StepCaptured(shape.tokens, shape.labels, more, difference))
         return launched[0]
 
-    def _is_faster(self, graph: _Graph, inputs: Inputs) -> bool:
+    def _is_faster(self, graph: StepGraph, inputs: Inputs) -> bool:
         """Whether its best time is better than that of launches: a screen that is drawn meanwhile delays one."""
         replays = [self._timed(lambda: graph.replay(inputs))[1] for _ in range(_TIMED)]
         return min(one.seconds for one in replays) < min(one.seconds for one in self._timings)
 
-    def _make(self, static: Inputs, shape: Shape) -> _Graph:
+    def _make(self, static: Inputs, shape: GraphShape) -> StepGraph:
         device = self._run.device
         if device.type == "cuda":
             torch.cuda.empty_cache()  # what is reserved on top of this is the graph's
         reserved = torch.cuda.memory_reserved(device)
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        graph = _Graph(self._run, static, shape, self._pool)
+        graph = StepGraph(self._run, static, shape, self._pool)
         self._held += max(0, torch.cuda.memory_reserved(device) - reserved)
         return graph
-
-
-class _Graph:
-    """One captured micro-step and the tensors that it reads and writes."""
-
-    def __init__(self, run: Run, static: Inputs, shape: Shape, pool: Any) -> None:
-        self._static = static
-        self._graph = torch.cuda.CUDAGraph()
-        with _capturing(self._graph, pool):
-            self._loss = _of_inputs(run, static, shape)
-
-    def replay(self, inputs: Inputs) -> Tensor:
-        for source, target in zip(inputs.tensors(), self._static.tensors(), strict=True):
-            target.copy_(source.pin_memory(), non_blocking=True)
-        self._graph.replay()
-        return self._loss.clone()
-
-
-@contextmanager
-def _capturing(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
-    """`torch.cuda.graph`, and back to where it was if the capture fails.
-
-    torch's own context then stays on the capture's stream, and its allocator goes on as if a capture were
-    under way, during which it returns no memory.
-    """
-    with torch.cuda.stream(torch.cuda.current_stream()):
-        try:
-            # Other threads draw screens and read the device's memory meanwhile.
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-                yield
-        except BaseException:
-            index = torch.cuda.current_device()
-            for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
-                # Where the capture did come to its end they have nothing to do, and say so.
-                with suppress(RuntimeError, AttributeError):
-                    getattr(torch._C, name)(index, pool)
-            raise
 
 
 def _loss_and_gradients(run: Run, batch: Batch) -> Tensor:
     loss = loss_sum(run, batch.to(run.device))
     loss.backward()  # divided later: in fp16 small gradients would vanish here
     return loss.detach()
-
-
-def _of_inputs(run: Run, inputs: Inputs, shape: Shape) -> Tensor:
-    """The same of inputs on the device."""
-    assert run.head is not None
-    # Equal rows as they are; else in our kernel, which goes by starts and ends.
-    rows = shape.rows
-    ways = replace(run.ways, mixed="kernel")
-    lengths = (shape.tokens // rows,) * rows if rows else (shape.tokens - 1, 1)
-    bounds = torch.arange(  # for equal rows; the kernel does not read them
-        0, shape.tokens + 1, max(1, lengths[0]), dtype=torch.int32, device=inputs.starts.device
-    )
-    documents = Documents(lengths, bounds, ways, (inputs.starts, inputs.ends))
-    loss = run.head.losses(
-        run.model, inputs.labels, inputs.label_positions, input_ids=inputs.input_ids,
-        position_ids=inputs.position_ids, documents=documents,
-    ).sum()  # fmt: skip
-    loss.backward()
-    return loss.detach()
-
-
-def _difference(got: tuple[Tensor, Tensor], want: tuple[Tensor, Tensor]) -> float:
-    """Of loss and gradients, the larger: relative, by the root mean square; infinite where anything is
-    not finite."""
-    errors = [
-        ((one - other).norm() / other.norm().clamp_min(1e-30)).item()
-        for one, other in zip(got, want, strict=True)
-    ]
-    return max(errors) if all(map(math.isfinite, errors)) else math.inf
 
 
 def _why_never(run: Run) -> str:

@@ -8,6 +8,7 @@ from peft import PeftModel
 
 from ..config.run_config import RunConfig
 from ..data.prepare.prepare import PreparedData
+from ..errors import UserError
 from ..model.layers.loss_head import LossHead
 from ..model.layers.packed_attention import STOCK_WAYS, Ways
 from ..run.control import Control
@@ -20,14 +21,10 @@ Ending = Literal["stopped", "abandoned", "restart"]
 """Why a loop ends before its last step: asked to stop, with or without saving, or to begin again."""
 
 
-class TrainingError(RuntimeError):
+class TrainingError(UserError):
     """Training cannot go on; `hint` says what to try, `state` is how the run ends."""
 
     state: State = "failed"
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
 
 
 class OutOfMemoryEnd(TrainingError):

@@ -12,35 +12,27 @@ failed update is undone (gradients dropped, generators put back) and done again 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from ..machine.device import read_memory
+from ..config.steps import in_steps, total_steps
+from ..machine.memory import read_memory
+from ..memory import oom
+from ..run import commands as cmd
 from ..run import events as ev
-from ..run.control import Control
 from . import recovery
 from .checkpoint import rng_state, save_now, set_rng_state
+from .commands import changes_to_replay, why_refused
 from .evaluate import evaluate
+from .late_figures import PendingStep, read_figures, send_figures
 from .micro_step import MicroStep
-from .schedule import Schedule, in_steps, total_steps
+from .schedule import Schedule
 from .state import Ending, OutOfMemoryEnd, Run, TrainingError
 from .updates import advance, micro_batches, next_update
 
 MAX_SKIPPED = 5
 """Updates in a row without a finite gradient after which the run ends."""
-
-
-@dataclass
-class _Pending:
-    """A step whose figures may still be on their way from the device."""
-
-    event: ev.Step
-    figures: torch.Tensor
-    """float32 [2]: mean loss, gradient norm; pinned where it comes from a GPU."""
-    arrived: Any
-    """CUDA event to wait for; None on a CPU."""
 
 
 def train(run: Run) -> Literal["complete"] | Ending:
@@ -65,8 +57,8 @@ def train(run: Run) -> Literal["complete"] | Ending:
     save_every = in_steps(recipe.save_steps, last_step)
     streamed = data.report.share < 1
     micro_step = MicroStep(run)
-    replay = _changes_to_replay(control, len(state.rate_changes))
-    pending: _Pending | None = None
+    replay = changes_to_replay(control, len(state.rate_changes))
+    pending: PendingStep | None = None
     skipped = 0
     mark = time.perf_counter()
 
@@ -75,7 +67,7 @@ def train(run: Run) -> Literal["complete"] | Ending:
         nonlocal pending, mark, skipped
         if pending is None:
             return
-        step, mark = _finish(pending, device, mark)
+        step, mark = read_figures(pending, device, mark)
         pending = None
         skipped = skipped + 1 if step.skipped else 0
         state.seconds += step.seconds
@@ -113,30 +105,32 @@ def train(run: Run) -> Literal["complete"] | Ending:
             match command:
                 case None:
                     continue
-                case ev.Pause() if not paused:
+                case cmd.Pause() if not paused:
                     settle()
                     paused = True
                     control.set_state("paused", "GPU memory is kept")
-                case ev.Resume() if paused:
+                case cmd.Resume() if paused:
                     paused = False
                     control.set_state("training")
                     mark = time.perf_counter()
-                case ev.SaveNow():
+                case cmd.SaveNow():
                     outside_the_clock(lambda: save_now(run))
-                case ev.EvaluateNow() if data.evaluation is not None:
+                case cmd.EvaluateNow() if data.evaluation is not None:
                     if ending := outside_the_clock(lambda: _evaluate(run, micro_step)):
                         return ending
-                case ev.SetLearningRate(value, mode) if 0 <= value <= 10:
+                case cmd.SetLearningRate(value, mode) if 0 <= value <= 10:
                     old = schedule.change(state.step, value, mode)
                     control.emit(ev.LearningRateChanged(state.step, old, value, mode))
-                case ev.Stop(save):
+                case cmd.Stop(save):
                     settle()
                     control.emit(ev.CommandApplied("Stop", state.step))
                     if save:
                         save_now(run)
                     return "stopped" if save else "abandoned"
                 case _:
-                    control.emit(ev.CommandRefused(type(command).__name__, _why_not(command, run)))
+                    control.emit(
+                        ev.CommandRefused(type(command).__name__, why_refused(command, run))
+                    )
                     continue
             control.emit(ev.CommandApplied(type(command).__name__, state.step))
 
@@ -156,14 +150,14 @@ def train(run: Run) -> Literal["complete"] | Ending:
                 loss += micro_step(batch)
             norm = optimizer.step(rate, divisor=trained)
         except (RuntimeError, MemoryError) as error:
-            if not recovery.is_out_of_memory(error):
+            if not oom.is_out_of_memory(error):
                 raise
-            trouble = recovery.take_down(error, "step", device, state.step, before_gb)
+            trouble = oom.take_down(error, "step", device, state.step, before_gb)
         if trouble is not None:
             del batches, loss, norm  # the last holders of the failed update
             settle()
             if micro_step.give_up():  # what they held may be what is missing
-                recovery.free_memory(device)
+                oom.free_memory(device)
                 optimizer.zero_grad()
             elif ending := recovery.answer(run, trouble):
                 return ending
@@ -185,7 +179,7 @@ def train(run: Run) -> Literal["complete"] | Ending:
         settle()
         if state.epoch > epoch == 0 and streamed:
             control.emit(ev.DataPrepared(data.report, last_step))
-        pending = _send(done, loss / trained, norm)
+        pending = send_figures(done, loss / trained, norm)
         if device.type == "cpu":
             settle()
         if skipped >= MAX_SKIPPED:
@@ -215,67 +209,6 @@ def train(run: Run) -> Literal["complete"] | Ending:
     return "complete"
 
 
-def _send(event: ev.Step, loss: torch.Tensor, norm: torch.Tensor) -> _Pending:
-    figures = torch.stack([loss.float(), norm.float()])
-    if not figures.is_cuda:
-        return _Pending(event, figures, None)
-    host = torch.empty(2, dtype=torch.float32, pin_memory=True)
-    host.copy_(figures, non_blocking=True)
-    arrived = torch.cuda.Event()
-    arrived.record()
-    return _Pending(event, host, arrived)
-
-
-def _finish(pending: _Pending, device: torch.device, mark: float) -> tuple[ev.Step, float]:
-    if pending.arrived is not None:
-        pending.arrived.synchronize()
-    now = time.perf_counter()
-    loss, norm = pending.figures.tolist()
-    memory = read_memory(device)
-    step = replace(
-        pending.event,
-        loss=loss,
-        grad_norm=norm,
-        seconds=now - mark,
-        memory_gb=memory.now_gb,
-        memory_peak_gb=memory.peak_gb,
-        memory_total_gb=memory.total_gb,
-        skipped=not math.isfinite(norm),
-    )
-    return step, now
-
-
-def _why_not(command: ev.Command, run: Run) -> str:
-    match command:
-        case ev.Pause():
-            return "the run is paused already"
-        case ev.Resume():
-            return "the run is not paused"
-        case ev.EvaluateNow():
-            return "no rows are held out: set data.eval_fraction or data.eval_path"
-        case ev.SetLearningRate(value):
-            return f"a learning rate is a number from 0 to 10, got {value:g}"
-    return f"there is no out-of-memory question to answer ({run.control.state})"
-
-
-def _changes_to_replay(control: Control, held: int) -> dict[int, list[ev.LearningRateChanged]]:
-    """Learning-rate changes made by hand that are not among the `held` ones of a checkpoint.
-
-    Those are the first in the order of steps: a run that goes on from its newest checkpoint can
-    only be changed after it.
-    """
-    made = [
-        event
-        for event in control.history()
-        if isinstance(event, ev.LearningRateChanged) and not event.replayed
-    ]
-    made.sort(key=lambda change: change.step)
-    replay: dict[int, list[ev.LearningRateChanged]] = {}
-    for change in made[held:]:
-        replay.setdefault(change.step, []).append(change)
-    return replay
-
-
 def _evaluate(run: Run, micro_step: MicroStep) -> Ending | None:
     """Evaluate on the held-out rows; when memory runs out, answer that and evaluate again.
 
@@ -290,15 +223,15 @@ def _evaluate(run: Run, micro_step: MicroStep) -> Ending | None:
         try:
             loss = evaluate(run, bins)
         except (RuntimeError, MemoryError) as error:
-            if not recovery.is_out_of_memory(error):
+            if not oom.is_out_of_memory(error):
                 raise
-            trouble = recovery.take_down(error, "evaluation", run.device, run.state.step, before_gb)
+            trouble = oom.take_down(error, "evaluation", run.device, run.state.step, before_gb)
         else:
             seconds = time.perf_counter() - start
             run.control.emit(ev.Evaluated(run.state.step, loss, len(bins.examples), seconds))
             return None
         if micro_step.give_up():
-            recovery.free_memory(run.device)
+            oom.free_memory(run.device)
             continue
         try:
             if ending := recovery.answer(run, trouble):

@@ -10,44 +10,35 @@ import importlib.metadata
 import logging
 import os
 import shutil
-import time
 from typing import Any
 
 import orjson
 import torch
 
-from ...kernels.adamw import AdamWSettings
 from ..config.run_config import RunConfig
+from ..config.steps import total_steps
 from ..data.check import check_data, require_no_red
 from ..data.prepare.prepare import PreparedData, prepare
 from ..machine import wake
-from ..machine.device import describe_device, pick_device, read_memory
-from ..memory.plan import fit_memory
-from ..model.families.fast_layer import fast_states
-from ..model.layers.loss_head import read_head
-from ..model.layers.packed_attention import STOCK_WAYS
-from ..model.load import LoadedModel, add_adapter, load_base, trainable_parameters
-from ..model.patch.attention import patch_attention
-from ..model.patch.layers import patch_layers
-from ..model.patch.matmuls import patch_matmuls
-from ..model.patch.norms_and_mlps import PatchedPart, no_kernels_on, patch_model
+from ..machine.device import describe_device, pick_device
+from ..machine.memory import read_memory
+from ..memory import ladder, oom
+from ..memory.fit import fit_memory
+from ..model.adapter import trainable_parameters
+from ..model.load import LoadedModel, load_base
 from ..model.tokenizer import load_tokenizer
+from ..run import commands as cmd
 from ..run import events as ev
 from ..run.control import Control
 from ..run.directory import RunDirectory
 from . import recovery
+from .build import build_run
 from .checkpoint import load_checkpoint, save_final_adapter
-from .optimizer import FlatAdamW
-from .schedule import total_steps
+from .commands import StoppedEarly, reporter
 from .state import LoopState, OutOfMemoryEnd, Run
 from .train import train
-from .updates import micro_batches
 
 log = logging.getLogger("evenfall")
-
-
-class _StoppedEarly(Exception):
-    """A Stop came before there was anything to train."""
 
 
 def work(directory: RunDirectory, control: Control, *, resume: bool) -> None:
@@ -59,7 +50,7 @@ def work(directory: RunDirectory, control: Control, *, resume: bool) -> None:
     """
     try:
         _work(directory, control, resume=resume)
-    except _StoppedEarly:
+    except StoppedEarly:
         step = directory.progress().step
         control.emit(ev.Finished("stopped", step, 0.0, 0, None, None, None))
         control.set_state("finished", "stopped before training began")
@@ -78,7 +69,7 @@ def _work(directory: RunDirectory, control: Control, *, resume: bool) -> None:
             steps[-1] if steps else (0 if resume else None),
         )
     )
-    report = _reporter(control)
+    report = reporter(control)
     tokenizer = load_tokenizer(config)
     packed_length = _packed_length(directory, steps) or config.data.max_length
     config_of_data = _with_length(config, packed_length)
@@ -152,76 +143,23 @@ def _load(
         trouble = None
         before_gb = read_memory(device).now_gb
         try:
-            return load_base(config.model, device, _reporter(control)), config
+            return load_base(config.model, device, reporter(control)), config
         except (RuntimeError, MemoryError) as error:
-            if not recovery.is_out_of_memory(error):
+            if not oom.is_out_of_memory(error):
                 raise
-            trouble = recovery.take_down(error, "load", device, 0, before_gb)
-        recovery.free_memory(device)
-        rungs = recovery.rungs_for_load(config)
+            trouble = oom.take_down(error, "load", device, 0, before_gb)
+        oom.free_memory(device)
+        rungs = ladder.rungs_for_load(config)
         after_gb = read_memory(device).now_gb
         control.emit(dataclasses.replace(trouble, after_gb=after_gb, rungs=rungs))
         control.set_state("out-of-memory", "the model does not fit; nothing was trained yet")
         rung, automatic = recovery.choose(config.train.on_oom, rungs, control, 0)
-        if isinstance(rung, ev.Stop):
+        if isinstance(rung, cmd.Stop):
             raise OutOfMemoryEnd("stopped: the model does not fit", "take a smaller model")
         config = recovery.apply_changes(config, rung)
         directory.write_config(config)
         control.emit(ev.RecoveryApplied(0, rung.id, rung.title, automatic))
         control.set_state("loading")
-
-
-def build_run(
-    directory: RunDirectory,
-    config: RunConfig,
-    control: Control,
-    loaded: LoadedModel,
-    data: PreparedData,
-    device: torch.device,
-    packed_length: int,
-) -> Run:
-    """Adapter, kernels and optimiser on the loaded base, at step 0."""
-    recipe = config.train
-    control.emit(ev.Progress("adding the adapter"))
-    model = add_adapter(loaded.model, config.adapter, recipe.seed)
-    head, ways = None, STOCK_WAYS
-    if recipe.kernels == "auto":
-        if not no_kernels_on(device):
-            control.emit(ev.Progress("proving the kernels on this device"))
-        ways, attention = patch_attention(model, device, _first_lengths(config, data))
-        parts = [*patch_model(model, device).parts, *patch_layers(model, device, ways)]
-        parts += [] if attention is None else [attention]
-        if not no_kernels_on(device):
-            head, reason = read_head(model)
-            parts.append(PatchedPart("loss head", "loss head", 1, head is not None, reason))
-            tokens = recipe.per_device_train_batch_size * packed_length
-            matmuls = patch_matmuls(model, head, tokens, device, _reporter(control))
-            parts += [] if matmuls is None else [matmuls]
-        control.emit(ev.PartsPatched([dataclasses.asdict(part) for part in parts]))
-    bins = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
-    state = LoopState(packed_length=packed_length, bins_per_update=bins)
-    settings = AdamWSettings(
-        recipe.adam_beta1, recipe.adam_beta2, recipe.adam_epsilon, recipe.weight_decay,
-        recipe.max_grad_norm,
-    )  # fmt: skip
-    optimizer = FlatAdamW(trainable_parameters(model), settings, recipe.optim)
-    for layer in fast_states(model):
-        layer.accumulate = True  # into the optimiser's buffer
-    run = Run(
-        directory, config, control, model, optimizer, data, state, device, loaded.packed,
-        ways, head,
-    )  # fmt: skip
-    fit_memory(run)
-    return run
-
-
-def _first_lengths(config: RunConfig, data: PreparedData) -> tuple[int, ...]:
-    """Of the documents of a micro-batch like those of the run."""
-    bins = data.train.window(0, 0)
-    assert bins is not None
-    count = min(len(bins), config.train.per_device_train_batch_size)
-    batches = micro_batches([bins.rows(index) for index in range(count)], config, packed=True)
-    return batches[0].lengths if batches else ()
 
 
 def _announce(run: Run, loaded: LoadedModel, data: PreparedData) -> None:
@@ -247,25 +185,6 @@ def _announce(run: Run, loaded: LoadedModel, data: PreparedData) -> None:
                 "its own attention, one row at a time (slower)"
             )
         )
-
-
-def _reporter(control: Control):
-    last = 0.0
-
-    def report(stage: str, fraction: float | None = None) -> None:
-        nonlocal last
-        while (command := control.next_command()) is not None:
-            if isinstance(command, ev.Stop):
-                control.emit(ev.CommandApplied("Stop", 0, "before training began"))
-                raise _StoppedEarly
-            name = type(command).__name__
-            control.emit(ev.CommandRefused(name, "the run is not training yet"))
-        now = time.monotonic()
-        if fraction is None or fraction >= 1.0 or now - last > 0.5:
-            last = now
-            control.emit(ev.Progress(stage, fraction=fraction))
-
-    return report
 
 
 def _versions() -> dict[str, str]:

@@ -20,8 +20,10 @@ from evenfall.engine.config.run_config import RunConfig
 from evenfall.engine.data.pack.examples import Example
 from evenfall.engine.data.prepare.prepare import PreparedData, prepare
 from evenfall.engine.machine.device import compute_dtype, pick_device
-from evenfall.engine.model.load import add_adapter, compute_in, load_base
-from evenfall.engine.model.tokenizer import load_tokenizer, model_source
+from evenfall.engine.model.adapter import add_adapter
+from evenfall.engine.model.load import compute_in, load_base
+from evenfall.engine.model.source import model_source
+from evenfall.engine.model.tokenizer import load_tokenizer
 from evenfall.engine.training.state import LoopState
 from evenfall.engine.training.updates import advance, next_update
 

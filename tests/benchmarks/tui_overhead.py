@@ -24,7 +24,7 @@ from pathlib import Path
 
 from evenfall.engine.config.run_config import RunConfig, load_config
 from evenfall.engine.run import events as ev
-from evenfall.engine.run.directory import create_run
+from evenfall.engine.run.find import create_run
 from evenfall.engine.session.session import Session
 
 WARM_UP = 5

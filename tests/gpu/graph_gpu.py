@@ -30,7 +30,7 @@ from evenfall.engine.bench.stacks import Clock
 from evenfall.engine.bench.work import StackResult, Work
 from evenfall.engine.data.pack.examples import Example, Examples
 from evenfall.engine.data.pack.windows import Bins
-from evenfall.engine.training import micro_step
+from evenfall.engine.training import graphs, micro_step
 
 SMALL = Shape("small", 512, 1536, 8, 8, 4, 64, 8192, False, 0.0, 4096)
 BINS, BIN_TOKENS = 2, 2048
@@ -77,7 +77,7 @@ def failed_capture_leaves_no_trace() -> bool:
     stream, pool = torch.cuda.current_stream(), torch.cuda.graph_pool_handle()
     failed = False
     try:
-        with micro_step._capturing(torch.cuda.CUDAGraph(), pool):
+        with graphs._capturing(torch.cuda.CUDAGraph(), pool):
             (x + x).sum().item()
     except RuntimeError as error:
         failed = True
@@ -88,7 +88,7 @@ def failed_capture_leaves_no_trace() -> bool:
     torch.cuda.empty_cache()
     returned = before - torch.cuda.memory_reserved()
     graph, out = torch.cuda.CUDAGraph(), None
-    with micro_step._capturing(graph, torch.cuda.graph_pool_handle()):
+    with graphs._capturing(graph, torch.cuda.graph_pool_handle()):
         out = x + 1
     graph.replay()
     fine = bool((out == 2).all()) and torch.cuda.current_stream() == stream

@@ -20,7 +20,7 @@ import torch
 
 from evenfall.engine.config.run_config import parse_config
 from evenfall.engine.run import events as ev
-from evenfall.engine.run.directory import create_run
+from evenfall.engine.run.find import create_run
 from evenfall.engine.session.session import Session
 from evenfall.tui.app import EvenfallApp
 

@@ -19,6 +19,7 @@ from textual.pilot import Pilot
 
 from evenfall.engine.config.run_config import parse_config
 from evenfall.engine.data.report.report import DataReport, SourceReport
+from evenfall.engine.run import commands as cmd
 from evenfall.engine.run import events as ev
 from evenfall.engine.run.directory import RunDirectory
 from evenfall.tui.app import EvenfallApp
@@ -103,7 +104,7 @@ class FakeSession:
         self.done = False
         self.state: ev.State = "idle"
         self.log_error: str | None = None
-        self.commands: list[ev.Command] = []
+        self.commands: list[cmd.Command] = []
         self.attended = True
         self._events: list[ev.Event] = []
 
@@ -121,7 +122,7 @@ class FakeSession:
     def events_since(self, n: int) -> list[ev.Event]:
         return self._events[n:]
 
-    def submit(self, command: ev.Command) -> None:
+    def submit(self, command: cmd.Command) -> None:
         self.commands.append(command)
 
     def set_attended(self, attended: bool) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from evenfall.engine.config.run_config import ConfigError
 from evenfall.engine.machine.jobs import Job
+from evenfall.engine.run import commands as cmd
 from evenfall.engine.run import events as ev
-from evenfall.engine.run.directory import EventLog
+from evenfall.engine.run.log import EventLog
 from evenfall.engine.session import session as session_module
 from evenfall.tui.app import EvenfallApp
 from evenfall.tui.screens.dialogs.common import QuitModal
@@ -104,7 +105,7 @@ def test_save_and_stop_leaves_only_once_the_run_has_ended(drive, see, train_app,
         await script.begin(pilot, session, *script.training(10))
         await pilot.press("q", "s")
         await script.settle(pilot)
-        assert session.commands == [ev.Stop(save=True)]
+        assert session.commands == [cmd.Stop(save=True)]
         assert train_app.return_value is None
         assert "saving, then leaving" in see(train_app)
         session.tell(ev.StateChanged("finished"))
@@ -314,6 +315,6 @@ def test_out_of_memory_is_asked_about_on_any_screen(drive, train_app, session, s
         assert isinstance(train_app.screen, OutOfMemoryModal)
         await pilot.press("1")
         await pilot.pause()
-        assert session.commands == [ev.ApplyRecovery("recompute")]
+        assert session.commands == [cmd.ApplyRecovery("recompute")]
 
     drive(train_app, scenario)

@@ -3,7 +3,8 @@
 import pytest
 
 from evenfall.engine.run import events as ev
-from evenfall.engine.run.directory import EventLog, RunDirectory
+from evenfall.engine.run.directory import RunDirectory
+from evenfall.engine.run.log import EventLog
 from evenfall.tui.app import EvenfallApp
 from evenfall.tui.safe_text import safe_str, safe_text
 from evenfall.tui.screens.dialogs.common import TextModal

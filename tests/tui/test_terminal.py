@@ -98,7 +98,7 @@ class Terminal:
 
 
 def _events(run: RunDirectory) -> list[Any]:
-    from evenfall.engine.run.directory import EventTail
+    from evenfall.engine.run.log import EventTail
 
     return EventTail(run.events_file).read_new()
 

@@ -1,15 +1,24 @@
-"""Chat without screens: a prompt, and under it the base's and the tuned model's answer.
+"""`evenfall chat`, without screens: a prompt, and under it the base's and the tuned model's answer.
 
 Reads lines from the terminal or a pipe. Each prompt stands alone, so the two answers can be compared.
 """
 
+import argparse
 import sys
 from typing import TYPE_CHECKING
 
 from ..safe_text import safe_str
+from .parser import Commands, add_run
 
 if TYPE_CHECKING:
     from ...engine.inference.chat import Chat
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add("chat", _chat, "ask a run's model, with and without its adapter")
+    add_run(parser)
+    parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T")
 
 
 def report(message: str, fraction: float | None) -> None:
@@ -46,3 +55,15 @@ def talk(chat: "Chat", *, max_new_tokens: int, temperature: float) -> int:
             print(f"{name}  {text}   [{reply.tokens} tokens, {speed:.0f}/s]", flush=True)
     chat.close()
     return 0
+
+
+def _chat(args: argparse.Namespace) -> int:
+    from ...engine.machine.libraries import import_libraries
+    from ...engine.run.find import find_run
+
+    run = find_run(args.run, args.runs)
+    import_libraries()
+    from ...engine.inference.chat import Chat
+
+    chat = Chat.open(run, report)
+    return talk(chat, max_new_tokens=args.max_new_tokens, temperature=args.temperature)

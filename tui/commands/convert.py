@@ -3,6 +3,26 @@
 import argparse
 from pathlib import Path
 
+from .parser import Commands, add_overrides
+
+
+def add(commands: Commands) -> None:
+    bring = commands.add(
+        "import", import_file, "take over another tool's configuration, with a report"
+    )
+    bring.add_argument("file", metavar="FILE", help="of axolotl, LLaMA-Factory, Unsloth, mlx-lm")
+    bring.add_argument(
+        "--ignore", action="append", default=[], metavar="KEY", help="leave a key of the file out"
+    )
+    give = commands.add("config", convert_config, "write a run.yaml as another tool's file")
+    give.add_argument("config", metavar="run.yaml", help="the run's configuration")
+    give.add_argument("--to", required=True, choices=["trl", "axolotl"], help="whose file")
+    for parser, default in ((bring, "run.yaml"), (give, None)):
+        add_overrides(parser, "train.learning_rate=1e-4")
+        words = f"file to write ({default or 'none: print it'})"
+        parser.add_argument("-o", "--output", default=default, metavar="FILE", help=words)
+        parser.add_argument("--force", action="store_true", help="write over a file that is there")
+
 
 def import_file(args: argparse.Namespace) -> int:
     """Print what an import makes of a file; write run.yaml if nothing stands in its way.

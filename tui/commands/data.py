@@ -6,8 +6,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .parser import Commands, add_overrides
+
 if TYPE_CHECKING:
     from ...engine.config.run_config import RunConfig
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add("data", check, "check data before they are trained on")
+    parser.add_argument("what", choices=["check"], help="look for what goes wrong in training")
+    parser.add_argument(
+        "source", metavar="PATH", help="run.yaml, or data: file, folder, hub id, demo"
+    )
+    add_overrides(parser, "data.max_length=1024")
+    parser.add_argument("--json", action="store_true", help="print all that was found as JSON")
 
 
 def check(args: argparse.Namespace) -> int:

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 
 from ...engine.data.report.findings import Finding
-from ...engine.data.report.report import DataReport
 from ...engine.run import events as ev
 from ...engine.run.progress import RunProgress
 from ..safe_text import safe_str
 from ..state.story import count_text, graph_line, memory_line, seconds_text
-from ..value_text import LEVELS, counted, how_read, places_text, share_text
+from ..value_text import LEVELS, places_text
+from ..words.check import data_lines
 
 
 class PlainLines:
@@ -116,40 +116,6 @@ def describe(event: ev.Event) -> str:
         case ev.Finished():
             return _finished_line(event)
     return ""
-
-
-def data_lines(data: DataReport, steps: int) -> list[str]:
-    """The account of the data: where each was told from, what became of its rows, what an epoch holds."""
-    share = 100 * data.trained_tokens / max(1, data.tokens)
-    filled = 100 * data.tokens / max(1, data.bins * data.max_length)
-    lines = []
-    for source in data.sources:
-        first = "the first " if source.only_first else ""
-        times = f", {source.weight:g} times" if source.weight != 1 else ""
-        lines.append(
-            f"data: {source.format} ({source.reason}); {source.path}: {source.kept:,} of "
-            f"{first}{counted(source.rows, 'row')}{times}"
-        )
-        if how := how_read(source):
-            lines.append(f"      {how}")
-    sizes = (
-        f"{data.tokens:,} tokens, {share:.0f} % trained, {counted(data.bins, 'bin')} {filled:.0f} % "
-        f"full, {counted(steps, 'step')}"
-    )
-    more = [sizes]
-    more += [f"{counted(n, 'row')} dropped: {reason}" for reason, n in data.dropped.items()]
-    more += [f"{counted(n, 'row')}: {note}" for note, n in data.notes.items()]
-    if data.cut:
-        more.append(f"{counted(data.cut, 'row')} cut at {data.max_length:,} tokens")
-    if data.share < 1:
-        more.append(f"of the first {share_text(data.share)}: the rest is read while it trains")
-    if (own := data.evaluation) is not None:
-        dropped = ", ".join(f"{n:,} dropped: {reason}" for reason, n in own.dropped.items())
-        kept = f"{own.kept:,} of {counted(own.rows, 'row')} of {own.path} to evaluate on"
-        more.append(f"{kept} ({dropped})" if dropped else kept)
-    elif data.eval_rows:
-        more.append(f"{counted(data.eval_rows, 'row')} held out for evaluation")
-    return [*lines, *(f"      {text}" for text in more)]
 
 
 def _check_lines(findings: Sequence[Finding]) -> str:

@@ -21,7 +21,7 @@ from ..state.chat_talk import Side, Talk, answer
 from ..widgets.conversation import Conversation
 from ..widgets.field import TextField
 from ..widgets.job_line import JobLine
-from ..words import model as describe
+from ..words import chat, data, export
 from .base import EvenfallScreen
 from .dialogs.pick_run import pick_run
 
@@ -206,9 +206,9 @@ class ChatScreen(EvenfallScreen):
         reason = self._why_silent()
         loading = self._loading is not None
         self.query_one("#chat-run", Static).update(
-            describe.chat_line(run, self._chat, loading=loading, loadable=reason is None)
+            chat.chat_line(run, self._chat, loading=loading, loadable=reason is None)
         )
-        self.query_one("#chat-mode", Static).update(describe.chat_mode(self._mode))
+        self.query_one("#chat-mode", Static).update(chat.chat_mode(self._mode))
         empty = self.query_one("#chat-empty", Static)
         empty.display = not talking
         self.query_one(Conversation).display = talking
@@ -216,14 +216,14 @@ class ChatScreen(EvenfallScreen):
             reason is None
         )
         if run is None:
-            empty.update(describe.no_run("to chat with"))
+            empty.update(export.no_run("to chat with"))
         elif reason:
             empty.update(safe_text(reason[0].upper() + reason[1:] + ".", 300, style="$warning"))
         else:
-            empty.update(describe.chat_hint())
+            empty.update(chat.chat_hint())
         error = self.query_one("#chat-error", Static)
         error.display = bool(self._error)
-        error.update(describe.failure(self._error) if self._error else "")
+        error.update(data.failure(self._error) if self._error else "")
         self.refresh_keys()
 
     def _why_silent(self) -> str | None:

@@ -21,7 +21,7 @@ from ..value_text import field_text
 from ..widgets.field import Choice, TextField
 from ..widgets.histogram import Histogram
 from ..widgets.job_line import JobLine
-from ..words import model as describe
+from ..words import data
 from .base import WIDTH_CLASSES, EvenfallScreen
 from .dialogs.columns import ColumnsModal
 from .panes.check_pane import CheckPane
@@ -189,12 +189,12 @@ class DataScreen(EvenfallScreen):
         if self._error:
             keys = "m says how to read them · " if self._question else ""
             keys += "/ gives another path · u reads again"
-            status.update(describe.failure(self._error, keys))
+            status.update(data.failure(self._error, keys))
         elif preview is None:
             status.update(Content.styled("The first rows appear here.", "$text-muted"))
         else:
             report = preview.report
-            status.update(describe.preview(report, preview.check))
+            status.update(data.preview(report, preview.check))
             percentiles = preview.check.statistics.percentiles
             self.query_one(Histogram).set_lengths(report.lengths, report.max_length, percentiles)
         self.refresh_keys()

@@ -20,12 +20,12 @@ from ..safe_text import safe_text
 from ..state.machine import disk_free_gb
 from ..widgets.field import Choice, Tick
 from ..widgets.job_line import JobLine
-from ..words import model as describe
+from ..words import data, export
 from .base import EvenfallScreen
 from .dialogs.pick_run import pick_run
 
 if TYPE_CHECKING:
-    from ...engine.export.run import Exported
+    from ...engine.export.form import Exported
 
 FORMS = ("adapter", "merged")
 
@@ -94,7 +94,7 @@ class ExportScreen(EvenfallScreen):
         if self._reading and self._reading.done:
             reading, self._reading = self._reading, None
             if reading.error is not None:
-                self._facts, self._outcome = None, describe.failure(reading.error)
+                self._facts, self._outcome = None, data.failure(reading.error)
             else:
                 self._take_facts(reading.result)
             self._show()
@@ -120,9 +120,9 @@ class ExportScreen(EvenfallScreen):
         if job.cancelled:
             self._outcome = Content.styled("Cancelled; nothing was left behind.", "$warning")
         elif job.error is not None:
-            self._outcome = describe.failure(job.error, "x tries again")
+            self._outcome = data.failure(job.error, "x tries again")
         else:
-            self._outcome = describe.exported(job.result)
+            self._outcome = export.exported(job.result)
             self.evenfall.set_mark("export", "done")
         if self._facts:
             self._read(self._facts.run)
@@ -136,11 +136,11 @@ class ExportScreen(EvenfallScreen):
             part.display = usable
         line = self.query_one("#export-run", Static)
         if self.evenfall.chosen_run is None:
-            line.update(describe.no_run("to export"))
+            line.update(export.no_run("to export"))
         elif facts is None:
             line.update(safe_text(f"reading {self.evenfall.chosen_run.name}…", style="$text-muted"))
         else:
-            line.update(describe.run_line(facts))
+            line.update(export.run_line(facts))
         if facts and usable:
             self._show_sizes(facts)
         self.query_one("#export-scroll").display = usable or self._outcome is not None
@@ -150,19 +150,19 @@ class ExportScreen(EvenfallScreen):
         elif self._outcome is not None:
             outcome.update(self._outcome)
         else:
-            outcome.update(describe.export_hint(facts) if facts and usable else "")
+            outcome.update(export.export_hint(facts) if facts and usable else "")
         self.refresh_keys()
 
     def _show_sizes(self, facts: RunFacts) -> None:
-        sizes = describe.export_sizes(facts, self._kept(facts))
+        sizes = export.export_sizes(facts, self._kept(facts))
         forms = self._forms()
         for form, (size, words) in sizes.items():
-            shown = describe.form_line(size, words, ticked=form in forms)
+            shown = export.form_line(size, words, ticked=form in forms)
             self.query_one(f"#about-{form}", Static).update(shown)
         needed = sum(sizes[form][0] or 0.0 for form in forms)
         free = disk_free_gb(facts.run.path)
         self.query_one("#export-disk", Static).update(
-            describe.disk_line(free, needed, facts.run.exports)
+            export.disk_line(free, needed, facts.run.exports)
         )
 
     def _kept(self, facts: RunFacts) -> Kept:

@@ -11,7 +11,7 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from ...engine.run import events as ev
+from ...engine.run import commands as cmd
 from ...engine.run.progress import RunProgress
 from ..state.history import History
 from ..state.sources import RunSource
@@ -20,6 +20,7 @@ from ..widgets.charts import Chart
 from ..widgets.lines import Facts, Line, ProgressLine
 from ..widgets.log import LogPanel
 from ..words import run as view
+from ..words import run_plots
 from .base import EvenfallScreen
 from .dialogs.common import InfoModal, LearningRateModal, StopModal
 
@@ -163,20 +164,22 @@ class TrainScreen(EvenfallScreen):
         colors = self._palette()
         empty = "no step was made" if source.done else "the first step is awaited"
         self.query_one("#loss", Chart).set_data(
-            view.loss_plot(history, progress, colors, window, self._y_log),
-            view.loss_title(history, progress, colors, window, self._y_log),
+            run_plots.loss_plot(history, progress, colors, window, self._y_log),
+            run_plots.loss_title(history, progress, colors, window, self._y_log),
             empty,
         )
         self.query_one("#rate", Chart).set_data(
-            view.rate_plot(history, progress, colors, window), view.rate_title(progress, colors)
+            run_plots.rate_plot(history, progress, colors, window),
+            run_plots.rate_title(progress, colors),
         )
         self.query_one("#memory", Chart).set_data(
-            view.memory_plot(history, progress, colors, window), view.memory_title(progress, colors)
+            run_plots.memory_plot(history, progress, colors, window),
+            run_plots.memory_title(progress, colors),
         )
 
-    def _palette(self) -> view.Palette:
+    def _palette(self) -> run_plots.Palette:
         names = self.evenfall.theme_variables
-        return view.Palette(
+        return run_plots.Palette(
             band=names["chart-band"],
             smooth=names["accent"],
             held_out=names["success"],
@@ -241,7 +244,7 @@ class TrainScreen(EvenfallScreen):
         else:
             self.evenfall.start_run()
 
-    def _submit(self, command: ev.Command) -> None:
+    def _submit(self, command: cmd.Command) -> None:
         if self.evenfall.source:
             self.evenfall.source.submit(command)
             self._show_texts(self.evenfall.source)
@@ -249,20 +252,20 @@ class TrainScreen(EvenfallScreen):
     def action_pause(self) -> None:
         source = self.evenfall.source
         paused = source is not None and source.progress.state == "paused"
-        self._submit(ev.Resume() if paused else ev.Pause())
+        self._submit(cmd.Resume() if paused else cmd.Pause())
 
     def action_save_now(self) -> None:
-        self._submit(ev.SaveNow())
+        self._submit(cmd.SaveNow())
 
     def action_evaluate_now(self) -> None:
-        self._submit(ev.EvaluateNow())
+        self._submit(cmd.EvaluateNow())
 
     def action_stop_run(self) -> None:
         self.evenfall.push_screen(StopModal(), self._stop_answered)
 
     def _stop_answered(self, save: bool | None) -> None:
         if save is not None:
-            self._submit(ev.Stop(save=save))
+            self._submit(cmd.Stop(save=save))
 
     def action_rate(self) -> None:
         source = self.evenfall.source
@@ -272,7 +275,7 @@ class TrainScreen(EvenfallScreen):
         else:
             self.tell("The first step is not done yet", "warning")
 
-    def _rate_answered(self, command: ev.SetLearningRate | None) -> None:
+    def _rate_answered(self, command: cmd.SetLearningRate | None) -> None:
         if command:
             self._submit(command)
 

@@ -11,8 +11,10 @@ from typing import Protocol
 
 from ...engine.config.run_config import ConfigError, RunConfig
 from ...engine.machine.jobs import Job
+from ...engine.run import commands as cmd
 from ...engine.run import events as ev
-from ...engine.run.directory import EventTail, RunDirectory
+from ...engine.run.directory import RunDirectory
+from ...engine.run.log import EventTail
 from ...engine.run.progress import RunProgress
 from ...engine.session.session import Session
 from .story import Story
@@ -26,7 +28,7 @@ class RunSource(Protocol):
     """None where run.yaml cannot be read, or is not read yet."""
     progress: RunProgress
     story: Story
-    pending: dict[str, ev.Command]
+    pending: dict[str, cmd.Command]
     """Commands without an answer yet, by their class's name."""
     loading: bool
     """The history is still being read; `progress` is empty until then."""
@@ -48,7 +50,7 @@ class RunSource(Protocol):
         """Fold new events into `progress` and `story`; True where there were any."""
         ...
 
-    def submit(self, command: ev.Command) -> None: ...
+    def submit(self, command: cmd.Command) -> None: ...
 
 
 class _Folded:
@@ -59,7 +61,7 @@ class _Folded:
         self.config: RunConfig | None = None
         self.progress = RunProgress()
         self.story = Story()
-        self.pending: dict[str, ev.Command] = {}
+        self.pending: dict[str, cmd.Command] = {}
         self.loading = False
 
     @property
@@ -112,7 +114,7 @@ class LiveRun(_Folded):
     def poll(self) -> bool:
         return self._fold(self.session.events_since(self.progress.last_event))
 
-    def submit(self, command: ev.Command) -> None:
+    def submit(self, command: cmd.Command) -> None:
         self.pending[type(command).__name__] = command
         self.session.submit(command)
 
@@ -167,5 +169,5 @@ class ReplayRun(_Folded):
             self._fold(events)
         return True
 
-    def submit(self, command: ev.Command) -> None:
+    def submit(self, command: cmd.Command) -> None:
         raise RuntimeError(self.read_only)

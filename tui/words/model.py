@@ -1,35 +1,19 @@
 """Plain words for models, recipes, the machine and what the next run will do."""
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textual.content import Content
 
-from ...engine.data.problems.codes import in_words
 from ...presets.load import RecipePreset
 from ..safe_text import safe_str, safe_text
 from ..state.machine import Machine
 from ..state.model_catalog import ModelEntry
-from ..value_text import field_text, how_read, share_text, short_count, short_number
+from ..value_text import field_text, short_count, short_number
+from .pairs import MUTED, megabytes, pair_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ...engine.config.run_config import RunConfig
-    from ...engine.data.inspector.inspect import InspectedRow
-    from ...engine.data.report.findings import DataCheck
-    from ...engine.data.report.report import DataReport, SourceReport
-    from ...engine.export.run import Exported
-    from ...engine.inference.chat import Chat
-    from ...engine.run.directory import RunDirectory
-    from ...engine.run.facts import Kept, RunFacts
-
-MUTED = "$text-muted"
-
-
-def _pairs(pairs: list[tuple[str, Content]]) -> Content:
-    return Content("\n").join(Content.styled(f"{name:<11}", MUTED) + text for name, text in pairs)
 
 
 def plan(draft: "RunConfig", recipe: str | None) -> Content:
@@ -48,7 +32,7 @@ def plan(draft: "RunConfig", recipe: str | None) -> Content:
     bins = f"{train.per_device_train_batch_size} × {train.gradient_accumulation_steps}"
     rate = f"rate {short_number(train.learning_rate)} {train.lr_scheduler_type}"
     how = Content(f"{length} · {bins} bins of {data.max_length:,} tokens an update · {rate}")
-    return _pairs(
+    return pair_lines(
         [
             ("will train", Content.styled(base, "bold") + Content(lora)),
             ("on", Content.styled(safe_str(names, 48), "bold") + Content(rows + held)),
@@ -133,7 +117,12 @@ def model(entry: ModelEntry) -> Content:
         note += Content("\n\n") + safe_text(" ".join(preset.note.split()), 600)
     elif entry.where != "hub":
         note = Content("\n\nNo preset knows this model: it takes the settings shown below.")
-    return Content.styled(safe_str(entry.name, 80), "bold") + Content("\n\n") + _pairs(pairs) + note
+    return (
+        Content.styled(safe_str(entry.name, 80), "bold")
+        + Content("\n\n")
+        + pair_lines(pairs)
+        + note
+    )
 
 
 def recipe(preset: RecipePreset) -> Content:
@@ -151,7 +140,7 @@ def recipe(preset: RecipePreset) -> Content:
 def machine(facts: Machine | None) -> Content:
     """The machine card: two lines, of which the first stands alone on small screens."""
     if facts is None:
-        return _pairs([("machine", Content.styled("reading…", MUTED))])
+        return pair_lines([("machine", Content.styled("reading…", MUTED))])
     disk = f"{facts.disk_free_gb:,.0f} GB disk free"
     here = "in tmux or screen" if facts.multiplexer else "no tmux: a run survives a dropped link"
     follow = "" if facts.multiplexer else " (evenfall watch follows it)"
@@ -164,215 +153,9 @@ def machine(facts: Machine | None) -> Content:
     else:
         banner = "no GPU: the demo and small models train on CPU"
         gpu = Content.styled(banner, "$warning") + Content(f" · {disk}")
-    return _pairs([("machine", gpu), ("", Content(f"{cpu} · {here}{follow}"))])
+    return pair_lines([("machine", gpu), ("", Content(f"{cpu} · {here}{follow}"))])
 
 
 def machine_line(text: Content) -> Content:
     """The machine card where something is wrong with it."""
-    return _pairs([("machine", text)])
-
-
-def failure(message: str, hint: str = "") -> Content:
-    """An error in place of what it kept from being shown."""
-    text = Content.styled("✗ ", "$error") + safe_text(message, 2000, lines=True)
-    return text + Content.styled(f"\n{hint}", MUTED) if hint else text
-
-
-def preview(found: "DataReport", check: "DataCheck") -> Content:
-    """The account of the data: format, rows and tokens, what was left out and why, and how many problems were found."""
-    first = "the first " if any(source.only_first for source in found.sources) else ""
-    rows = [f"{first}{found.rows:,} read", f"{found.kept:,} to learn from"]
-    if found.evaluation is not None:
-        rows.append(f"{found.eval_rows:,} of {found.evaluation.rows:,} to evaluate on")
-    elif found.eval_rows:
-        rows.append(f"{found.eval_rows:,} held out")
-    if found.cut:
-        rows.append(f"{found.cut:,} cut short")
-    share = 100 * found.trained_tokens / found.tokens if found.tokens else 0
-    tokens = (
-        f"{found.tokens:,}, of which {found.trained_tokens:,} are learnt ({share:.0f} %)"
-        f" · {found.bins:,} bins of {found.max_length:,}"
-    )
-    pairs = [("check", _check(check))]
-    pairs += [("found", _source(source, len(found.sources) > 1)) for source in found.sources[:_FEW]]
-    if len(found.sources) > _FEW:
-        pairs.append(("", Content(f"and {len(found.sources) - _FEW} data sets more")))
-    limit = Content.styled("   data.max_rows leaves the others alone", "$warning") if first else ""
-    pairs.append(("rows", Content(" · ".join(rows)) + limit))
-    if found.share < 1:
-        pairs.append(
-            (
-                "stream",
-                Content(f"the first {share_text(found.share)}; the rest is read while it trains"),
-            )
-        )
-    pairs.append(("tokens", Content(tokens)))
-    if found.dropped:
-        total = sum(found.dropped.values())
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in found.dropped.items())
-        text = f"{total:,}: {reasons}" if len(found.dropped) > 1 else reasons
-        pairs.append(("! dropped", safe_text(text, 300, style="$warning")))
-    if found.notes:
-        notes = ", ".join(f"{note} ({count:,} rows)" for note, count in found.notes.items())
-        pairs.append(("! note", safe_text(notes, 300, style="$warning")))
-    return _pairs(pairs)
-
-
-def _check(check: "DataCheck") -> Content:
-    red, amber = (check.of_level(level) for level in ("red", "amber"))
-    if not red and not amber:
-        return Content.styled("✓ nothing is wrong", "$success")
-    counts = [Content.styled(f"✗ {len(red)} red", "bold $error")] if red else []
-    counts += [Content.styled(f"! {len(amber)} amber", "$warning")] if amber else []
-    return Content(" · ").join(counts) + Content.assemble(
-        "   ", ("c", "$accent bold"), " shows them"
-    )
-
-
-def inspected(
-    row: "InspectedRow", before: int, count: int, between: "Sequence[str]" = ()
-) -> Content:
-    """A row's number, its tokens, what is wrong with it, and where it stands among the rows trained on.
-
-    Args:
-        between: codes of what is wrong with it beside other rows.
-        before: rows that come before it.
-        count: rows in all.
-    """
-    parts = [Content.styled(f"row {row.place.number:,}", "bold")]
-    if not row.left_out:
-        parts[0] += Content.styled(f" ({before + 1:,} of {count:,})", "$text-muted")
-    if row.left_out:
-        parts.append(safe_text(f"left out: {row.left_out}", 300, style="$warning"))
-    else:
-        share = 100 * row.trained / row.length if row.length else 0
-        parts.append(Content(f"{row.length:,} tokens, {row.trained:,} learnt ({share:.0f} %)"))
-    if len(row.starts) > 1:
-        parts.append(Content(f"{len(row.starts):,} documents"))
-    parts += [
-        Content.styled(f"! {in_words(code)}", "$warning") for code in (*row.problems, *between)
-    ]
-    return Content(" · ").join(parts)
-
-
-_FEW = 4
-
-
-def _source(source: "SourceReport", several: bool) -> Content:
-    what = Content.styled(safe_str(source.format, 40), "bold")
-    if several:
-        weight = f" × {source.weight:g}" if source.weight != 1 else ""
-        return what + safe_text(
-            f" · {source.path}, {source.kept:,} of {source.rows:,} rows{weight}", 200
-        )
-    if source.reason:
-        what += Content(" · ") + safe_text(source.reason, 200)
-    if how := how_read(source):
-        style = "$warning" if source.confidence != "certain" else "$text-muted"
-        what += Content(" · ") + safe_text(how, 200, style=style)
-    return what
-
-
-def no_run(purpose: str) -> Content:
-    """Export and Chat before there is any run."""
-    return Content.assemble(
-        (f"There is no run {purpose} yet.\n\n", "bold"),
-        ("3", "$accent bold"), " goes to training: the demo takes about a minute.\n",
-    )  # fmt: skip
-
-
-def run_line(facts: "RunFacts") -> Content:
-    """A run in a line, and what to do where it has saved nothing."""
-    line = Content.styled(safe_str(facts.run.name, 60), "bold")
-    line += safe_text(f" · {facts.state} at step {facts.step:,} · base {facts.model}", 120)
-    lines = _pairs([("run", line)])
-    if not facts.kept:
-        lines += Content.styled(
-            "\n\nIt has saved nothing yet: its first checkpoint can be exported (on 3, s saves now).",
-            "$warning",
-        )
-    return lines
-
-
-def megabytes(size: float) -> str:
-    """5.2 -> `5.2 MB`, 16100 -> `16.1 GB`."""
-    return f"{size / 1000:.1f} GB" if size >= 1000 else f"{size:.1f} MB"
-
-
-def export_sizes(facts: "RunFacts", kept: "Kept") -> dict[str, tuple[float | None, str]]:
-    """Form -> (expected MB, what it is for)."""
-    label = "" if kept.step is None else f"-step-{kept.step}"
-    words = {
-        "adapter": (kept.megabytes, "what was learnt (PEFT); used with its base"),
-        "merged": (facts.merged_mb, f"one whole model, {facts.merged_dtype}, adapter folded in"),
-    }
-    again = {form: " · replaces the one there" for form in words if f"{form}{label}" in facts.there}
-    return {form: (size, text + again.get(form, "")) for form, (size, text) in words.items()}
-
-
-def form_line(size: float | None, words: str, *, ticked: bool) -> Content:
-    """An export form's expected size and purpose."""
-    shown = megabytes(size) if size is not None else "size ?"
-    return Content.styled(f"{shown:>8}  {words}", "" if ticked else MUTED)
-
-
-def disk_line(free_gb: float, needed_mb: float, folder: Path) -> Content:
-    """Whether the disk takes what is ticked, and where it will lie."""
-    disk = f"{free_gb:,.1f} GB free, about {megabytes(needed_mb)} needed"
-    short = needed_mb / 1000 > free_gb
-    shown = Content.styled(f"! {disk}", "$error") if short else Content(disk)
-    return _pairs([("disk", shown), ("into", safe_text(folder, 300))])
-
-
-def export_hint(facts: "RunFacts") -> Content:
-    """The next key, before anything was exported."""
-    there = f"There already: {', '.join(facts.there)}.\n" if facts.there else ""
-    return safe_text(there, 300, lines=True, style=MUTED) + Content.assemble(
-        ("x", "$accent bold"), " writes what is ticked (space ticks), and checks what it wrote."
-    )
-
-
-def exported(done: "Sequence[Exported]") -> Content:
-    """What was written, where, and how it was checked."""
-    parts = []
-    for item in done:
-        parts.append(Content.styled(f"✓ {item.form}", "$success bold"))
-        parts.append(Content(f"  {megabytes(item.megabytes)}\n"))
-        parts.append(safe_text(f"  {item.path}\n", 400, lines=True))
-        parts.append(safe_text(f"  {item.check}\n\n", 400, lines=True, style=MUTED))
-    parts.append(Content.assemble(("5", "$accent bold"), " chats with the run"))
-    return Content("").join(parts)
-
-
-def chat_line(
-    run: "RunDirectory | None", chat: "Chat | None", *, loading: bool, loadable: bool
-) -> Content:
-    """Which run is talked with, and where it runs."""
-    if run is None:
-        return Content("")
-    where = "loading" if loading else "not loaded"
-    if loadable and not loading:
-        where += " (i loads it)"
-    if chat is not None:
-        where = f"on {chat.device}"
-    name = Content.styled(safe_str(run.name, 60), "bold")
-    return _pairs([("run", name + safe_text(f" · {where}", 80))])
-
-
-def chat_mode(mode: str) -> Content:
-    """Who answers: tuned, base, or both."""
-    words = []
-    for name in ("tuned", "base", "both"):
-        mark, style = ("● ", "$accent bold") if name == mode else ("○ ", MUTED)
-        words.append(Content.styled(f"{mark}{name}", style))
-    return _pairs([("answers", Content("  ").join(words))])
-
-
-def chat_hint() -> Content:
-    """What to do before the first prompt."""
-    return Content.assemble(
-        ("Write below and press enter.\n\n", "bold"),
-        ("ctrl+t", "$accent bold"), " switches between the base model and the tuned one\n",
-        ("ctrl+o", "$accent bold"), " lets both answer the same prompt\n",
-        ("esc", "$accent bold"), "    leaves the prompt; then the keys below work",
-    )  # fmt: skip
+    return pair_lines([("machine", text)])

@@ -11,10 +11,8 @@ from textual.content import Content
 from ...engine.config.run_config import RunConfig
 from ...engine.run.progress import RunProgress
 from ..safe_text import safe_str, safe_text
-from ..state.history import History
 from ..state.sources import RunSource
 from ..state.story import COMMANDS, count_text, loss_text, rate_text, seconds_text
-from ..widgets.plot import Curve, PlotData
 
 STATES: dict[str, tuple[str, str, str]] = {
     "idle": ("○", "IDLE", "$text-muted"),
@@ -37,19 +35,6 @@ WINDOWS: tuple[int | None, ...] = (None, 500, 60)
 
 ALERT_EVENTS = 30
 """An alert stays beside the state until so many events have come after it."""
-
-
-@dataclass(frozen=True)
-class Palette:
-    """Colours of the curves, `#rrggbb`, from the theme."""
-
-    band: str
-    smooth: str
-    held_out: str
-    change: str
-    lost: str
-    rate: str
-    memory: str
 
 
 def state_of(source: RunSource) -> str:
@@ -264,100 +249,3 @@ def _end_card(source: RunSource) -> Content:
     else:
         lines.append(key_hint(("r", again)))
     return Content("\n").join(lines)
-
-
-def window_range(history: History, total: int | None, window: int | None) -> tuple[float, float]:
-    """The steps that the plots show."""
-    last = history.steps[-1]
-    if window is None:
-        return min(history.steps[0], 0.0), max(float(total or 0), last, 2.0)
-    return max(history.steps[0], last - window + 1), max(last, history.steps[0] + 1)
-
-
-def loss_plot(
-    history: History,
-    progress: RunProgress,
-    colors: Palette,
-    window: int | None,
-    y_log: bool,
-) -> PlotData | None:
-    if not history.steps:
-        return None
-    done = [one for one in progress.evaluations if math.isfinite(one.loss)]
-    held_out = Curve(
-        [float(one.step) for one in done],
-        [one.loss for one in done],
-        colors.held_out,
-        "points",
-        "◆",
-    )
-    marks = [(float(change.step), "▲", colors.change) for change in progress.rate_changes]
-    marks += [(step, "✗", colors.lost) for step in history.lost[-200:]]
-    return PlotData(
-        [
-            Curve(history.steps, history.loss, colors.band, "band"),
-            Curve(history.steps, history.smooth, colors.smooth),
-            held_out,
-        ],
-        window_range(history, progress.total_steps, window),
-        y_log=y_log,
-        marks=marks,
-    )
-
-
-def loss_title(
-    history: History, progress: RunProgress, colors: Palette, window: int | None, y_log: bool
-) -> Content:
-    parts = [Content.styled("loss", "bold")]
-    if history.steps:
-        parts.append(Content.styled(f"train {loss_text(history.loss[-1])}", colors.band))
-        parts.append(Content.styled(f"smooth {loss_text(history.smooth[-1])}", colors.smooth))
-    if progress.evaluations:
-        last = progress.evaluations[-1]
-        text = f"◆ eval {loss_text(last.loss)} at {last.step}"
-        parts.append(Content.styled(text, colors.held_out))
-    if progress.rate_changes:
-        parts.append(Content.styled("▲ lr", colors.change))
-    if history.lost:
-        parts.append(Content.styled(f"✗ {len(history.lost)} skipped", colors.lost))
-    if window:
-        parts.append(Content.styled(f"last {window}", "$text-muted"))
-    if y_log:
-        parts.append(Content.styled("log", "$text-muted"))
-    return Content("  ").join(parts)
-
-
-def rate_plot(
-    history: History, progress: RunProgress, colors: Palette, window: int | None
-) -> PlotData | None:
-    if not history.steps:
-        return None
-    x_range = window_range(history, progress.total_steps, window)
-    return PlotData([Curve(history.steps, history.rate, colors.rate)], x_range, y_from_zero=True)
-
-
-def rate_title(progress: RunProgress, colors: Palette) -> Content:
-    rate = progress.tokens_per_second
-    shown = Content.styled(f"  {count_text(rate)}", colors.rate) if rate else Content("")
-    return Content.styled("tok/s", "bold") + shown
-
-
-def memory_plot(
-    history: History, progress: RunProgress, colors: Palette, window: int | None
-) -> PlotData | None:
-    if not history.steps:
-        return None
-    x_range = window_range(history, progress.total_steps, window)
-    return PlotData(
-        [Curve(history.steps, history.memory, colors.memory)], x_range, y_from_zero=True
-    )
-
-
-def memory_title(progress: RunProgress, colors: Palette) -> Content:
-    title = Content.styled("memory", "bold")
-    if not progress.steps:
-        return title
-    last = progress.steps[-1]
-    now = Content.styled(f"  {last.memory_gb:.1f} GB", colors.memory)
-    rest = f"  peak {last.memory_peak_gb:.1f} of {last.memory_total_gb:.0f}"
-    return title + now + Content.styled(rest, "$text-muted")

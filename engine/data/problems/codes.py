@@ -10,20 +10,10 @@ Light: the configuration and the screens import it.
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from ...config.codes import DropCode, KeepCode
+
 Level = Literal["green", "amber", "red"]
 
-DropCode = Literal[
-    "bad", "turn_order", "empty_prompt", "control_characters", "special_tokens", "tool_calls",
-    "end_untrained", "duplicate", "leak", "near_duplicate", "near_leak",
-]  # fmt: skip
-"""What `data.drop` takes. A row that has several of them is counted under the first."""
-
-KeepCode = Literal[
-    "turn_order", "empty_prompt", "control_characters", "special_tokens", "tool_calls", "end_untrained",
-    "duplicate", "leak", "near_duplicate", "near_leak", "cut", "cut_away", "nothing_to_learn",
-    "pad_is_eos", "eos_differs", "special_split", "beyond_context",
-]  # fmt: skip
-"""What `data.keep` takes: known, and as it should be."""
 
 BAD = "bad"
 TURN_ORDER = "turn_order"

@@ -12,30 +12,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from bitsandbytes.nn.modules import Linear4bit, Params4bit
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ....kernels.nf4 import NF4Weight
 from ....kernels.qlora import Projection, ProjectionGroup, Workspace
 from ..layers import packed_attention as packed
 from ..layers.attention import Attention, GraphAttention, KernelAttention
-from ..layers.decoder import Call, LayerParts, Level, Norm, Stream, decoder_layer
-
-_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-_WINDOW_OF_ALL = frozenset({"mistral"})
-"""transformers' `model_type`s whose every layer has the configuration's sliding window."""
+from ..layers.decoder import Call, LayerParts, Level, Stream, decoder_layer
+from .projections import (
+    ATTENTION_PROJECTIONS,
+    MLP_PROJECTIONS,
+    NotFast,
+    base_layer,
+    dropout_of,
+    lora_of,
+    read_norm,
+    read_projection,
+)
+from .table import WINDOW_OF_ALL
 
 _NOT_ATTENTIONS = frozenset({"past_key_values", "cache", "use_cache", "position_embeddings"})
 """What a layer is called with and its attention's function is not."""
-
-_MLP = ("gate_proj", "up_proj", "down_proj")
-
-
-class NotFast(Exception):
-    """The layer holds something that `decoder.py` has no place for; the message says what."""
 
 
 @dataclass
@@ -61,12 +60,12 @@ class FastState:
         """Whether the layer is as it was read, with its adapters at work, and nobody watches its
         projections."""
         for name, module in self.modules.items():
-            owner = layer.self_attn if name in _ATTENTION else layer.mlp
+            owner = layer.self_attn if name in ATTENTION_PROJECTIONS else layer.mlp
             if (
                 getattr(owner, name) is not module
                 or module._forward_hooks
                 or module._forward_pre_hooks
-                or _base(module).weight is not self.weights[name]
+                or base_layer(module).weight is not self.weights[name]
             ):
                 return False
             if isinstance(module, LoraLayer):
@@ -75,7 +74,7 @@ class FastState:
                     return False
                 if lora.active_adapters != self.adapters[name]:
                     return False
-                a, b, scaling = _lora(lora)
+                a, b, scaling = lora_of(lora)
                 read = self.projections[name]
                 if a is not read.lora_a or b is not read.lora_b or scaling != read.scaling:
                     return False
@@ -95,11 +94,11 @@ def read_layer(layer: Any, workspace: Workspace, stream: Stream, dtype: torch.dt
         NotFast: a projection, adapter or activation of another kind.
     """
     attention, mlp = layer.self_attn, layer.mlp
-    modules = {name: getattr(attention, name) for name in _ATTENTION}
-    modules |= {name: getattr(mlp, name) for name in _MLP}
+    modules = {name: getattr(attention, name) for name in ATTENTION_PROJECTIONS}
+    modules |= {name: getattr(mlp, name) for name in MLP_PROJECTIONS}
     if "forward" in vars(layer):
         raise NotFast("its forward was replaced (by accelerate, for several devices)")
-    projections = {name: _projection(name, module) for name, module in modules.items()}
+    projections = {name: read_projection(name, module) for name, module in modules.items()}
     if len({p.weight.device for p in projections.values()}) > 1:
         raise NotFast("its weights lie on several devices")
     activation = type(mlp.act_fn).__name__
@@ -109,7 +108,9 @@ def read_layer(layer: Any, workspace: Workspace, stream: Stream, dtype: torch.dt
         raise NotFast("its attention has dropout")
 
     def group(*names: str) -> ProjectionGroup:
-        rates = {_dropout(modules[name]) for name in names if isinstance(modules[name], LoraLayer)}
+        rates = {
+            dropout_of(modules[name]) for name in names if isinstance(modules[name], LoraLayer)
+        }
         if len(rates) > 1:
             raise NotFast(f"{', '.join(names)} have adapters with different dropouts")
         own = [projections[name] for name in names]
@@ -118,12 +119,12 @@ def read_layer(layer: Any, workspace: Workspace, stream: Stream, dtype: torch.dt
     qkv = group("q_proj", "k_proj", "v_proj")
     heads = [p.weight.shape[0] // attention.head_dim for p in qkv.projections]
     parts = LayerParts(
-        _norm(layer.input_layernorm),
+        read_norm(layer.input_layernorm),
         qkv,
-        _norm(attention.q_norm) if hasattr(attention, "q_norm") else None,
-        _norm(attention.k_norm) if hasattr(attention, "k_norm") else None,
+        read_norm(attention.q_norm) if hasattr(attention, "q_norm") else None,
+        read_norm(attention.k_norm) if hasattr(attention, "k_norm") else None,
         group("o_proj"),
-        _norm(layer.post_attention_layernorm),
+        read_norm(layer.post_attention_layernorm),
         group("gate_proj", "up_proj"),
         group("down_proj"),
         attention.head_dim,
@@ -136,61 +137,8 @@ def read_layer(layer: Any, workspace: Workspace, stream: Stream, dtype: torch.dt
         for name, module in modules.items()
         if isinstance(module, LoraLayer)
     }
-    weights = {name: _base(module).weight for name, module in modules.items()}
+    weights = {name: base_layer(module).weight for name, module in modules.items()}
     return FastState(parts, modules, projections, weights, adapters)
-
-
-def _norm(module: Any) -> Norm:
-    if module.weight.requires_grad:
-        raise NotFast("its norms are trained")
-    return Norm(module.weight.detach(), module.variance_epsilon)
-
-
-def _base(module: nn.Module) -> Any:
-    return module.get_base_layer() if isinstance(module, LoraLayer) else module
-
-
-def _lora(module: Any) -> tuple[Tensor | None, Tensor | None, float]:
-    """A, B and scaling of a layer's one active adapter; None where it has no part in this layer."""
-    (active,) = module.active_adapters
-    if active not in module.lora_A:
-        return None, None, 1.0
-    a, b = module.lora_A[active].weight, module.lora_B[active].weight
-    return a, b, float(module.scaling[active])
-
-
-def _projection(name: str, module: nn.Module) -> Projection:
-    base = _base(module)
-    weight = base.weight
-    if isinstance(base, Linear4bit) and isinstance(weight, Params4bit):
-        try:
-            weight = NF4Weight.of(weight)
-        except (TypeError, ValueError) as error:
-            raise NotFast(f"{name}: {error}") from error
-    elif type(base) is not nn.Linear:
-        raise NotFast(f"{name} is a {type(base).__name__}")
-    elif weight.requires_grad:
-        raise NotFast(f"{name} itself is trained, not an adapter of it")
-    bias = None if base.bias is None else base.bias.detach()
-    if not isinstance(module, LoraLayer):
-        return Projection(weight, bias)
-    adapters: Any = module
-    if len(adapters.active_adapters) != 1:
-        raise NotFast(f"{name} has {len(adapters.active_adapters)} active adapters")
-    (active,) = adapters.active_adapters
-    a, b, scaling = _lora(adapters)
-    if a is None or b is None:
-        return Projection(weight, bias)
-    if adapters.lora_variant.get(active) is not None or adapters.lora_bias.get(active):
-        raise NotFast(f"{name} has an adapter that is not plain LoRA")
-    return Projection(weight, bias, a, b, scaling)
-
-
-def _dropout(module: Any) -> float:
-    (active,) = module.active_adapters
-    if active not in module.lora_dropout:
-        return 0.0
-    return float(getattr(module.lora_dropout[active], "p", 0.0))  # an Identity has none
 
 
 class FastDecoderLayer(nn.Module):
@@ -249,7 +197,7 @@ def _attention(module: Any, batch: int, options: dict[str, Any]) -> Attention:
     """What the model is configured with; our kernel by hand where it is what packed attention chooses."""
     # Mistral's attention takes the configuration's window; of the others only those that say so
     # themselves have one, whatever else a configuration may hold.
-    of_all = module.config.model_type in _WINDOW_OF_ALL
+    of_all = module.config.model_type in WINDOW_OF_ALL
     window = getattr(module.config, "sliding_window", None) if of_all else None
     window = getattr(module, "sliding_window", window)
     interface = module.config._attn_implementation

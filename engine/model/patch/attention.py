@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ....kernels.accuracy import Comparison, relative_rms_error
 from ..layers.packed_attention import NAME, STOCK_WAYS, Documents, Way, Ways, attend
-from .norms_and_mlps import PatchedPart, compute_dtype, no_kernels_on, verdict
+from .proof import PatchedPart, compute_dtype, no_kernels_on, verdict
 
 log = logging.getLogger(__name__)
 

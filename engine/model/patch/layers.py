@@ -23,23 +23,15 @@ from torch import Tensor, nn
 
 from ....kernels.accuracy import Comparison, relative_rms_error
 from ....kernels.qlora import Workspace
-from ..families.fast_layer import FastDecoderLayer, NotFast, read_layer
+from ..families.fast_layer import FastDecoderLayer, read_layer
+from ..families.projections import NotFast
+from ..families.table import FAMILIES, LAYER_FAMILIES
 from ..layers.decoder import Stream
 from ..layers.packed_attention import STOCK_WAYS, Documents, Ways
-from .norms_and_mlps import (
-    FAMILIES,
-    PatchedPart,
-    compute_dtype,
-    fast_class,
-    no_kernels_on,
-    stock_class,
-    verdict,
-)
+from .proof import PatchedPart, compute_dtype, fast_class, no_kernels_on, stock_class, verdict
 
 log = logging.getLogger(__name__)
 
-LAYER_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-"""transformers' `model_type`s whose decoder layers are those of `decoder.py`."""
 
 _LENGTHS = (67, 1, 63)
 """Documents of the proof: odd, so that blocks of rows have ragged ends."""

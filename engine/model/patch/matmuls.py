@@ -12,7 +12,7 @@ from ....kernels.linear_cross_entropy import products as head_products
 from ....kernels.matmul_tuning import tune
 from ..families.fast_layer import fast_states
 from ..layers.loss_head import LossHead
-from .norms_and_mlps import PatchedPart
+from .proof import PatchedPart
 
 _NAME = "large matmuls"
 

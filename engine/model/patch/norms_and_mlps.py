@@ -17,7 +17,6 @@ stock speed.
 from __future__ import annotations
 
 import copy
-import functools
 import logging
 import math
 import operator
@@ -30,83 +29,15 @@ import torch
 from torch import Tensor, nn
 
 from ....kernels.accuracy import Comparison, Part, compare
-from ....kernels.backend import triton_runs_on
 from ....kernels.glu import geglu, swiglu
 from ....kernels.rms_norm import rms_norm
+from ..families.table import NO_KERNEL, family_of
+from .proof import PatchedPart, compute_dtype, fast_class, no_kernels_on, stock_class, verdict
 
 log = logging.getLogger(__name__)
 
 _ROWS = 131
 """Rows of the random operands: odd, so that blocks of rows have a ragged end."""
-
-
-@dataclass(frozen=True)
-class FamilySpec:
-    """How one architecture is built: the prefix of its class names, and the kinds of its parts.
-
-    `norm` is the kind of ``<prefix>RMSNorm``, `mlp` the kind of ``<prefix>MLP``; None where the
-    family has no such class. Kinds are the keys of `_FAST` and `_NO_KERNEL`.
-    """
-
-    prefix: str
-    norm: str = "rms_norm"
-    mlp: str | None = "swiglu"
-
-
-FAMILIES: dict[str, FamilySpec] = {
-    "cwm": FamilySpec("Cwm"),
-    "ernie4_5": FamilySpec("Ernie4_5"),
-    "gemma": FamilySpec("Gemma", norm="rms_norm (1 + w)", mlp="geglu"),
-    "gemma2": FamilySpec("Gemma2", norm="rms_norm (1 + w)", mlp="geglu"),
-    "gemma3": FamilySpec("Gemma3", norm="rms_norm (1 + w)", mlp="geglu"),
-    "gemma3_text": FamilySpec("Gemma3", norm="rms_norm (1 + w)", mlp="geglu"),
-    "glm": FamilySpec("Glm", mlp="fused swiglu"),
-    "glm4": FamilySpec("Glm4", mlp="fused swiglu"),
-    "granite": FamilySpec("Granite"),
-    "hunyuan_v1_dense": FamilySpec("HunYuanDenseV1"),
-    "llama": FamilySpec("Llama"),
-    "ministral": FamilySpec("Ministral"),
-    "ministral3": FamilySpec("Ministral3"),
-    "mistral": FamilySpec("Mistral"),
-    "mixtral": FamilySpec("Mixtral", mlp=None),
-    "olmo2": FamilySpec("Olmo2", norm="rms_norm (rounds last)"),
-    "olmo3": FamilySpec("Olmo3", norm="rms_norm (rounds last)"),
-    "phi3": FamilySpec("Phi3", mlp="fused swiglu"),
-    "qwen2": FamilySpec("Qwen2"),
-    "qwen3": FamilySpec("Qwen3"),
-    "qwen3_moe": FamilySpec("Qwen3Moe"),
-    "smollm3": FamilySpec("SmolLM3"),
-}
-"""By ``model.config.model_type``; a model of text and images is looked up by its text part too."""
-
-_NO_KERNEL = {
-    "fused swiglu": "gate and up are one projection, which has no kernel",
-    "rms_norm (rounds last)": "there is no kernel that multiplies by the weight before rounding",
-}
-
-
-@dataclass(frozen=True)
-class PatchedPart:
-    """What became of all modules of one class and width.
-
-    Attributes:
-        name: class and width, "LlamaRMSNorm 4096"; the class alone where nothing was compared.
-        kind: "rms_norm", "rms_norm (1 + w)", "swiglu", "geglu", ...
-        count: modules of this kind in the model.
-        fast: whether they run on our kernels now.
-        reason: why, in words for the screen.
-        error, eager_error: relative RMS error against float64 of the fast and the stock part, for
-            the tensor that fared worst of output and gradients; None where nothing was compared or
-            a value was not finite.
-    """
-
-    name: str
-    kind: str
-    count: int
-    fast: bool
-    reason: str
-    error: float | None = None
-    eager_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -201,7 +132,7 @@ def patch_model(
     device = torch.device(device)
     config: Any = model.config
     dtype = compute_dtype(model)
-    model_type, spec = _family(config)
+    model_type, spec = family_of(config)
     if spec is None:
         reason = f"stock: the architecture {model_type!r} is not in the table of families"
         parts = [PatchedPart(type(model).__name__, "model", 0, False, reason)]
@@ -211,26 +142,6 @@ def patch_model(
         if spec.mlp is not None:
             parts += _patch_class(model, f"{spec.prefix}MLP", spec.mlp, device, dtype, blocked)
     return PatchReport(model_type, str(device), str(dtype).removeprefix("torch."), tuple(parts))
-
-
-def _family(config: Any) -> tuple[str, FamilySpec | None]:
-    """The model type that the table knows, or else the outer one, and its row."""
-    for model_type in (config.model_type, config.get_text_config().model_type):
-        if model_type in FAMILIES:
-            return model_type, FAMILIES[model_type]
-    return config.model_type, None
-
-
-def compute_dtype(model: nn.Module) -> torch.dtype:
-    """The dtype of hidden states: the embedding's, which adapters and 4-bit layers leave alone."""
-    return next(p.dtype for p in model.parameters() if p.is_floating_point())
-
-
-def no_kernels_on(device: torch.device) -> str:
-    """Why no kernel runs on `device`; empty if they do."""
-    if device.type != "cuda":
-        return "stock: no GPU"
-    return "" if triton_runs_on(device) else "stock: Triton is not installed"
 
 
 def _patch_class(
@@ -243,7 +154,7 @@ def _patch_class(
 ) -> list[PatchedPart]:
     """Check and swap all modules of one class, width by width."""
     modules = [m for m in model.modules() if stock_class(m).__name__ == class_name]
-    blocked = blocked or (f"stock: {_NO_KERNEL[kind]}" if kind in _NO_KERNEL else "")
+    blocked = blocked or (f"stock: {NO_KERNEL[kind]}" if kind in NO_KERNEL else "")
     if not modules or blocked:
         reason = blocked or "the model has no such module"
         return [PatchedPart(class_name, kind, len(modules), False, reason)]
@@ -273,18 +184,6 @@ def _patch_class(
         name = f"{class_name} {width}"
         parts.append(PatchedPart(name, kind, len(group), passed, reason, *errors))
     return parts
-
-
-def stock_class(module: nn.Module) -> type[nn.Module]:
-    """The class that the model was built with, whether or not the module is patched."""
-    return getattr(type(module), "evenfall_stock", type(module))
-
-
-@functools.cache
-def fast_class(stock: type[nn.Module], mixin: type[nn.Module]) -> type[nn.Module]:
-    """A subclass of the model's own class, so that isinstance checks hold, with our forward."""
-    namespace = {"forward": mixin.forward, "evenfall_stock": stock, "__doc__": mixin.__doc__}
-    return type(f"Fast{stock.__name__}", (stock,), namespace)
 
 
 def _width(module: Any, kind: str) -> int:
@@ -334,15 +233,6 @@ def _verify(
         if device.type == "cuda":
             torch.cuda.empty_cache()
     return verdict(results)
-
-
-def verdict(results: list[Comparison]) -> tuple[bool, str, Comparison]:
-    """Whether all tensors passed, the reason in words, and the one that fared worst."""
-    worst = max(results, key=lambda c: (not c.passed, c.error / (c.eager_error + c.rounding)))
-    if worst.passed:
-        return True, "fast: checked on this device, no further from exact than stock", worst
-    reason = f"stock: the kernel's {worst.tensor} is off by {worst.error:.1e}"
-    return False, f"{reason}, the stock part's by {worst.eager_error:.1e}", worst
 
 
 def _norm_part(module: nn.Module, cls: type[nn.Module]) -> Part:

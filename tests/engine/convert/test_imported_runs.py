@@ -8,7 +8,7 @@ import pytest
 from evenfall.engine.config.run_config import RunConfig
 from evenfall.engine.convert.importer import import_config
 from evenfall.engine.run import events as ev
-from evenfall.engine.run.directory import create_run
+from evenfall.engine.run.find import create_run
 from evenfall.engine.session.session import Session
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from evenfall.engine.doctor.checks import Check, exit_code, format_check, run_checks
+from evenfall.engine.doctor.checks import run_checks
+from evenfall.engine.doctor.fact import Check, exit_code, format_check
 
 GB = 10**9
 

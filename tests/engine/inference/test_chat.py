@@ -12,10 +12,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evenfall.engine.config.run_config import RunConfig
+from evenfall.engine.export import proof
 from evenfall.engine.export import run as exporter
-from evenfall.engine.export.run import ExportError, export_run
-from evenfall.engine.inference.chat import Chat, adapter_folder
-from evenfall.engine.run.directory import RunDirectory, RunError, create_run
+from evenfall.engine.export.form import ExportError
+from evenfall.engine.export.run import export_run
+from evenfall.engine.inference.chat import Chat
+from evenfall.engine.run.directory import RunDirectory, RunError, adapter_folder
+from evenfall.engine.run.find import create_run
 from evenfall.engine.session.session import Session
 
 Make = Callable[..., RunConfig]
@@ -123,7 +126,7 @@ def test_a_checkpoint_can_be_exported(trained: RunDirectory) -> None:
 def test_a_merge_that_went_wrong_is_refused_and_leaves_nothing(
     trained: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = exporter._compare
+    real = proof.compare_with_live
 
     def damage(folder: Path, *args):
         file = folder / "model.safetensors"

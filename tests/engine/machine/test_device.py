@@ -6,15 +6,8 @@ import pytest
 import torch
 
 from evenfall.engine.machine import device as module
-from evenfall.engine.machine.device import (
-    DeviceError,
-    compute_dtype,
-    describe_device,
-    host_memory_available,
-    host_memory_limit,
-    pick_device,
-    read_memory,
-)
+from evenfall.engine.machine.device import DeviceError, compute_dtype, describe_device, pick_device
+from evenfall.engine.machine.memory import host_memory_available, host_memory_limit, read_memory
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)

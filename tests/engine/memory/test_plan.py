@@ -4,16 +4,11 @@ import pytest
 import torch
 from tiny_layers import DEVICE, packed, tiny
 
-from evenfall.engine.memory.plan import (
-    LEVELS,
-    passing_bytes,
-    plan_memory,
-    saved_bytes,
-    weight_bytes,
-)
+from evenfall.engine.memory.cost import passing_bytes, saved_bytes, weight_bytes
+from evenfall.engine.memory.plan import LEVELS, plan_memory
 from evenfall.engine.model.families.fast_layer import FastDecoderLayer, read_layer
 from evenfall.engine.model.layers.decoder import Stream
-from evenfall.engine.model.patch.norms_and_mlps import fast_class
+from evenfall.engine.model.patch.proof import fast_class
 from evenfall.kernels.backend import triton_runs_on
 from evenfall.kernels.linear_cross_entropy import CHUNK_BYTES
 from evenfall.kernels.qlora import Workspace

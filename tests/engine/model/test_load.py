@@ -12,15 +12,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausalLM
 
 from evenfall.engine.config.run_config import AdapterConfig, ModelConfig, RunConfig
-from evenfall.engine.model.load import (
-    add_adapter,
-    count_parameters,
-    load_base,
-    trainable_parameters,
-)
-from evenfall.engine.model.tokenizer import LoadError, load_tokenizer
+from evenfall.engine.model.adapter import add_adapter, trainable_parameters
+from evenfall.engine.model.load import count_parameters, load_base
+from evenfall.engine.model.source import LoadError
+from evenfall.engine.model.tokenizer import load_tokenizer
 from evenfall.engine.run import events as ev
-from evenfall.engine.run.directory import create_run
+from evenfall.engine.run.find import create_run
 from evenfall.engine.session.session import Session
 
 CPU = torch.device("cpu")

@@ -15,18 +15,11 @@ import pytest
 from evenfall.engine.config.run_config import RunConfig, parse_config
 from evenfall.engine.run import directory as runs_module
 from evenfall.engine.run import events as ev
-from evenfall.engine.run.directory import (
-    EventLog,
-    EventTail,
-    RunDirectory,
-    RunError,
-    atomic_folder,
-    create_run,
-    find_run,
-    list_runs,
-    write_atomic,
-)
-from evenfall.engine.run.events import encode_event
+from evenfall.engine.run.directory import RunDirectory, RunError
+from evenfall.engine.run.event_lines import encode_event
+from evenfall.engine.run.files import atomic_folder, write_atomic
+from evenfall.engine.run.find import create_run, find_run, list_runs
+from evenfall.engine.run.log import EventLog, EventTail
 
 Make = Callable[..., RunDirectory]
 

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenfall.engine.run import events as ev
-from evenfall.engine.run.events import EVENT_TYPES, decode_event, encode_event
+from evenfall.engine.run.event_lines import decode_event, encode_event
+from evenfall.engine.run.events import EVENT_TYPES
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.sampled_from(
     ["nan", "inf", "\x00", "\n", "\r\n", "\x85", "\u2028", "\x1b]52;c;aGk=\x07", '"}\n{', "[/INST]"]

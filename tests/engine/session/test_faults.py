@@ -20,7 +20,8 @@ from safetensors.numpy import load_file
 
 from evenfall.engine.config.run_config import RunConfig, parse_config
 from evenfall.engine.run import events as ev
-from evenfall.engine.run.directory import EventTail, RunDirectory
+from evenfall.engine.run.directory import RunDirectory
+from evenfall.engine.run.log import EventTail
 
 CLI = [sys.executable, "-m", "evenfall.tui.commands.main"]
 
@@ -210,7 +211,7 @@ import sys, time
 from pathlib import Path
 from evenfall.engine.run import events as ev
 from evenfall.engine.config.run_config import load_config
-from evenfall.engine.run.directory import create_run
+from evenfall.engine.run.find import create_run
 from evenfall.engine.session.session import Session
 
 session = Session(create_run(load_config(sys.argv[1])))

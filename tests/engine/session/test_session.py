@@ -10,8 +10,10 @@ from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 
 from evenfall.engine.config.run_config import RunConfig
+from evenfall.engine.run import commands as cmd
 from evenfall.engine.run import events as ev
-from evenfall.engine.run.directory import RunDirectory, RunError, create_run
+from evenfall.engine.run.directory import RunDirectory, RunError
+from evenfall.engine.run.find import create_run
 from evenfall.engine.session.session import Session
 from evenfall.engine.training import micro_step
 from evenfall.engine.training import train as loop
@@ -43,7 +45,9 @@ def losses(events: list[ev.Event]) -> dict[int, float]:
 class Script(Session):
     """A session that is told commands as soon as a step was reported."""
 
-    def __init__(self, directory: RunDirectory, at: dict[int, list[ev.Command]], **options) -> None:
+    def __init__(
+        self, directory: RunDirectory, at: dict[int, list[cmd.Command]], **options
+    ) -> None:
         super().__init__(directory, **options)
         emit = self._control.emit
 
@@ -180,7 +184,7 @@ def test_stop_and_resume_repeat_the_uninterrupted_run_bit_for_bit(
     }  # fmt: skip
     _, whole = run(tiny_config(name="whole", **settings))
     directory = create_run(tiny_config(name="parts", **settings))
-    first = finish(Script(directory, {7: [ev.Stop(save=True)]}))
+    first = finish(Script(directory, {7: [cmd.Stop(save=True)]}))
     assert of(ev.Finished, first)[0].reason == "stopped" and max(losses(first)) < 12
     moments = load_file(str(directory.checkpoint(7) / "optimizer.safetensors"))
     assert any("codes" in name for name in moments) == (optim == "adamw_8bit")
@@ -193,7 +197,7 @@ def test_stop_and_resume_repeat_the_uninterrupted_run_bit_for_bit(
 def test_a_checkpoint_of_the_other_optimiser_is_refused(tiny_config: Make) -> None:
     config = tiny_config(name="other")
     directory = create_run(config)
-    finish(Script(directory, {2: [ev.Stop(save=True)]}))
+    finish(Script(directory, {2: [cmd.Stop(save=True)]}))
     directory.write_config(config.with_overrides(["train.optim=adamw_8bit"]))
     (failed,) = of(ev.Failed, finish(Session(directory, resume=True)))
     assert "another optimiser" in failed.message and "train.optim" in failed.message
@@ -201,7 +205,7 @@ def test_a_checkpoint_of_the_other_optimiser_is_refused(tiny_config: Make) -> No
 
 def test_resume_without_a_checkpoint_begins_again(tiny_config: Make) -> None:
     directory = create_run(tiny_config(name="again"))
-    finish(Script(directory, {2: [ev.Stop(save=False)]}))
+    finish(Script(directory, {2: [cmd.Stop(save=False)]}))
     assert not directory.checkpoints() and not directory.adapter.exists()
     events = finish(Session(directory, resume=True))
     assert directory.progress().step == 6
@@ -213,8 +217,8 @@ def test_a_stop_while_loading_ends_the_run_and_other_commands_are_refused(
 ) -> None:
     directory = create_run(tiny_config())
     session = Session(directory)
-    session.submit(ev.SaveNow())
-    session.submit(ev.Stop())
+    session.submit(cmd.SaveNow())
+    session.submit(cmd.Stop())
     events = finish(session)
     assert session.state == "finished" and not of(ev.Step, events)
     assert of(ev.Finished, events)[0].adapter is None
@@ -223,17 +227,17 @@ def test_a_stop_while_loading_ends_the_run_and_other_commands_are_refused(
 
 def test_pause_waits_until_resumed_and_takes_commands_meanwhile(tiny_config: Make) -> None:
     directory = create_run(tiny_config())
-    session = Script(directory, {2: [ev.Pause()]})
+    session = Script(directory, {2: [cmd.Pause()]})
     session.start()
     while session.state != "paused":
         assert not session.wait(0.02)
     held = len(of(ev.Step, session.events_since(0)))
-    session.submit(ev.SaveNow())
-    session.submit(ev.Pause())
-    session.submit(ev.SetLearningRate(1e-4, "hold"))
+    session.submit(cmd.SaveNow())
+    session.submit(cmd.Pause())
+    session.submit(cmd.SetLearningRate(1e-4, "hold"))
     assert not session.wait(0.5)
     assert len(of(ev.Step, session.events_since(0))) == held
-    session.submit(ev.Resume())
+    session.submit(cmd.Resume())
     assert session.wait(60)
     events = session.events_since(0)
     assert directory.checkpoints() and len(losses(events)) == 6
@@ -246,7 +250,7 @@ def test_a_new_learning_rate_takes_effect_at_the_next_step_and_is_recorded(
     tiny_config: Make,
 ) -> None:
     config = tiny_config(train={"lr_scheduler_type": "constant"})
-    _, events = run_with(config, {3: [ev.SetLearningRate(1e-3)]})
+    _, events = run_with(config, {3: [cmd.SetLearningRate(1e-3)]})
     rates = {step.step: step.learning_rate for step in of(ev.Step, events)}
     (change,) = of(ev.LearningRateChanged, events)
     assert change.old == 5e-3 and change.new == 1e-3
@@ -254,15 +258,15 @@ def test_a_new_learning_rate_takes_effect_at_the_next_step_and_is_recorded(
     assert change.step < 6
 
 
-def run_with(config: RunConfig, at: dict[int, list[ev.Command]]) -> tuple[RunDirectory, list]:
+def run_with(config: RunConfig, at: dict[int, list[cmd.Command]]) -> tuple[RunDirectory, list]:
     directory = create_run(config)
     return directory, finish(Script(directory, at))
 
 
 def test_evaluate_now_needs_held_out_rows(tiny_config: Make) -> None:
-    _, refused = run_with(tiny_config(), {1: [ev.EvaluateNow()]})
+    _, refused = run_with(tiny_config(), {1: [cmd.EvaluateNow()]})
     assert "data.eval_fraction" in of(ev.CommandRefused, refused)[0].why
-    _, done = run_with(tiny_config(data={"eval_fraction": 0.1}), {1: [ev.EvaluateNow()]})
+    _, done = run_with(tiny_config(data={"eval_fraction": 0.1}), {1: [cmd.EvaluateNow()]})
     assert len(of(ev.Evaluated, done)) == 2  # asked for, and at the end
 
 

@@ -12,7 +12,7 @@ from evenfall.engine.model.layers import packed_attention as attention
 from evenfall.engine.model.patch import attention as patch_attention
 from evenfall.engine.model.patch import layers as patch_layers
 from evenfall.engine.model.patch import norms_and_mlps as patch
-from evenfall.engine.run.directory import create_run
+from evenfall.engine.run.find import create_run
 from evenfall.engine.session.session import Session
 from evenfall.engine.training import worker
 from evenfall.kernels.backend import triton_runs_on

@@ -14,12 +14,13 @@ from tiny_layers import DEVICE, LENGTHS, OUR_KERNEL, tiny
 from evenfall.engine.data.pack.batch import collate
 from evenfall.engine.data.pack.examples import Example
 from evenfall.engine.model.families.fast_layer import fast_states
-from evenfall.engine.model.layers.loss_head import read_head
 from evenfall.engine.model.layers.packed_attention import Ways
 from evenfall.engine.model.patch.layers import patch_layers
+from evenfall.engine.model.patch.loss_head import read_head
 from evenfall.engine.run import events as ev
-from evenfall.engine.training import micro_step
-from evenfall.engine.training.micro_step import Inputs, MicroStep, Shape, fill_up
+from evenfall.engine.training import graphs, micro_step
+from evenfall.engine.training.graphs import GraphShape, Inputs, fill_up
+from evenfall.engine.training.micro_step import MicroStep
 from evenfall.kernels.backend import triton
 
 ROWS = Ways(equal="rows", mixed="kernel", windowed="kernel", softcapped="kernel")
@@ -43,9 +44,9 @@ def batch_of(lengths, *, learnt=0.5, seed=0):
 )
 def test_filling_up_adds_lonely_tokens_and_labels_that_do_not_count(lengths, tokens, labels, seed):
     batch = batch_of(lengths, seed=seed)
-    shape = Shape(batch.tokens + tokens, batch.trained_tokens + labels, 0)
+    shape = GraphShape(batch.tokens + tokens, batch.trained_tokens + labels, 0)
     if shape.labels > shape.tokens:
-        with pytest.raises(ValueError, match="into Shape"):
+        with pytest.raises(ValueError, match="into GraphShape"):
             fill_up(batch, shape)
         return
     inputs = fill_up(batch, shape)
@@ -72,7 +73,7 @@ def test_filling_up_adds_lonely_tokens_and_labels_that_do_not_count(lengths, tok
 def test_a_batch_is_not_filled_into_less_than_it_is():
     batch = batch_of([5, 5])
     with pytest.raises(ValueError, match="a batch of 10"):
-        fill_up(batch, Shape(9, 9, 0))
+        fill_up(batch, GraphShape(9, 9, 0))
 
 
 def fast_run(**changes) -> Any:
@@ -105,8 +106,8 @@ def test_a_filled_up_batch_has_the_loss_and_the_gradients_of_the_batch(ways):
     gradients = run.optimizer.gradients.clone()
     assert gradients.abs().max() > 0
     run.optimizer.gradients.zero_()
-    shape = Shape(40, 30, 0)
-    got = micro_step._of_inputs(run, fill_up(batch, shape), shape)
+    shape = GraphShape(40, 30, 0)
+    got = graphs.loss_of_inputs(run, fill_up(batch, shape), shape)
     assert torch.allclose(got, want, rtol=1e-5)
     assert torch.allclose(run.optimizer.gradients, gradients, rtol=1e-4, atol=1e-6)
 
@@ -138,8 +139,8 @@ def gpu(monkeypatch):
             self.run.optimizer.gradients.mul_(stand_in.graphs_off_by)
             return loss
 
-    monkeypatch.setattr(micro_step, "_Graph", FakeGraph)
-    monkeypatch.setattr(micro_step, "_of_inputs", of_inputs)
+    monkeypatch.setattr(micro_step, "StepGraph", FakeGraph)
+    monkeypatch.setattr(micro_step, "loss_of_inputs", of_inputs)
     monkeypatch.setattr(
         micro_step, "_loss_and_gradients", lambda run, batch: learn(run, batch.trained_tokens)
     )
@@ -177,7 +178,7 @@ def test_a_shape_that_comes_twice_in_a_row_is_captured_and_gives_the_same(gpu):
     for times in range(1, 5):
         assert step(batch) == 14.0
         assert run.optimizer.gradients.tolist() == [14.0 * times] * 3
-    assert gpu.made == [Shape(16, 14, 2)]
+    assert gpu.made == [GraphShape(16, 14, 2)]
     (event,) = run.told
     assert isinstance(event, ev.StepCaptured) and event.difference == 0.0 and event.filled == 0
 
@@ -331,12 +332,12 @@ def test_a_second_refusal_is_the_last(gpu):
     for lengths in ([8, 8], [6, 6], [4, 4]):
         step(batch_of(lengths))
         step(batch_of(lengths))
-    assert gpu.made == [Shape(16, *gpu.made[0][1:]), Shape(12, *gpu.made[1][1:])]
+    assert gpu.made == [GraphShape(16, *gpu.made[0][1:]), GraphShape(12, *gpu.made[1][1:])]
 
 
 def test_what_is_filled_up_must_give_the_numbers_of_the_batch(gpu, monkeypatch):
     monkeypatch.setattr(
-        micro_step, "_of_inputs", lambda run, inputs, shape: torch.tensor(float(shape.labels))
+        micro_step, "loss_of_inputs", lambda run, inputs, shape: torch.tensor(float(shape.labels))
     )
     step, batch = started(counting_run()), batch_of([8, 8])
     step(batch)
@@ -365,7 +366,7 @@ def test_memory_that_ran_out_in_the_proof_leaves_the_step_as_it_was(gpu, monkeyp
         run.optimizer.gradients.add_(99)
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(micro_step, "_of_inputs", fails)
+    monkeypatch.setattr(micro_step, "loss_of_inputs", fails)
     run = counting_run()
     step, batch = started(run), batch_of([8, 8], learnt=1.0)
     for times in range(1, 4):

@@ -11,11 +11,15 @@ import pytest
 import torch
 
 from evenfall.engine.config.run_config import RunConfig
+from evenfall.engine.machine.frames import drop_frames
+from evenfall.engine.memory.ladder import ModelSizes, rungs_for_step
+from evenfall.engine.memory.oom import is_out_of_memory, requested_gb
+from evenfall.engine.run import commands as cmd
 from evenfall.engine.run import events as ev
-from evenfall.engine.run.directory import create_run
+from evenfall.engine.run.find import create_run
 from evenfall.engine.session.session import Session
 from evenfall.engine.training import evaluate, micro_step, recovery, worker
-from evenfall.engine.training.recovery import Shape, is_out_of_memory, requested_gb, rungs_for_step
+from evenfall.engine.training.objectives import sft
 
 Make = Callable[..., RunConfig]
 CUDA_TEXT = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.1 GiB"
@@ -108,14 +112,14 @@ def test_every_rung_can_be_chosen_and_the_run_finishes(
     real = micro_step.loss_sum
     config = tiny_config(train=BATCHED, adapter={"r": 8, "lora_alpha": 16})
 
-    def answer(question: ev.OutOfMemory) -> ev.Command:
+    def answer(question: ev.OutOfMemory) -> cmd.Command:
         chosen = next(r for r in question.rungs if r.id == rung)
         if rung in ("recompute", "rank"):  # these do not shrink the batch: let it fit from now on
-            monkeypatch.setattr(micro_step, "loss_sum", evaluate.loss_sum)
-        return ev.ApplyRecovery(chosen.id)
+            monkeypatch.setattr(micro_step, "loss_sum", sft.loss_sum)
+        return cmd.ApplyRecovery(chosen.id)
 
     events = train(config, answer=answer)
-    assert real is not evaluate.loss_sum
+    assert real is not sft.loss_sum
     assert of(ev.StateChanged, events)[-1].state == "finished", of(ev.Failed, events)
     applied = of(ev.RecoveryApplied, events)
     assert {r.rung for r in applied} == {rung} and not applied[0].automatic
@@ -151,9 +155,9 @@ def test_shorter_rows_say_how_many_they_affect(tiny_config: Make, fail_above) ->
     fail_above(150, 3)
     seen = []
 
-    def answer(question: ev.OutOfMemory) -> ev.Command:
+    def answer(question: ev.OutOfMemory) -> cmd.Command:
         seen.append(next(r for r in question.rungs if r.id == "shorter"))
-        return ev.ApplyRecovery("shorter")
+        return cmd.ApplyRecovery("shorter")
 
     events = train(tiny_config(train=BATCHED, data={"max_length": 60}), answer=answer)
     assert "affects 0 rows, 0.0 %" in seen[0].effect and seen[0].keeps_result
@@ -173,14 +177,14 @@ def test_without_anybody_to_ask_it_saves_and_ends_with_what_to_try(
 
 def test_stop_answers_too(tiny_config: Make, fail_above) -> None:
     fail_above(150, 3)
-    events = train(tiny_config(train=BATCHED), answer=lambda question: ev.Stop(save=True))
+    events = train(tiny_config(train=BATCHED), answer=lambda question: cmd.Stop(save=True))
     assert of(ev.Finished, events)[0].reason == "stopped" and of(ev.Finished, events)[0].adapter
 
 
 @pytest.fixture
 def evaluation_fails_above(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     def arm(tokens: int) -> None:
-        real = evaluate.loss_sum
+        real = sft.loss_sum
 
         def limited(run, batch):
             if not run.model.training and batch.tokens > tokens:
@@ -199,7 +203,7 @@ def test_stop_answers_an_evaluation_that_does_not_fit(
     tiny_config: Make, evaluation_fails_above
 ) -> None:
     evaluation_fails_above(70)
-    events = train(tiny_config(**EVALUATED), answer=lambda question: ev.Stop(save=True))
+    events = train(tiny_config(**EVALUATED), answer=lambda question: cmd.Stop(save=True))
     assert of(ev.Finished, events)[0].reason == "stopped" and steps(events) == [1, 2, 3, 4]
     offered = [rung.id for rung in of(ev.OutOfMemory, events)[0].rungs]
     assert "recompute" not in offered and "batch" in offered
@@ -208,12 +212,12 @@ def test_stop_answers_an_evaluation_that_does_not_fit(
 def test_a_lower_rank_answers_an_evaluation_and_begins_again(
     tiny_config: Make, evaluation_fails_above, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = evaluate.loss_sum
+    real = sft.loss_sum
     evaluation_fails_above(70)
 
-    def answer(question: ev.OutOfMemory) -> ev.Command:
+    def answer(question: ev.OutOfMemory) -> cmd.Command:
         monkeypatch.setattr(evaluate, "loss_sum", real)
-        return ev.ApplyRecovery("rank")
+        return cmd.ApplyRecovery("rank")
 
     events = train(tiny_config(**EVALUATED, adapter={"r": 8}), answer=answer)
     assert steps(events) == [1, 2, 3, 4, *range(1, 9)]
@@ -256,7 +260,7 @@ def test_a_model_that_does_not_fit_loads_in_four_bits(
     monkeypatch.setattr(worker, "load_base", limited)
     events = train(
         tiny_config(model={"quantization": "none"}),
-        answer=lambda q: ev.ApplyRecovery(q.rungs[0].id),
+        answer=lambda q: cmd.ApplyRecovery(q.rungs[0].id),
     )
     assert of(ev.OutOfMemory, events)[0].phase == "load"
     assert of(ev.ModelLoaded, events)[0].quantization == "nf4"
@@ -268,7 +272,7 @@ def test_a_recovered_run_resumes_after_a_stop(tiny_config: Make, fail_above) -> 
     config = tiny_config(name="recovered", train={**BATCHED, "on_oom": "recover", "max_steps": 6})
     events = train(config)
     assert steps(events) == list(range(1, 7))
-    from evenfall.engine.run.directory import find_run
+    from evenfall.engine.run.find import find_run
 
     run = find_run("recovered", config.output_dir)
     run.write_config(run.config().with_overrides(["train.max_steps=9"]))
@@ -300,7 +304,7 @@ def test_what_the_allocation_asked_for() -> None:
 
 def test_rungs_come_in_order_and_only_where_they_help() -> None:
     config = RunConfig()
-    shape = Shape(layers=32, hidden=4096, logits=128256)
+    shape = ModelSizes(layers=32, hidden=4096, logits=128256)
     rungs = rungs_for_step(config, [100, 2000, 900], shape, 6.0, 30.0)
     assert [rung.id for rung in rungs] == ["recompute", "shorter", "rank"]  # batch is 1 already
     recompute, shorter, rank = rungs
@@ -320,9 +324,9 @@ def test_the_loss_head_never_holds_all_logits() -> None:
     arch = SimpleNamespace(num_hidden_layers=2, hidden_size=8, vocab_size=100)
     model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: arch))
     run: Any = SimpleNamespace(model=model, head=None)
-    assert Shape.of(run) == Shape(2, 8, 100)
+    assert ModelSizes.of(run) == ModelSizes(2, 8, 100)
     run.head = object()
-    assert Shape.of(run) == Shape(2, 8, 0)
+    assert ModelSizes.of(run) == ModelSizes(2, 8, 0)
 
 
 def test_freeing_is_done_outside_the_except_block() -> None:
@@ -339,6 +343,6 @@ def test_freeing_is_done_outside_the_except_block() -> None:
         raise torch.OutOfMemoryError(CUDA_TEXT)
     except torch.OutOfMemoryError as caught:
         error = caught
-        recovery.drop_frames(caught)
+        drop_frames(caught)
     assert error is not None and error.__traceback__ is None
     assert reference is not None and reference() is None

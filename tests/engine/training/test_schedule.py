@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from evenfall.engine.training.schedule import RateChange, Schedule, in_steps
+from evenfall.engine.config.steps import in_steps
+from evenfall.engine.training.schedule import RateChange, Schedule
 
 TOTAL = 57
 KINDS = ("cosine", "linear", "constant")

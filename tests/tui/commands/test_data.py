@@ -8,8 +8,9 @@ import string
 import pytest
 
 from evenfall.engine.config.run_config import RunConfig
+from evenfall.engine.run import event_lines
 from evenfall.engine.run import events as ev
-from evenfall.engine.run.directory import create_run
+from evenfall.engine.run.find import create_run
 from evenfall.engine.run.pace import last_pace
 from evenfall.tui.commands.main import main
 
@@ -111,7 +112,7 @@ def test_the_pace_is_that_of_the_last_run_of_the_model(tmp_path):
                 memory_gb=1, memory_peak_gb=1, memory_total_gb=2)
         for n in range(1, 12)
     ]  # fmt: skip
-    run.events_file.write_bytes(b"".join(ev.encode_event(step) + b"\n" for step in steps))
+    run.events_file.write_bytes(b"".join(event_lines.encode_event(step) + b"\n" for step in steps))
     assert last_pace(config) == 2000
     other = config.model_copy(
         update={"model": config.model.model_copy(update={"name_or_path": "x"})}

@@ -7,7 +7,8 @@ import pytest
 from waiting import until
 
 from evenfall.engine.config.run_config import parse_config
-from evenfall.engine.run.directory import RunDirectory, create_run
+from evenfall.engine.run.directory import RunDirectory
+from evenfall.engine.run.find import create_run
 from evenfall.tui.app import EvenfallApp
 from evenfall.tui.screens import chat as chat_screen
 from evenfall.tui.widgets.field import TextField

@@ -8,7 +8,9 @@ from waiting import until
 
 from evenfall.engine.config.run_config import parse_config
 from evenfall.engine.run import events as ev
-from evenfall.engine.run.directory import EventLog, RunDirectory, create_run
+from evenfall.engine.run.directory import RunDirectory
+from evenfall.engine.run.find import create_run
+from evenfall.engine.run.log import EventLog
 from evenfall.tui.app import EvenfallApp
 from evenfall.tui.screens import export as export_screen
 

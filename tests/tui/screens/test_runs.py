@@ -5,9 +5,10 @@ import time
 import pytest
 from textual.widgets import DataTable
 
+from evenfall.engine.run import commands as cmd
 from evenfall.engine.run import events as ev
 from evenfall.engine.run import summary as run_list
-from evenfall.engine.run.directory import EventLog
+from evenfall.engine.run.log import EventLog
 from evenfall.engine.run.summary import RunScanner, read_ends, summarise
 from evenfall.tui.app import EvenfallApp
 from evenfall.tui.screens import runs as runs_screen
@@ -134,7 +135,7 @@ def test_the_own_live_run_opens_with_its_verbs(drive, tmp_path, four_runs, scrip
         await script.settle(pilot)
         await pilot.press("space")
         await pilot.pause()
-        assert session.commands == [ev.Pause()]
+        assert session.commands == [cmd.Pause()]
 
     drive(app, scenario)
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from evenfall.engine.run import commands as cmd
 from evenfall.engine.run import events as ev
 from evenfall.tui.screens.dialogs.common import InfoModal, LearningRateModal, StopModal
 from evenfall.tui.screens.dialogs.out_of_memory import OutOfMemoryModal
@@ -68,9 +69,9 @@ def test_without_a_run_it_says_how_to_get_one(drive, train_app, same_as_snapshot
 @pytest.mark.parametrize(
     ("key", "command", "mark"),
     [
-        ("space", ev.Pause(), "○ pause"),
-        ("s", ev.SaveNow(), "○ save"),
-        ("e", ev.EvaluateNow(), "○ evaluation"),
+        ("space", cmd.Pause(), "○ pause"),
+        ("s", cmd.SaveNow(), "○ save"),
+        ("e", cmd.EvaluateNow(), "○ evaluation"),
     ],
 )
 def test_a_verb_is_sent_and_marked_until_it_is_answered(
@@ -94,7 +95,7 @@ def test_space_goes_on_after_a_pause(drive, see, train_app, session, script):
         await script.begin(pilot, session, *script.training(20), ev.StateChanged("paused"))
         assert "space Go on" in see(train_app)
         await pilot.press("space")
-        assert session.commands == [ev.Resume()]
+        assert session.commands == [cmd.Resume()]
 
     drive(train_app, scenario)
 
@@ -126,10 +127,10 @@ def test_evaluation_without_held_out_rows_says_why_not(drive, see, train_app, se
 @pytest.mark.parametrize(
     ("keys", "commands"),
     [
-        (["enter"], [ev.Stop(save=True)]),
-        (["s"], [ev.Stop(save=True)]),
-        (["w"], [ev.Stop(save=False)]),
-        (["down", "enter"], [ev.Stop(save=False)]),
+        (["enter"], [cmd.Stop(save=True)]),
+        (["s"], [cmd.Stop(save=True)]),
+        (["w"], [cmd.Stop(save=False)]),
+        (["down", "enter"], [cmd.Stop(save=False)]),
         (["c"], []),
         (["escape"], []),
     ],
@@ -161,7 +162,7 @@ def test_the_learning_rate_is_changed_in_one_line(
         same_as_snapshot(train_app, "train-rate")
         await pilot.press("enter")
         await pilot.pause()
-        assert session.commands == [ev.SetLearningRate(6e-5, "hold")]
+        assert session.commands == [cmd.SetLearningRate(6e-5, "hold")]
 
     drive(train_app, scenario, size)
 
@@ -177,7 +178,7 @@ def test_a_rate_five_times_higher_is_asked_about_once(drive, see, train_app, ses
         assert "enter again to apply it" in see(train_app)
         await pilot.press("enter")
         await pilot.pause()
-        assert session.commands == [ev.SetLearningRate(2e-3, "scale")]
+        assert session.commands == [cmd.SetLearningRate(2e-3, "scale")]
 
     drive(train_app, scenario)
 
@@ -339,10 +340,10 @@ def test_out_of_memory_opens_its_dialog(drive, train_app, session, script, same_
 @pytest.mark.parametrize(
     ("keys", "command"),
     [
-        (["enter"], ev.ApplyRecovery("recompute")),
-        (["2"], ev.ApplyRecovery("micro-batch")),
-        (["down", "down", "enter"], ev.ApplyRecovery("shorter")),
-        (["x"], ev.Stop(save=True)),
+        (["enter"], cmd.ApplyRecovery("recompute")),
+        (["2"], cmd.ApplyRecovery("micro-batch")),
+        (["down", "down", "enter"], cmd.ApplyRecovery("shorter")),
+        (["x"], cmd.Stop(save=True)),
     ],
 )
 def test_one_key_answers_out_of_memory(drive, train_app, session, script, keys, command):

@@ -17,7 +17,7 @@ from textual.content import Content
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from ....engine.run.events import SetLearningRate
+from ....engine.run.commands import SetLearningRate
 from ...safe_text import safe_str, safe_text
 from ...state.story import rate_text
 from ..base import EvenfallModal

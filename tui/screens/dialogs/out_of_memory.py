@@ -7,7 +7,8 @@ from textual.content import Content
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from ....engine.run.events import ApplyRecovery, OutOfMemory, Rung, Stop
+from ....engine.run.commands import ApplyRecovery, Stop
+from ....engine.run.events import OutOfMemory, Rung
 from ...safe_text import safe_str
 from ..base import EvenfallModal
 

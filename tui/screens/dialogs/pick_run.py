@@ -6,8 +6,9 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from ....engine.run.directory import RunDirectory, list_runs
+from ....engine.run.directory import RunDirectory
 from ....engine.run.facts import base_of, short_state
+from ....engine.run.find import list_runs
 from ...widgets.pick_list import Column, PickList, PickRow
 from ..base import EvenfallModal, EvenfallScreen
 

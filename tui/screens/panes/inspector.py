@@ -21,7 +21,7 @@ from ....engine.machine.jobs import Job
 from ...safe_text import safe_text
 from ...state.notices import notice
 from ...widgets.field import TextField
-from ...words import model as describe
+from ...words import data
 from .token_view import LEGEND, TokenView, runs_of
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ class InspectorPane(Vertical):
             before, count = inspector.index_at(row.place), len(inspector.places)
             found = [one.code for one in preview.check.findings if row.place in one.places]
             between = [code for code in found if code in _BETWEEN_ROWS and not row.left_out]
-            head = describe.inspected(row, before, count, between)
+            head = data.inspected(row, before, count, between)
             tokens = self.query_one("#data-tokens", TokenView)
             if row.tokens or self.screen.has_class("-widest"):
                 tokens.set_runs(runs_of(row, self._ids))

@@ -167,7 +167,7 @@ def test_only_a_few_windows_are_made_ahead(taken, tmp_path):
 
 def test_a_stream_trains_and_resumes_bit_for_bit(tiny_stream_config):
     from evenfall.engine.run import events as ev
-    from evenfall.engine.run.directory import create_run
+    from evenfall.engine.run.find import create_run
     from evenfall.engine.session.session import Session
 
     def losses(events):

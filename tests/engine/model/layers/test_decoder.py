@@ -11,10 +11,11 @@ from peft import LoraConfig, get_peft_model
 from tiny_layers import DEVICE, FAMILIES, OUR_KERNEL, SIZES, packed, step, tiny
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from evenfall.engine.model.families.fast_layer import FastDecoderLayer, NotFast, read_layer
+from evenfall.engine.model.families.fast_layer import FastDecoderLayer, read_layer
+from evenfall.engine.model.families.projections import NotFast
 from evenfall.engine.model.layers import attention as layer_attention
 from evenfall.engine.model.layers.decoder import Level, Stream
-from evenfall.engine.model.patch.norms_and_mlps import fast_class
+from evenfall.engine.model.patch.proof import fast_class
 from evenfall.kernels.accuracy import relative_rms_error
 from evenfall.kernels.backend import triton_runs_on
 from evenfall.kernels.qlora import Workspace

@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from evenfall.engine.model.layers import loss_head
-from evenfall.engine.model.layers.loss_head import read_head
+from evenfall.engine.model.patch.loss_head import read_head
 
 SIZES = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -9,10 +9,10 @@ import torch
 from peft import LoraConfig
 from tiny_layers import DEVICE, FAMILIES, packed, step, tiny
 
+from evenfall.engine.memory.fit import set_recompute
 from evenfall.engine.model.families.fast_layer import FastDecoderLayer
 from evenfall.engine.model.layers.attention import KernelAttention
 from evenfall.engine.model.layers.packed_attention import STOCK_WAYS, Ways
-from evenfall.engine.model.load import set_recompute
 from evenfall.engine.model.patch import layers as module
 from evenfall.engine.model.patch.layers import patch_layers
 from evenfall.engine.model.patch.norms_and_mlps import patch_model

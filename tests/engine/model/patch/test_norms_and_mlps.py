@@ -10,8 +10,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from evenfall.engine.model.families.table import FAMILIES
 from evenfall.engine.model.patch import norms_and_mlps as patch
-from evenfall.engine.model.patch.norms_and_mlps import FAMILIES, patch_model
+from evenfall.engine.model.patch.norms_and_mlps import patch_model
 from evenfall.kernels.accuracy import relative_rms_error
 from evenfall.kernels.backend import INTERPRETED, triton_runs_on
 

@@ -1,0 +1,88 @@
+"""The adapter: LoRA put on a base, read back, and written, all in PEFT's format.
+
+Adapter weights are float32 whatever the base is: in bfloat16 small updates round to nothing.
+"""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+
+from ..config.run_config import AdapterConfig
+from .source import LoadError
+
+
+def add_adapter(model: Any, config: AdapterConfig, seed: int) -> PeftModel:
+    """Put a new LoRA adapter on a base; A is drawn from `seed`, B is zero, both are float32.
+
+    Raises:
+        LoadError: `target_modules` names no module of this model.
+    """
+    targets = config.target_modules
+    lora = LoraConfig(
+        r=config.r,
+        lora_alpha=config.lora_alpha,  # type: ignore[arg-type] - PEFT takes fractions too
+        lora_dropout=config.lora_dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        use_rslora=config.use_rslora,
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(seed)
+    try:
+        with _no_initial_values():
+            adapted = get_peft_model(model, lora)
+    except ValueError as error:
+        linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if _is_linear(m)})
+        raise LoadError(
+            f"adapter.target_modules: {targets} fits no module of this model; it has "
+            f"{', '.join(linear)} (PEFT said: {error})"
+        ) from error
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    assert isinstance(adapted, PeftModel)
+    return adapted
+
+
+@contextlib.contextmanager
+def _no_initial_values():
+    """New linear layers are left as they are: PEFT fills A and B right after torch has, and for a model of 8B torch
+    takes half a second for it."""
+    reset = torch.nn.Linear.reset_parameters
+    torch.nn.Linear.reset_parameters = lambda self: None
+    try:
+        yield
+    finally:
+        torch.nn.Linear.reset_parameters = reset
+
+
+def load_adapter(model: Any, folder: Path) -> PeftModel:
+    """Put a saved adapter on a base, for chat and export (not trainable)."""
+    config = PeftConfig.from_pretrained(str(folder))
+    return PeftModel.from_pretrained(model, str(folder), config=config)
+
+
+def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """Name -> parameter, in the model's order, which optimiser and checkpoints share."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.Linear)
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Write the adapter in PEFT's format into an existing folder (float32 safetensors)."""
+    config = model.peft_config["default"]
+    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        str(folder / "adapter_model.safetensors"),
+        metadata={"format": "pt"},
+    )
+    inference_mode, config.inference_mode = config.inference_mode, True
+    config.save_pretrained(str(folder))
+    config.inference_mode = inference_mode

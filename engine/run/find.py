@@ -1,0 +1,71 @@
+"""Runs by name: made, found, listed."""
+
+import contextlib
+import re
+import time
+from pathlib import Path
+
+from ..config.run_config import RunConfig
+from .directory import RunDirectory, RunError
+
+
+def create_run(config: RunConfig) -> RunDirectory:
+    """Make a new run directory under `config.output_dir` and write its `run.yaml`.
+
+    Raises:
+        RunError: `config.name` is taken, or the folder cannot be made.
+    """
+    root = Path(config.output_dir)
+    if config.name:
+        candidates = [config.name]
+    else:
+        model = Path(config.model.name_or_path).name
+        data = Path(config.data.sources[0].path).name.split(".")[0]
+        base = f"{time.strftime('%m%d-%H%M')}-{model}" + (f"-{data}" if data != model else "")
+        base = re.sub(r"[^\w.\-]+", "-", base)[:56]
+        candidates = [base, *(f"{base}-{n}" for n in range(2, 1000))]
+    for name in candidates:
+        try:
+            (root / name).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise RunError(f"output_dir: {root / name} cannot be made: {error.strerror}") from error
+        run = RunDirectory(root / name)
+        run.write_config(config.model_copy(update={"name": name}))
+        return run
+    raise RunError(
+        f"{root / candidates[0]}: this run exists; give another name=..., or take it up again "
+        f"with `evenfall train --resume {candidates[0]}`"
+    )
+
+
+def find_run(name: str | Path, root: str | Path = "runs") -> RunDirectory:
+    """The run of that path, or of that name (or unique start of one) under `root`.
+
+    Raises:
+        RunError: there is none, or several names start so.
+    """
+    for path in (Path(name), Path(root) / name):
+        if (path / "run.yaml").is_file():
+            return RunDirectory(path)
+    matches = [run for run in list_runs(root) if run.name.startswith(str(name))]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise RunError(f"{name}: several runs start so: {', '.join(run.name for run in matches)}")
+    there = ", ".join(run.name for run in list_runs(root)[:8]) or "none yet"
+    raise RunError(f"{name}: no such run in {root}/ (there: {there})")
+
+
+def list_runs(root: str | Path = "runs") -> list[RunDirectory]:
+    """Runs under a folder, the one that was active last first."""
+    runs = [RunDirectory(file.parent) for file in Path(root).glob("*/run.yaml")]
+
+    def last_activity(run: RunDirectory) -> float:
+        for file in (run.events_file, run.config_file):
+            with contextlib.suppress(OSError):
+                return file.stat().st_mtime
+        return 0.0
+
+    return sorted(runs, key=last_activity, reverse=True)

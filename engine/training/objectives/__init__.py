@@ -1,0 +1,1 @@
+"""What is learnt: a loss for each kind of training."""

@@ -1,0 +1,60 @@
+"""`evenfall bench`: how fast it trains here, beside other stacks on the same work."""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from .parser import Commands
+
+
+def add(commands: Commands) -> None:
+    words = "measure the speed of training, and of other stacks"
+    parser = commands.add("bench", measure, words)
+    parser.add_argument("shape", nargs="?", default="8b", choices=["8b", "1b", "tiny"], help="(8b)")
+    for name, default, words in (
+        ("rows", None, "rows of a step, with --data bins (16,384 tokens' worth)"),
+        ("length", 2048, "tokens of a random row (2048)"),
+        ("steps", 10, "timed steps (10)"),
+        ("warmup", 4, "steps before them (4)"),
+        ("pack", 8192, "tokens of a bin of real rows (8192)"),
+        ("rank", 16, "of the adapter (16)"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=words)
+    parser.add_argument("--data", metavar="FILE", help="real rows, packed, instead of random ones")
+    parser.add_argument("--recompute", action="store_true", help="recompute activations")
+    parser.add_argument(
+        "--against", default="", metavar="STACKS",
+        help="do the same work with trl, liger, unsloth, unsloth:default (comma between)",
+    )  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="keep the random model for next time"
+    )
+
+
+def measure(args: argparse.Namespace) -> int:
+    from ...engine.bench.report import report_tree
+    from ...engine.bench.run import Options, run_bench
+    from ...engine.bench.stacks import parse_against
+    from ...engine.bench.table import format_report
+    from ...engine.bench.work import BenchError, to_json
+    from ...engine.run.files import write_atomic
+    from ..safe_text import safe_str
+    from .plain import PlainLines
+
+    if args.json and not args.json.absolute().parent.is_dir():
+        raise BenchError(f"--json {args.json}: there is no such folder")
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that its processes and folders go too
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    options = Options(
+        args.shape, args.rows, args.length, args.steps, args.warmup, args.data, args.pack,
+        args.recompute, args.rank, parse_against(args.against), args.keep,
+    )  # fmt: skip
+    report = run_bench(
+        options, lambda text: print(safe_str(text, 400), file=sys.stderr, flush=True)
+    )
+    PlainLines().say(format_report(report))
+    if args.json:
+        write_atomic(args.json, to_json(report_tree(report)))
+    return report.exit_code

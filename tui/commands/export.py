@@ -1,0 +1,30 @@
+"""`evenfall export`: write the adapter or the merged model, checked."""
+
+import argparse
+
+from .parser import Commands, add_run
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add("export", _export, "write the adapter or the merged model, checked")
+    add_run(parser)
+    parser.add_argument("forms", nargs="*", metavar="FORM", help="adapter, merged")
+    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="instead of the final one")
+
+
+def _export(args: argparse.Namespace) -> int:
+    from ...engine.machine.libraries import import_libraries
+    from ...engine.run.find import find_run
+    from .plain import PlainLines
+
+    say = PlainLines().say
+    run = find_run(args.run, args.runs)
+    import_libraries()
+    from ...engine.export.run import export_run
+
+    done = export_run(
+        run, args.forms, checkpoint=args.checkpoint, report=lambda text, fraction: say(text)
+    )
+    for item in done:
+        say(f"{item.form}: {item.path} ({item.megabytes:.1f} MB); {item.check}")
+    return 0

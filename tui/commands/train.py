@@ -1,0 +1,109 @@
+"""`evenfall train`: train what a run.yaml says, or take up a run again."""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from .app import has_screen, show_screens
+from .parser import Commands, add_overrides, add_plain
+
+if TYPE_CHECKING:
+    from ...engine.run.directory import RunDirectory
+    from ...engine.session.session import Session
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add("train", _train, "train what a run.yaml says")
+    parser.add_argument("config", nargs="?", metavar="run.yaml", help="the run's configuration")
+    parser.add_argument("--resume", metavar="RUN", help="take up a run from its last checkpoint")
+    add_overrides(parser, "train.learning_rate=1e-4")
+    add_plain(parser)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from ...engine.config.run_config import ConfigError, load_config
+    from ...engine.run.find import create_run, find_run
+
+    if args.resume:
+        overrides = [text for text in (args.config, *args.overrides) if text]
+        run = find_run(args.resume, args.runs)
+        if overrides:
+            run.write_config(run.config().with_overrides(overrides))
+        return train_run(args, run, resume=True)
+    if not args.config:
+        raise ConfigError("train: name a run.yaml, or --resume RUN")
+    overrides = list(args.overrides)
+    if args.runs != "runs":
+        overrides.append(f"output_dir={args.runs}")
+    return train_run(args, create_run(load_config(args.config, overrides)))
+
+
+def train_run(
+    args: argparse.Namespace,
+    run: "RunDirectory",
+    *,
+    resume: bool = False,
+    leave_when_done: bool = False,
+) -> int:
+    """Train a run with screens or with lines, to its end."""
+    if has_screen(args):
+        return show_screens(
+            root=run.path.parent, train=run, resume=resume, leave_when_done=leave_when_done
+        )
+    from ...engine.session.headless import run_headless
+    from ...engine.session.session import Session
+    from .plain import PlainLines
+
+    session = Session(run, resume=resume, attended=sys.stdin.isatty())
+    lines = PlainLines()
+    stopped_by = _stop_on_signals(session, lines)
+    if sys.stdin.isatty():
+        signal.signal(signal.SIGTTIN, signal.SIG_IGN)  # a run in the background is not to halt
+        threading.Thread(target=_answer_from_keyboard, args=(session,), daemon=True).start()
+    code = run_headless(session, lines)
+    return 128 + stopped_by[0] if stopped_by and code == 0 else code
+
+
+def _stop_on_signals(session: "Session", lines: Any) -> list[int]:
+    """Ctrl-C and SIGTERM save and stop; a hang-up is no reason to end a run.
+
+    Returns:
+        The signals that came, as they come.
+    """
+    from ...engine.run.commands import Stop
+
+    came: list[int] = []
+
+    def stop(number: int, _: Any) -> None:
+        if number == signal.SIGINT and came:
+            os._exit(130)  # any other way out waits for the worker; on disk all is whole
+        came.append(number)
+        session.submit(Stop(save=True))
+        with contextlib.suppress(RuntimeError):  # it came in the middle of another line
+            lines.say("saving and stopping after this step (Ctrl-C again: end at once)")
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGHUP, lambda *_: session.set_attended(False))
+    return came
+
+
+def _answer_from_keyboard(session: "Session") -> None:
+    """A number answers an out-of-memory question; anything else is left alone."""
+    from ...engine.run.commands import ApplyRecovery
+    from ...engine.run.progress import RunProgress
+
+    # Not through sys.stdin: its lock, held by a thread that waits, aborts the interpreter's exit.
+    with contextlib.suppress(OSError):
+        while data := os.read(0, 4096):
+            text = data.decode(errors="replace").strip()
+            progress = RunProgress()
+            progress.apply_all(session.events_since(0))
+            question = progress.out_of_memory
+            if question and text.isdecimal() and 0 < int(text) <= len(question.rungs):
+                session.submit(ApplyRecovery(question.rungs[int(text) - 1].id))
+    session.set_attended(False)  # the keyboard is gone: nobody can answer
