@@ -56,7 +56,7 @@ def run(work: Work, clock: Clock, folder: Path) -> StackResult:
     wake.wait()
     run = build_run(directory, config, story, loaded, data, device, work.bin_tokens)
     initial = load_file(str(Path(work.adapter) / "adapter_model.safetensors"))
-    set_peft_model_state_dict(run.model, initial)
+    set_peft_model_state_dict(run.trained.model, initial)
     train(run)
     log.close()
     del run, loaded

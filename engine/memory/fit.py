@@ -5,12 +5,12 @@ from typing import Any
 
 from peft import PeftModel
 
+from ..config.run_config import RunConfig
 from ..machine.memory import free_bytes
 from ..model.families.fast_layer import fast_states
-from ..run.events import MemoryPlanned
-from ..training.state import Run
+from ..model.trained import TrainedModel
 from .cost import saved_bytes
-from .plan import plan_memory
+from .plan import MARGIN, MemoryPlan, plan_memory
 
 
 def set_recompute(model: Any, on: bool) -> None:
@@ -35,38 +35,41 @@ def set_recompute(model: Any, on: bool) -> None:
             layer.gradient_checkpointing = False
 
 
-def fit_memory(run: Run) -> None:
-    """Set what every layer saves by the run's configuration and the memory that is free now."""
-    train = run.config.train
-    set_recompute(run.model, train.gradient_checkpointing)
-    states = fast_states(run.model)
-    if not states or run.device.type != "cuda":
-        return
+def fit_memory(
+    trained: TrainedModel, config: RunConfig, margin: float = MARGIN
+) -> MemoryPlan | None:
+    """Set what every layer saves, by the configuration and the memory that is free now.
+
+    Args:
+        margin: part of the GPU's memory to leave alone.
+
+    Returns:
+        The plan; None where nothing is planned: on a CPU, and for stock layers.
+    """
+    train = config.train
+    set_recompute(trained.model, train.gradient_checkpointing)
+    states = fast_states(trained.model)
+    if not states or trained.device.type != "cuda":
+        return None
     for state in states:
         state.parts.stream.clear()
         for group in state.parts.groups:
             group.keep_weights(False)
     gc.collect()  # failed steps and earlier models leave cycles that hold memory
-    tokens = train.per_device_train_batch_size * run.config.data.max_length
-    free, total = free_bytes(run.device)
-    arch = run.model.config.get_text_config()
-    if run.head is None:  # logits, their fp32 copy, and a gradient of each
+    tokens = train.per_device_train_batch_size * config.data.max_length
+    free, total = free_bytes(trained.device)
+    arch = trained.model.config.get_text_config()
+    if trained.head is None:  # logits, their fp32 copy, and a gradient of each
         free -= 12 * tokens * arch.vocab_size
     stock = arch.num_hidden_layers - len(states)
     if stock > 0:  # they hold what they like: about twice as much as fast ones
         free -= stock * 2 * saved_bytes(states[0].parts, tokens, "kept")
     plan = plan_memory(
         [state.parts for state in states], tokens, free, total,
-        recompute=train.gradient_checkpointing, margin=run.state.memory_margin,
+        recompute=train.gradient_checkpointing, margin=margin,
     )  # fmt: skip
     for index, (state, level) in enumerate(zip(states, plan.levels(), strict=True)):
         state.level = level
         for group in state.parts.groups:
             group.keep_weights(index < plan.cached)
-    run.saves_more = bool(plan.kept or plan.cheap or plan.cached)
-    run.control.emit(
-        MemoryPlanned(
-            plan.kept, plan.cheap, plan.recomputed, plan.cached, plan.activations / 1e9,
-            plan.weights / 1e9,
-        )
-    )  # fmt: skip
+    return plan

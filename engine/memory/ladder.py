@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from ..config.run_config import RunConfig
+from ..model.trained import TrainedModel
 from ..run.events import Rung
-from ..training.state import Run
 
 MARGIN_STEP = 0.12
-
-
 WIDEST_MARGIN = 0.54
 """What the memory plan's margin grows by after an error, and to at most."""
 
@@ -30,9 +28,9 @@ class ModelSizes:
     """Of a token, held at once: the vocabulary, or 0 where the loss head never holds them all."""
 
     @classmethod
-    def of(cls, run: Run) -> Self:
-        arch = run.model.config.get_text_config()
-        logits = arch.vocab_size if run.head is None else 0
+    def of(cls, trained: TrainedModel) -> Self:
+        arch = trained.model.config.get_text_config()
+        logits = arch.vocab_size if trained.head is None else 0
         return cls(arch.num_hidden_layers, arch.hidden_size, logits)
 
 

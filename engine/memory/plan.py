@@ -20,11 +20,13 @@ from dataclasses import dataclass
 
 from ...kernels.linear_cross_entropy import CHUNK_BYTES
 from ..model.layers.decoder import LayerParts, Level
-from ..training.state import LoopState
 from .cost import adapter_bytes, passing_bytes, saved_bytes, weight_bytes
 
 LEVELS: tuple[Level, ...] = ("layer", "cheap", "kept")
 """From the least saved to the most."""
+
+MARGIN = 0.06
+"""Part of the GPU's memory that no plan spends; a recovery widens it."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class MemoryPlan:
     """Bytes, in all layers at the end of a forward."""
     weights: int
     """Bytes of dequantised weights."""
+
+    @property
+    def saves_more(self) -> bool:
+        """Whether it saves more than it must: there is something to give up."""
+        return bool(self.kept or self.cheap or self.cached)
 
     def levels(self) -> list[Level]:
         """Of each layer from the first: the last layers' activations are let go first, so they are
@@ -56,7 +63,7 @@ def plan_memory(
     total: int,
     *,
     recompute: bool = False,
-    margin: float = LoopState.memory_margin,
+    margin: float = MARGIN,
 ) -> MemoryPlan:
     """The fastest plan that fits.
 

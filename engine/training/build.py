@@ -7,7 +7,6 @@ import torch
 from ...kernels.adamw import AdamWSettings
 from ..config.run_config import RunConfig
 from ..data.prepare.prepare import PreparedData
-from ..memory.fit import fit_memory
 from ..model.adapter import add_adapter, trainable_parameters
 from ..model.families.fast_layer import fast_states
 from ..model.layers.packed_attention import STOCK_WAYS
@@ -18,6 +17,7 @@ from ..model.patch.loss_head import read_head
 from ..model.patch.matmuls import patch_matmuls
 from ..model.patch.norms_and_mlps import patch_model
 from ..model.patch.proof import PatchedPart, no_kernels_on
+from ..model.trained import TrainedModel
 from ..run import events as ev
 from ..run.control import Control
 from ..run.directory import RunDirectory
@@ -63,11 +63,9 @@ def build_run(
     optimizer = FlatAdamW(trainable_parameters(model), settings, recipe.optim)
     for layer in fast_states(model):
         layer.accumulate = True  # into the optimiser's buffer
-    run = Run(
-        directory, config, control, model, optimizer, data, state, device, loaded.packed,
-        ways, head,
-    )  # fmt: skip
-    fit_memory(run)
+    trained = TrainedModel(model=model, device=device, packed=loaded.packed, ways=ways, head=head)
+    run = Run(directory, config, control, trained, optimizer, data, state)
+    run.fit_memory()
     return run
 
 

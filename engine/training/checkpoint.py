@@ -116,7 +116,7 @@ def save_now(run: Run) -> None:
     keep = run.config.train.save_total_limit
     try:
         folder, megabytes = save_checkpoint(
-            run.directory, run.state, run.model, run.optimizer, keep
+            run.directory, run.state, run.trained.model, run.optimizer, keep
         )
     except (OSError, SafetensorError) as error:
         run.control.emit(
@@ -141,7 +141,7 @@ def save_final_adapter(run: Run) -> str | None:
     while True:
         try:
             with atomic_folder(run.directory.adapter) as folder:
-                save_adapter(run.model, folder)
+                save_adapter(run.trained.model, folder)
             return run.directory.adapter.name
         except (OSError, SafetensorError) as error:
             run.control.emit(

@@ -1,23 +1,24 @@
-"""The loss of a batch, and its mean over held-out rows."""
+"""The mean loss over held-out rows."""
 
 import torch
 
+from ..config.run_config import RunConfig
 from ..data.pack.windows import Bins
+from ..model.trained import TrainedModel
 from .objectives.sft import loss_sum
-from .state import Run
 from .updates import micro_batches
 
 
-def evaluate(run: Run, bins: Bins) -> float:
+def evaluate(model: TrainedModel, bins: Bins, config: RunConfig) -> float:
     """Mean loss over the trained tokens of held-out bins."""
-    total, trained = torch.zeros((), device=run.device), 0
-    run.model.eval()
+    total, trained = torch.zeros((), device=model.device), 0
+    model.model.eval()
     try:
         with torch.no_grad():
             chosen = [bins.rows(index) for index in range(len(bins))]
-            for batch in micro_batches(chosen, run.config, run.packed):
-                total += loss_sum(run, batch.to(run.device))
+            for batch in micro_batches(chosen, config, model.packed):
+                total += loss_sum(model, batch.to(model.device))
                 trained += batch.trained_tokens
     finally:
-        run.model.train()
+        model.model.train()
     return total.item() / max(1, trained)

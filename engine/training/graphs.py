@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..data.pack.batch import Batch
 from ..model.layers.packed_attention import Documents
-from .state import Run
+from ..model.trained import TrainedModel
 
 
 class GraphShape(NamedTuple):
@@ -76,11 +76,11 @@ def fill_up(batch: Batch, shape: GraphShape) -> Inputs:
 class StepGraph:
     """One captured micro-step and the tensors that it reads and writes."""
 
-    def __init__(self, run: Run, static: Inputs, shape: GraphShape, pool: Any) -> None:
+    def __init__(self, trained: TrainedModel, static: Inputs, shape: GraphShape, pool: Any) -> None:
         self._static = static
         self._graph = torch.cuda.CUDAGraph()
         with _capturing(self._graph, pool):
-            self._loss = loss_of_inputs(run, static, shape)
+            self._loss = loss_of_inputs(trained, static, shape)
 
     def replay(self, inputs: Inputs) -> Tensor:
         for source, target in zip(inputs.tensors(), self._static.tensors(), strict=True):
@@ -110,19 +110,19 @@ def _capturing(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
             raise
 
 
-def loss_of_inputs(run: Run, inputs: Inputs, shape: GraphShape) -> Tensor:
+def loss_of_inputs(trained: TrainedModel, inputs: Inputs, shape: GraphShape) -> Tensor:
     """The same of inputs on the device."""
-    assert run.head is not None
+    assert trained.head is not None
     # Equal rows as they are; else in our kernel, which goes by starts and ends.
     rows = shape.rows
-    ways = replace(run.ways, mixed="kernel")
+    ways = replace(trained.ways, mixed="kernel")
     lengths = (shape.tokens // rows,) * rows if rows else (shape.tokens - 1, 1)
     bounds = torch.arange(  # for equal rows; the kernel does not read them
         0, shape.tokens + 1, max(1, lengths[0]), dtype=torch.int32, device=inputs.starts.device
     )
     documents = Documents(lengths, bounds, ways, (inputs.starts, inputs.ends))
-    loss = run.head.losses(
-        run.model, inputs.labels, inputs.label_positions, input_ids=inputs.input_ids,
+    loss = trained.head.losses(
+        trained.model, inputs.labels, inputs.label_positions, input_ids=inputs.input_ids,
         position_ids=inputs.position_ids, documents=documents,
     ).sum()  # fmt: skip
     loss.backward()

@@ -34,6 +34,7 @@ from ..data.pack.batch import Batch
 from ..machine.memory import free_bytes
 from ..model.families.fast_layer import fast_states
 from ..model.layers.packed_attention import Documents, choose
+from ..model.trained import TrainedModel
 from ..run import events as ev
 from .graphs import GraphShape, Inputs, StepGraph, fill_up, loss_of_inputs, relative_difference
 from .objectives.sft import loss_sum
@@ -85,7 +86,7 @@ class MicroStep:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._never = _why_never(run)
+        self._never = _why_never(run.trained)
         if self._never:
             log.info("micro-steps are launched: %s", self._never)
         self._graphs: dict[GraphShape, StepGraph] = {}
@@ -130,7 +131,7 @@ class MicroStep:
     def make_room(self) -> None:
         """Give the graphs up if as much as a micro-step takes would not fit beside them."""
         # What the graphs hold counts as free there, but launches cannot take it.
-        if self._graphs and free_bytes(self._run.device)[0] - self._held < self._needs:
+        if self._graphs and free_bytes(self._run.trained.device)[0] - self._held < self._needs:
             self.give_up()
 
     def give_up(self) -> bool:
@@ -146,7 +147,7 @@ class MicroStep:
     def forget(self) -> None:
         """Let go of all graphs and what they hold."""
         if self._graphs:
-            torch.cuda.synchronize(self._run.device)
+            torch.cuda.synchronize(self._run.trained.device)
         self._graphs, self._pool, self._held, self._last = {}, None, 0, None
 
     @property
@@ -157,11 +158,11 @@ class MicroStep:
     def _shape(self, batch: Batch) -> GraphShape | None:
         """What a batch may be captured as; None where it cannot be."""
         run = self._run
-        way = choose(Documents(batch.lengths, batch.cu_seqlens, run.ways))
+        way = choose(Documents(batch.lengths, batch.cu_seqlens, run.trained.ways))
         # As of now: a recovery may have changed them.
         capacity = run.config.train.per_device_train_batch_size * run.config.data.max_length
         count = len(batch.lengths)
-        proven = run.ways.windowed == "kernel"
+        proven = run.trained.ways.windowed == "kernel"
         if not self._host_bound:
             if way == "rows" or (way == "kernel" and proven):
                 rows = count if way == "rows" else 0
@@ -177,37 +178,37 @@ class MicroStep:
     def _room(self) -> bool:
         """Whether a graph and its proof fit: what launching the same took is free by then, and what
         other graphs hold is used again."""
-        free, total = free_bytes(self._run.device)
+        free, total = free_bytes(self._run.trained.device)
         proof = _PROOF_COPIES * self._run.optimizer.gradients.nbytes
         return free > self._needs + proof + _MARGIN * total
 
     def _launch(self, batch: Batch) -> Tensor:
-        device = self._run.device
+        device = self._run.trained.device
         if device.type != "cuda":
-            return _loss_and_gradients(self._run, batch)
+            return _loss_and_gradients(self._run.trained, batch)
         self.make_room()
         self._launched += 1
         if not self._never and self._launched > _SETTLED and len(self._timings) < _TIMED:
-            loss, timing = self._timed(lambda: _loss_and_gradients(self._run, batch))
+            loss, timing = self._timed(lambda: _loss_and_gradients(self._run.trained, batch))
             self._timings.append(timing)
             if len(self._timings) == _TIMED:
                 log.info("micro-steps from an idle device: %s", self._timings)
         else:
-            loss = _loss_and_gradients(self._run, batch)
+            loss = _loss_and_gradients(self._run.trained, batch)
         self._note_needs()
         return loss
 
     def _timed(self, compute: Callable[[], Tensor]) -> tuple[Tensor, Timing]:
-        torch.cuda.synchronize(self._run.device)
+        torch.cuda.synchronize(self._run.trained.device)
         start = time.perf_counter()
         loss = compute()
         launched = time.perf_counter()
-        torch.cuda.synchronize(self._run.device)
+        torch.cuda.synchronize(self._run.trained.device)
         done = time.perf_counter()
         return loss, Timing(done - start, done - launched)
 
     def _note_needs(self) -> None:
-        device = self._run.device
+        device = self._run.trained.device
         if device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(device)
             self._needs = max(self._needs, peak - torch.cuda.memory_allocated(device))
@@ -223,7 +224,7 @@ class MicroStep:
             return compute(), gradients - before
 
         # All launches before the capture: a graph beside them would need their memory twice.
-        launched = again(lambda: _loss_and_gradients(run, batch))
+        launched = again(lambda: _loss_and_gradients(run.trained, batch))
         after = gradients.clone()
         if not all(bool(tensor.isfinite().all()) for tensor in launched):
             return launched[0]  # a bad batch proves nothing
@@ -231,12 +232,12 @@ class MicroStep:
         noise, faster = math.inf, False
         try:
             inputs = fill_up(batch, shape)
-            static = Inputs(*(tensor.to(run.device) for tensor in inputs.tensors()))
-            filled = again(lambda: loss_of_inputs(run, static, shape))
+            static = Inputs(*(tensor.to(run.trained.device) for tensor in inputs.tensors()))
+            filled = again(lambda: loss_of_inputs(run.trained, static, shape))
             apart = noise = relative_difference(filled, launched)
             if self._host_bound:  # the attention may be another than the launches'
                 noise = relative_difference(
-                    again(lambda: loss_of_inputs(run, static, shape)), filled
+                    again(lambda: loss_of_inputs(run.trained, static, shape)), filled
                 )
             self._note_needs()
             if apart <= _FURTHEST:
@@ -270,35 +271,35 @@ class MicroStep:
         return min(one.seconds for one in replays) < min(one.seconds for one in self._timings)
 
     def _make(self, static: Inputs, shape: GraphShape) -> StepGraph:
-        device = self._run.device
+        device = self._run.trained.device
         if device.type == "cuda":
             torch.cuda.empty_cache()  # what is reserved on top of this is the graph's
         reserved = torch.cuda.memory_reserved(device)
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        graph = StepGraph(self._run, static, shape, self._pool)
+        graph = StepGraph(self._run.trained, static, shape, self._pool)
         self._held += max(0, torch.cuda.memory_reserved(device) - reserved)
         return graph
 
 
-def _loss_and_gradients(run: Run, batch: Batch) -> Tensor:
-    loss = loss_sum(run, batch.to(run.device))
+def _loss_and_gradients(trained: TrainedModel, batch: Batch) -> Tensor:
+    loss = loss_sum(trained, batch.to(trained.device))
     loss.backward()  # divided later: in fp16 small gradients would vanish here
     return loss.detach()
 
 
-def _why_never(run: Run) -> str:
+def _why_never(trained: TrainedModel) -> str:
     """Why this run's micro-steps are not captured at all; empty where they may be."""
-    states = fast_states(run.model)
-    if run.device.type != "cuda":
+    states = fast_states(trained.model)
+    if trained.device.type != "cuda":
         return "there is no GPU"
-    if run.head is None or not run.packed:
+    if trained.head is None or not trained.packed:
         return "the model's own head or attention computes the loss"
-    if len(states) < run.model.config.get_text_config().num_hidden_layers:
+    if len(states) < trained.model.config.get_text_config().num_hidden_layers:
         return "some layers are stock"
     if any(group.dropout for state in states for group in state.parts.groups):
         return "there is dropout"
-    rope: Any = getattr(run.model.config.get_text_config(), "rope_parameters", None) or {}
+    rope: Any = getattr(trained.model.config.get_text_config(), "rope_parameters", None) or {}
     if rope.get("rope_type") in ("dynamic", "longrope"):
         return f"{rope['rope_type']} rope asks the device how long a batch is"
     return ""

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from ..config.run_config import RunConfig, parse_config
 from ..machine.memory import read_memory
-from ..memory.fit import fit_memory
 from ..memory.ladder import MARGIN_STEP, WIDEST_MARGIN, ModelSizes, deeper_plan, rungs_for_step
 from ..memory.oom import free_memory
 from ..run.commands import ApplyRecovery, Stop
@@ -30,17 +29,19 @@ def answer(run: Run, trouble: OutOfMemory) -> Ending | None:
         OutOfMemoryEnd: nobody can answer; a checkpoint was written.
     """
     run.optimizer.zero_grad()
-    free_memory(run.device)
+    free_memory(run.trained.device)
     needed_gb = trouble.at_gb - trouble.before_gb + (trouble.requested_gb or 0.0)
     lengths = run.data.train.lengths().tolist()
-    rungs = rungs_for_step(run.config, lengths, ModelSizes.of(run), trouble.before_gb, needed_gb)
+    rungs = rungs_for_step(
+        run.config, lengths, ModelSizes.of(run.trained), trouble.before_gb, needed_gb
+    )
     margin = run.state.memory_margin
     wider = min(WIDEST_MARGIN, margin + MARGIN_STEP)
-    if run.saves_more and wider > margin:
+    if run.plan is not None and run.plan.saves_more and wider > margin:
         rungs.insert(0, deeper_plan(trouble.limit_gb * (1 - wider)))
     if trouble.phase == "evaluation":  # it keeps nothing for a backward that could be recomputed
         rungs = [rung for rung in rungs if rung.id != "recompute"]
-    run.control.emit(replace(trouble, after_gb=read_memory(run.device).now_gb, rungs=rungs))
+    run.control.emit(replace(trouble, after_gb=read_memory(run.trained.device).now_gb, rungs=rungs))
     run.control.set_state("out-of-memory", f"paused after step {run.state.step}, nothing lost")
     try:
         rung, automatic = choose(run.config.train.on_oom, rungs, run.control, run.state.step)
@@ -57,7 +58,7 @@ def answer(run: Run, trouble: OutOfMemory) -> Ending | None:
     if rung.id == "rank":
         return "restart"
     run.state.memory_margin = wider  # what was counted on was not there
-    fit_memory(run)
+    run.fit_memory()
     save_now(run)  # from here on, run.yaml and the newest checkpoint must agree
     run.control.set_state("training")
     return None

@@ -3,17 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
-from peft import PeftModel
-
 from ..config.run_config import RunConfig
 from ..data.prepare.prepare import PreparedData
 from ..errors import UserError
-from ..model.layers.loss_head import LossHead
-from ..model.layers.packed_attention import STOCK_WAYS, Ways
+from ..memory.fit import fit_memory
+from ..memory.plan import MARGIN, MemoryPlan
+from ..model.trained import TrainedModel
 from ..run.control import Control
 from ..run.directory import RunDirectory
-from ..run.events import State
+from ..run.events import MemoryPlanned, State
 from .optimizer import FlatAdamW
 from .schedule import RateChange
 
@@ -50,7 +48,7 @@ class LoopState:
     """data.max_length when the rows were packed; a recovery may cut rows shorter afterwards."""
     bins_per_update: int = 0
     """Fixed at the start: a recovery that halves the batch doubles the accumulation."""
-    memory_margin: float = 0.06
+    memory_margin: float = MARGIN
     """Part of the GPU's memory that no memory plan spends; a recovery widens it."""
     tokens: int = 0
     seconds: float = 0.0
@@ -66,16 +64,20 @@ class Run:
     directory: RunDirectory
     config: RunConfig
     control: Control
-    model: PeftModel
+    trained: TrainedModel
     optimizer: FlatAdamW
     data: PreparedData
     state: LoopState
-    device: torch.device
-    packed: bool
-    """False: the model's attention is stock, one document a row."""
-    ways: Ways = STOCK_WAYS
-    """How packed attention is computed."""
-    head: LossHead | None = None
-    """Computes losses without the logits; None: the model's own head does."""
-    saves_more: bool = False
-    """Whether the memory plan saves more than it must: there is something to give up."""
+    plan: MemoryPlan | None = None
+    """What the layers save; None where nothing is planned: on a CPU, and for stock layers."""
+
+    def fit_memory(self) -> None:
+        """Plan anew what the layers save, by the configuration and the memory that is free now."""
+        self.plan = fit_memory(self.trained, self.config, self.state.memory_margin)
+        if self.plan is not None:
+            self.control.emit(
+                MemoryPlanned(
+                    self.plan.kept, self.plan.cheap, self.plan.recomputed, self.plan.cached,
+                    self.plan.activations / 1e9, self.plan.weights / 1e9,
+                )
+            )  # fmt: skip

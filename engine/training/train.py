@@ -45,8 +45,8 @@ def train(run: Run) -> Literal["complete"] | Ending:
     Raises:
         TrainingError: the gradient stayed not finite, or memory ran out and nobody could answer.
     """
-    control, device, data = run.control, run.device, run.data
-    state, optimizer, model = run.state, run.optimizer, run.model
+    control, device, data = run.control, run.trained.device, run.data
+    state, optimizer, model = run.state, run.optimizer, run.trained.model
     recipe = run.config.train
     last_step = total_steps(run.config, data.train.bins_in_epoch, state.bins_per_update)
     schedule = Schedule(
@@ -138,7 +138,7 @@ def train(run: Run) -> Literal["complete"] | Ending:
         if pending is None:
             mark = time.perf_counter()
         chosen = next_update(data.train, state, recipe.seed, run.config.data.shuffle)
-        batches = micro_batches(chosen, run.config, run.packed)
+        batches = micro_batches(chosen, run.config, run.trained.packed)
         trained = sum(batch.trained_tokens for batch in batches)
         rate = schedule.rate(state.step)
         generators = rng_state()
@@ -219,19 +219,21 @@ def _evaluate(run: Run, micro_step: MicroStep) -> Ending | None:
     micro_step.make_room()
     while True:
         start = time.perf_counter()
-        before_gb = read_memory(run.device).now_gb
+        before_gb = read_memory(run.trained.device).now_gb
         try:
-            loss = evaluate(run, bins)
+            loss = evaluate(run.trained, bins, run.config)
         except (RuntimeError, MemoryError) as error:
             if not oom.is_out_of_memory(error):
                 raise
-            trouble = oom.take_down(error, "evaluation", run.device, run.state.step, before_gb)
+            trouble = oom.take_down(
+                error, "evaluation", run.trained.device, run.state.step, before_gb
+            )
         else:
             seconds = time.perf_counter() - start
             run.control.emit(ev.Evaluated(run.state.step, loss, len(bins.examples), seconds))
             return None
         if micro_step.give_up():
-            oom.free_memory(run.device)
+            oom.free_memory(run.trained.device)
             continue
         try:
             if ending := recovery.answer(run, trouble):

@@ -23,7 +23,7 @@ from ..machine import wake
 from ..machine.device import describe_device, pick_device
 from ..machine.memory import read_memory
 from ..memory import ladder, oom
-from ..memory.fit import fit_memory
+from ..memory.plan import MARGIN
 from ..model.adapter import trainable_parameters
 from ..model.load import LoadedModel, load_base
 from ..model.tokenizer import load_tokenizer
@@ -35,7 +35,7 @@ from . import recovery
 from .build import build_run
 from .checkpoint import load_checkpoint, save_final_adapter
 from .commands import StoppedEarly, reporter
-from .state import LoopState, OutOfMemoryEnd, Run
+from .state import OutOfMemoryEnd, Run
 from .train import train
 
 log = logging.getLogger("evenfall")
@@ -107,9 +107,11 @@ def _load_and_train(
     while True:
         run = build_run(directory, config, control, loaded, data, device, packed_length)
         if steps:
-            run.state = load_checkpoint(directory.checkpoint(steps[-1]), run.model, run.optimizer)
-            if run.state.memory_margin > LoopState.memory_margin:
-                fit_memory(run)  # with the margin that the run had come to
+            run.state = load_checkpoint(
+                directory.checkpoint(steps[-1]), run.trained.model, run.optimizer
+            )
+            if run.state.memory_margin > MARGIN:
+                run.fit_memory()  # with the margin that the run had come to
         _announce(run, loaded, data)
         control.set_state("ready")
         outcome = train(run)
@@ -117,7 +119,7 @@ def _load_and_train(
             break
         config, steps = run.config, []
         _set_aside_checkpoints(directory, control)
-        loaded.model = run.model.unload()
+        loaded.model = run.trained.model.unload()
         del run  # its optimiser and its layers' memory, before the next one's are planned
     adapter = None if outcome == "abandoned" else save_final_adapter(run)
     first, last = run.state.first_losses, run.state.last_losses
@@ -169,7 +171,7 @@ def _announce(run: Run, loaded: LoadedModel, data: PreparedData) -> None:
             loaded.name,
             loaded.family,
             loaded.parameters,
-            sum(p.numel() for p in trainable_parameters(run.model).values()),
+            sum(p.numel() for p in trainable_parameters(run.trained.model).values()),
             loaded.quantization,
             str(loaded.dtype).removeprefix("torch."),
             loaded.weights_gb,

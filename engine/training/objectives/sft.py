@@ -5,10 +5,10 @@ import torch.nn.functional as F
 
 from ...data.pack.batch import Batch
 from ...model.layers.packed_attention import Documents
-from ..state import Run
+from ...model.trained import TrainedModel
 
 
-def loss_sum(run: Run, batch: Batch) -> torch.Tensor:
+def loss_sum(trained: TrainedModel, batch: Batch) -> torch.Tensor:
     """Cross-entropy summed over a batch's trained tokens, float32 [].
 
     Only the positions that predict a trained token go through the head. Where it is the model's own
@@ -18,17 +18,17 @@ def loss_sum(run: Run, batch: Batch) -> torch.Tensor:
     bounds = (
         {
             "position_ids": batch.position_ids,
-            "documents": Documents(batch.lengths, batch.cu_seqlens, run.ways),
+            "documents": Documents(batch.lengths, batch.cu_seqlens, trained.ways),
         }
-        if run.packed
+        if trained.packed
         else {}
     )
-    if run.head is not None:
-        losses = run.head.losses(
-            run.model, batch.labels, batch.label_positions, input_ids=batch.input_ids, **bounds
+    if trained.head is not None:
+        losses = trained.head.losses(
+            trained.model, batch.labels, batch.label_positions, input_ids=batch.input_ids, **bounds
         )
         return losses.sum()
-    logits = run.model(
+    logits = trained.model(
         input_ids=batch.input_ids, use_cache=False, logits_to_keep=batch.label_positions, **bounds
     ).logits[0]
     return F.cross_entropy(logits.float(), batch.labels, reduction="sum")

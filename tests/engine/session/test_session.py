@@ -300,7 +300,7 @@ def test_losses_are_summed_in_the_backward_and_divided_in_float32(
         return real(self, rate, divisor=divisor)
 
     monkeypatch.setattr(FlatAdamW, "step", step)
-    monkeypatch.setattr(micro_step, "loss_sum", lambda run, _: sum_of(run.model))
+    monkeypatch.setattr(micro_step, "loss_sum", lambda trained, _: sum_of(trained.model))
     recipe = {"max_steps": 1, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 3}
     _, events = run(tiny_config(train=recipe))
     (done,) = of(ev.Step, events)
@@ -310,7 +310,9 @@ def test_losses_are_summed_in_the_backward_and_divided_in_float32(
 def test_gradients_that_stay_not_finite_end_the_run_with_the_adapter_saved(
     tiny_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(micro_step, "loss_sum", lambda run, _: sum_of(run.model) * float("inf"))
+    monkeypatch.setattr(
+        micro_step, "loss_sum", lambda trained, _: sum_of(trained.model) * float("inf")
+    )
     directory, events = run(tiny_config(train={"max_steps": 20}))
     (failed,) = of(ev.Failed, events)
     assert "not finite" in failed.message and "learning_rate" in failed.hint

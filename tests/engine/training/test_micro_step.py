@@ -17,6 +17,7 @@ from evenfall.engine.model.families.fast_layer import fast_states
 from evenfall.engine.model.layers.packed_attention import Ways
 from evenfall.engine.model.patch.layers import patch_layers
 from evenfall.engine.model.patch.loss_head import read_head
+from evenfall.engine.model.trained import TrainedModel
 from evenfall.engine.run import events as ev
 from evenfall.engine.training import graphs, micro_step
 from evenfall.engine.training.graphs import GraphShape, Inputs, fill_up
@@ -90,24 +91,24 @@ def fast_run(**changes) -> Any:
         at += parameter.numel()
     for state in fast_states(model):
         state.accumulate = True
-    return SimpleNamespace(
-        model=model, head=head, ways=OUR_KERNEL, device=torch.device(DEVICE), packed=True,
-        optimizer=SimpleNamespace(gradients=flat),
-    )  # fmt: skip
+    trained = TrainedModel(
+        model=model, head=head, ways=OUR_KERNEL, device=torch.device(DEVICE), packed=True
+    )
+    return SimpleNamespace(trained=trained, optimizer=SimpleNamespace(gradients=flat))
 
 
 @pytest.mark.skipif(triton is None, reason="our attention needs Triton or its interpreter")
 @pytest.mark.parametrize("ways", [OUR_KERNEL, ANOTHER_IS_FASTER], ids=["kernel", "another"])
 def test_a_filled_up_batch_has_the_loss_and_the_gradients_of_the_batch(ways):
     run = fast_run()
-    run.ways = ways
+    run.trained.ways = ways
     batch = batch_of(LENGTHS)
-    want = micro_step._loss_and_gradients(run, batch)
+    want = micro_step._loss_and_gradients(run.trained, batch)
     gradients = run.optimizer.gradients.clone()
     assert gradients.abs().max() > 0
     run.optimizer.gradients.zero_()
     shape = GraphShape(40, 30, 0)
-    got = graphs.loss_of_inputs(run, fill_up(batch, shape), shape)
+    got = graphs.loss_of_inputs(run.trained, fill_up(batch, shape), shape)
     assert torch.allclose(got, want, rtol=1e-5)
     assert torch.allclose(run.optimizer.gradients, gradients, rtol=1e-4, atol=1e-6)
 
@@ -121,30 +122,32 @@ def gpu(monkeypatch):
     made = []
     stand_in = SimpleNamespace(made=made, free=10**12, loss=1.0, drift=0.0, graphs_off_by=1.0)
 
-    def learn(run, count):
+    def learn(trained, count):
         stand_in.loss *= 1 + stand_in.drift
-        run.optimizer.gradients.add_(count * stand_in.loss)
+        trained.optimizer.gradients.add_(count * stand_in.loss)
         return torch.tensor(count * stand_in.loss)
 
-    def of_inputs(run, inputs, shape):
-        return learn(run, int((inputs.labels >= 0).sum()))
+    def of_inputs(trained, inputs, shape):
+        return learn(trained, int((inputs.labels >= 0).sum()))
 
     class FakeGraph:
-        def __init__(self, run, static, shape, pool):
+        def __init__(self, trained, static, shape, pool):
             made.append(shape)
-            self.run, self.shape = run, shape
+            self.trained, self.shape = trained, shape
 
         def replay(self, inputs: Inputs):
-            loss = of_inputs(self.run, inputs, self.shape)
-            self.run.optimizer.gradients.mul_(stand_in.graphs_off_by)
+            loss = of_inputs(self.trained, inputs, self.shape)
+            self.trained.optimizer.gradients.mul_(stand_in.graphs_off_by)
             return loss
 
     monkeypatch.setattr(micro_step, "StepGraph", FakeGraph)
     monkeypatch.setattr(micro_step, "loss_of_inputs", of_inputs)
     monkeypatch.setattr(
-        micro_step, "_loss_and_gradients", lambda run, batch: learn(run, batch.trained_tokens)
+        micro_step,
+        "_loss_and_gradients",
+        lambda trained, batch: learn(trained, batch.trained_tokens),
     )
-    monkeypatch.setattr(micro_step, "_why_never", lambda run: "")
+    monkeypatch.setattr(micro_step, "_why_never", lambda trained: "")
     monkeypatch.setattr(micro_step, "free_bytes", lambda device: (stand_in.free, 10**12))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
@@ -165,10 +168,11 @@ def counting_run(ways=ROWS, capacity=40) -> Any:
         train=SimpleNamespace(per_device_train_batch_size=1),
         data=SimpleNamespace(max_length=capacity),
     )
+    optimizer = SimpleNamespace(gradients=torch.zeros(3))
+    trained = SimpleNamespace(ways=ways, device=torch.device("cpu"), optimizer=optimizer)
     return SimpleNamespace(
-        ways=ways, device=torch.device("cpu"), config=config, told=told,
-        optimizer=SimpleNamespace(gradients=torch.zeros(3)), state=SimpleNamespace(step=1),
-        control=SimpleNamespace(emit=told.append),
+        trained=trained, config=config, told=told, optimizer=optimizer,
+        state=SimpleNamespace(step=1), control=SimpleNamespace(emit=told.append),
     )  # fmt: skip
 
 
@@ -306,9 +310,9 @@ def test_a_graph_may_be_as_far_off_as_its_own_launches_and_not_as_another_attent
     step._timings = HOST_BOUND
     launched = micro_step._loss_and_gradients
 
-    def other_attention(run, batch):
-        loss = launched(run, batch)
-        run.optimizer.gradients.mul_(1.02)
+    def other_attention(trained, batch):
+        loss = launched(trained, batch)
+        trained.optimizer.gradients.mul_(1.02)
         return loss
 
     monkeypatch.setattr(micro_step, "_loss_and_gradients", other_attention)
@@ -337,7 +341,9 @@ def test_a_second_refusal_is_the_last(gpu):
 
 def test_what_is_filled_up_must_give_the_numbers_of_the_batch(gpu, monkeypatch):
     monkeypatch.setattr(
-        micro_step, "loss_of_inputs", lambda run, inputs, shape: torch.tensor(float(shape.labels))
+        micro_step,
+        "loss_of_inputs",
+        lambda trained, inputs, shape: torch.tensor(float(shape.labels)),
     )
     step, batch = started(counting_run()), batch_of([8, 8])
     step(batch)
@@ -420,20 +426,20 @@ def test_nothing_is_captured_without_room_for_it(gpu):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda run: setattr(run, "head", None), "own head"),
-        (lambda run: setattr(run, "packed", False), "own head"),
-        (lambda run: setattr(run, "device", torch.device("cpu")), "no GPU"),
-        (lambda run: delattr(run.model.get_base_model().model.layers[1], "evenfall"), "stock"),
+        (lambda it: setattr(it, "head", None), "own head"),
+        (lambda it: setattr(it, "packed", False), "own head"),
+        (lambda it: setattr(it, "device", torch.device("cpu")), "no GPU"),
+        (lambda it: delattr(it.model.get_base_model().model.layers[1], "evenfall"), "stock"),
     ],
 )
 def test_what_cannot_be_captured_is_told_beforehand(change, why):
-    run = fast_run()
-    run.device = torch.device("cuda")
-    change(run)
-    assert why in micro_step._why_never(run)
+    trained = fast_run().trained
+    trained.device = torch.device("cuda")
+    change(trained)
+    assert why in micro_step._why_never(trained)
 
 
 def test_dropout_is_not_captured():
-    run = fast_run(dropout=0.1)
-    run.device = torch.device("cuda")
-    assert "dropout" in micro_step._why_never(run)
+    trained = fast_run(dropout=0.1).trained
+    trained.device = torch.device("cuda")
+    assert "dropout" in micro_step._why_never(trained)

@@ -14,11 +14,13 @@ from evenfall.engine.config.run_config import RunConfig
 from evenfall.engine.machine.frames import drop_frames
 from evenfall.engine.memory.ladder import ModelSizes, rungs_for_step
 from evenfall.engine.memory.oom import is_out_of_memory, requested_gb
+from evenfall.engine.memory.plan import MemoryPlan
 from evenfall.engine.run import commands as cmd
 from evenfall.engine.run import events as ev
 from evenfall.engine.run.find import create_run
 from evenfall.engine.session.session import Session
-from evenfall.engine.training import evaluate, micro_step, recovery, worker
+from evenfall.engine.training import evaluate, micro_step, worker
+from evenfall.engine.training import state as run_state
 from evenfall.engine.training.objectives import sft
 
 Make = Callable[..., RunConfig]
@@ -54,13 +56,13 @@ def fail_above(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], list]:
     def arm(tokens: int, after: int) -> list:
         real, calls, held = micro_step.loss_sum, [0], []
 
-        def limited(run, batch):
+        def limited(trained, batch):
             calls[0] += 1
             if calls[0] > after and batch.tokens > tokens:
-                graph = real(run, batch)
+                graph = real(trained, batch)
                 held.append(weakref.ref(graph))
                 raise torch.OutOfMemoryError(CUDA_TEXT)
-            return real(run, batch)
+            return real(trained, batch)
 
         monkeypatch.setattr(micro_step, "loss_sum", limited)
         return held
@@ -135,12 +137,12 @@ def test_a_plan_that_saves_more_than_it_must_is_given_up_first(
     """And each time it is given up a little further, until there is nothing more to give."""
     margins = []
 
-    def fit(run):
-        margins.append(run.state.memory_margin)
-        run.saves_more = len(margins) < 3
+    def fit(trained, config, margin):
+        margins.append(margin)
+        kept = 1 if len(margins) < 3 else 0
+        return MemoryPlan(kept, 0, 2 - kept, 0, 0, 0)
 
-    monkeypatch.setattr(worker, "fit_memory", fit)
-    monkeypatch.setattr(recovery, "fit_memory", fit)
+    monkeypatch.setattr(run_state, "fit_memory", fit)
     fail_above(150, 3)
     events = train(tiny_config(train={**BATCHED, "on_oom": "recover"}))
     assert [r.rung for r in of(ev.RecoveryApplied, events)] == ["plan", "plan", "batch"]
@@ -186,10 +188,10 @@ def evaluation_fails_above(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], N
     def arm(tokens: int) -> None:
         real = sft.loss_sum
 
-        def limited(run, batch):
-            if not run.model.training and batch.tokens > tokens:
+        def limited(trained, batch):
+            if not trained.model.training and batch.tokens > tokens:
                 raise torch.OutOfMemoryError(CUDA_TEXT)
-            return real(run, batch)
+            return real(trained, batch)
 
         monkeypatch.setattr(evaluate, "loss_sum", limited)
 
@@ -323,10 +325,10 @@ def test_rungs_come_in_order_and_only_where_they_help() -> None:
 def test_the_loss_head_never_holds_all_logits() -> None:
     arch = SimpleNamespace(num_hidden_layers=2, hidden_size=8, vocab_size=100)
     model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: arch))
-    run: Any = SimpleNamespace(model=model, head=None)
-    assert ModelSizes.of(run) == ModelSizes(2, 8, 100)
-    run.head = object()
-    assert ModelSizes.of(run) == ModelSizes(2, 8, 0)
+    trained: Any = SimpleNamespace(model=model, head=None)
+    assert ModelSizes.of(trained) == ModelSizes(2, 8, 100)
+    trained.head = object()
+    assert ModelSizes.of(trained) == ModelSizes(2, 8, 0)
 
 
 def test_freeing_is_done_outside_the_except_block() -> None:
