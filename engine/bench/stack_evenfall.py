@@ -141,9 +141,7 @@ class _Story(Control):
         super().emit(event)
         match event:
             case ev.PartsPatched(parts=parts):
-                self.notes += [
-                    f"{part['name']} x{part['count']}: {part['reason']}" for part in parts
-                ]
+                self.notes += [f"{part.name} x{part.count}: {part.reason}" for part in parts]
             case ev.MemoryPlanned():
                 self.notes.append(
                     f"memory plan: {event.kept} layers save all, {event.cheap} compute norms and "

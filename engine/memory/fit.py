@@ -3,10 +3,9 @@
 import gc
 from typing import Any
 
-from peft import PeftModel
-
 from ..config.run_config import RunConfig
 from ..machine.memory import free_bytes
+from ..model.base import base_of
 from ..model.families.fast_layer import fast_states
 from ..model.trained import TrainedModel
 from .cost import saved_bytes
@@ -18,7 +17,7 @@ def set_recompute(model: Any, on: bool) -> None:
 
     Stock layers recompute as transformers has it, fast ones (`fast_layer.py`) by themselves.
     """
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = base_of(model)
     options = {"use_reentrant": False}
     if hasattr(base, "activation_checkpointing_enable"):  # transformers >= 5.23
         if on:

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from ..config.run_config import ModelConfig
 from ..machine.device import compute_dtype
 from ..machine.jobs import Report
+from .families.table import FAMILIES
 from .layers import packed_attention as attention
 from .source import LoadError, model_source, readable_errors
 
@@ -71,7 +72,8 @@ def load_base(
             bnb_4bit_use_double_quant=config.use_double_quant,
             bnb_4bit_compute_dtype=dtype,
         )
-    packed = packed and arch.model_type in attention.FAMILIES
+    family = FAMILIES.get(arch.model_type)
+    packed = packed and family is not None and family.packed
     if packed:
         options["attn_implementation"] = attention.NAME
     report(f"loading {config.name_or_path}", None)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from ..data.report.findings import Finding
 from ..data.report.report import DataReport
+from ..model.patch.part import PatchedPart
 
 State = Literal[
     "idle", "loading", "ready", "training", "paused", "out-of-memory", "failed", "finished"
@@ -76,8 +77,7 @@ class ModelLoaded(Event):
 class PartsPatched(Event):
     """Which parts run on Evenfall's kernels and which stay stock, each with its proof."""
 
-    parts: list[dict[str, Any]]
-    """`patch.PatchedPart` fields."""
+    parts: list[PatchedPart]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """From a loaded base to a run at step 0: adapter, kernels (each proven first), optimiser, memory plan."""
 
-import dataclasses
-
 import torch
 
 from ...kernels.adamw import AdamWSettings
@@ -16,7 +14,7 @@ from ..model.patch.layers import patch_layers
 from ..model.patch.loss_head import read_head
 from ..model.patch.matmuls import patch_matmuls
 from ..model.patch.norms_and_mlps import patch_model
-from ..model.patch.proof import PatchedPart, no_kernels_on
+from ..model.patch.proof import no_kernels_on
 from ..model.trained import TrainedModel
 from ..run import events as ev
 from ..run.control import Control
@@ -48,12 +46,12 @@ def build_run(
         parts = [*patch_model(model, device).parts, *patch_layers(model, device, ways)]
         parts += [] if attention is None else [attention]
         if not no_kernels_on(device):
-            head, reason = read_head(model)
-            parts.append(PatchedPart("loss head", "loss head", 1, head is not None, reason))
+            head, part = read_head(model)
+            parts.append(part)
             tokens = recipe.per_device_train_batch_size * packed_length
             matmuls = patch_matmuls(model, head, tokens, device, reporter(control))
             parts += [] if matmuls is None else [matmuls]
-        control.emit(ev.PartsPatched([dataclasses.asdict(part) for part in parts]))
+        control.emit(ev.PartsPatched(parts))
     bins = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
     state = LoopState(packed_length=packed_length, bins_per_update=bins)
     settings = AdamWSettings(

@@ -84,8 +84,8 @@ def main() -> int:
             adapter = load_file(str(run.adapter / "adapter_model.safetensors"))
             done = Trained([step.loss for step in progress.steps], adapter)
             parts = progress.parts.parts if progress.parts else []
-            print("kernels:", [(part["name"], part["count"], part["fast"]) for part in parts])
-            layers[dtype] = [part["fast"] for part in parts if "DecoderLayer" in part["name"]]
+            print("kernels:", [(part.name, part.count, part.fast) for part in parts])
+            layers[dtype] = [part.fast for part in parts if "DecoderLayer" in part.name]
         else:
             done = train_stock_here(args, file)
         trained[who, dtype] = done

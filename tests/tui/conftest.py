@@ -19,6 +19,7 @@ from textual.pilot import Pilot
 
 from evenfall.engine.config.run_config import parse_config
 from evenfall.engine.data.report.report import DataReport, SourceReport
+from evenfall.engine.model.patch.part import PatchedPart
 from evenfall.engine.run import commands as cmd
 from evenfall.engine.run import events as ev
 from evenfall.engine.run.directory import RunDirectory
@@ -138,12 +139,18 @@ def set_up(total: int = 3100, eval_rows: int = 250) -> list[ev.Event]:
         ev.Progress("loading weights", "shard 2 of 4", 0.5),
         ev.PartsPatched(
             [
-                {"name": "LlamaRMSNorm 4096", "kind": "rms_norm", "count": 65, "fast": True,
-                 "reason": "proved itself", "error": 2.1e-3, "eager_error": 2.4e-3},
-                {"name": "LlamaMLP 14336", "kind": "swiglu", "count": 32, "fast": True,
-                 "reason": "proved itself", "error": 2.9e-3, "eager_error": 3.0e-3},
-                {"name": "LlamaRotaryEmbedding", "kind": "rope", "count": 1, "fast": False,
-                 "reason": "no kernel for this part", "error": None, "eager_error": None},
+                PatchedPart(
+                    name="LlamaRMSNorm 4096", kind="rms_norm", count=65, fast=True,
+                    reason="proved itself", error=2.1e-3, eager_error=2.4e-3,
+                ),
+                PatchedPart(
+                    name="LlamaMLP 14336", kind="swiglu", count=32, fast=True,
+                    reason="proved itself", error=2.9e-3, eager_error=3.0e-3,
+                ),
+                PatchedPart(
+                    name="LlamaRotaryEmbedding", kind="rope", count=1, fast=False,
+                    reason="no kernel for this part",
+                ),
             ]
         ),
         ev.ModelLoaded("llama-3.1-8b", "llama", 8_030_000_000, 41_900_000, "nf4", "bfloat16", 5.6, 9.3),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from evenfall.engine.model.patch.part import PatchedPart
 from evenfall.engine.run import events as ev
 from evenfall.engine.run.directory import RunDirectory
 from evenfall.engine.run.log import EventLog
@@ -41,7 +42,7 @@ def events_with(bad, script):
         ev.StateChanged("loading", bad),
         ev.RunStarted(bad, 1, bad, {bad: bad}),
         ev.Progress(bad, bad, 0.5),
-        ev.PartsPatched([{"name": bad, "count": 1, "fast": True, "reason": bad}]),
+        ev.PartsPatched([PatchedPart(name=bad, kind=bad, count=1, fast=True, reason=bad)]),
         ev.ModelLoaded(bad, bad, 1, 1, bad, bad, 1.0, 1.0),
         ev.StateChanged("training"),
         *map(script.step, (1, 2, 3)),

@@ -78,8 +78,8 @@ def describe(event: ev.Event) -> str:
                 f"{event.weights_gb * 1e3:,.0f} MB, computes in {event.compute_dtype}"
             )
         case ev.PartsPatched(parts=parts):
-            fast = [f"{part['name']} ×{part['count']}" for part in parts if part["fast"]]
-            stock = [f"{part['name']}: {part['reason']}" for part in parts if not part["fast"]]
+            fast = [f"{part.name} ×{part.count}" for part in parts if part.fast]
+            stock = [f"{part.name}: {part.reason}" for part in parts if not part.fast]
             return "; ".join([f"proven kernels: {', '.join(fast)}"] * bool(fast) + stock)
         case ev.DataPrepared():
             return "\n".join(data_lines(event.data, event.total_steps))

@@ -179,8 +179,8 @@ def _save(config: RunConfig, progress: RunProgress) -> Content:
 def parts_summary(progress: RunProgress) -> Content:
     """How many modules run on our kernels and how many are stock."""
     parts = progress.parts.parts if progress.parts else []
-    fast = sum(int(part.get("count", 0)) for part in parts if part.get("fast"))
-    stock = sum(int(part.get("count", 0)) for part in parts if not part.get("fast"))
+    fast = sum(part.count for part in parts if part.fast)
+    stock = sum(part.count for part in parts if not part.fast)
     return Content(f"{fast} fast, {stock} stock")
 
 

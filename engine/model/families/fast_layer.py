@@ -17,21 +17,15 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ....kernels.qlora import Projection, ProjectionGroup, Workspace
+from ....kernels.qlora import Projection
 from ..layers import packed_attention as packed
 from ..layers.attention import Attention, GraphAttention, KernelAttention
-from ..layers.decoder import Call, LayerParts, Level, Stream, decoder_layer
+from ..layers.decoder import Call, LayerParts, Level, decoder_layer
 from .projections import (
     ATTENTION_PROJECTIONS,
-    MLP_PROJECTIONS,
-    NotFast,
     base_layer,
-    dropout_of,
     lora_of,
-    read_norm,
-    read_projection,
 )
-from .table import WINDOW_OF_ALL
 
 _NOT_ATTENTIONS = frozenset({"past_key_values", "cache", "use_cache", "position_embeddings"})
 """What a layer is called with and its attention's function is not."""
@@ -50,6 +44,8 @@ class FastState:
     """Their base weights, as objects."""
     adapters: dict[str, list[str]]
     """The active adapters of those that have any: TRL's DPO switches to a copy of the first one."""
+    window_of_all: bool = False
+    """See `table.Family`."""
     level: Level = "kept"
     leads: bool = False
     """The model's first fast layer: its forward rounds the adapters of all of them anew."""
@@ -87,60 +83,6 @@ def fast_states(model: nn.Module) -> list[FastState]:
     return found
 
 
-def read_layer(layer: Any, workspace: Workspace, stream: Stream, dtype: torch.dtype) -> FastState:
-    """Read a decoder layer of the Llama kind; all layers of a model share workspace and stream.
-
-    Raises:
-        NotFast: a projection, adapter or activation of another kind.
-    """
-    attention, mlp = layer.self_attn, layer.mlp
-    modules = {name: getattr(attention, name) for name in ATTENTION_PROJECTIONS}
-    modules |= {name: getattr(mlp, name) for name in MLP_PROJECTIONS}
-    if "forward" in vars(layer):
-        raise NotFast("its forward was replaced (by accelerate, for several devices)")
-    projections = {name: read_projection(name, module) for name, module in modules.items()}
-    if len({p.weight.device for p in projections.values()}) > 1:
-        raise NotFast("its weights lie on several devices")
-    activation = type(mlp.act_fn).__name__
-    if activation not in ("SiLU", "SiLUActivation"):
-        raise NotFast(f"its MLP's activation is {activation}, not silu")
-    if getattr(attention, "attention_dropout", 0.0):
-        raise NotFast("its attention has dropout")
-
-    def group(*names: str) -> ProjectionGroup:
-        rates = {
-            dropout_of(modules[name]) for name in names if isinstance(modules[name], LoraLayer)
-        }
-        if len(rates) > 1:
-            raise NotFast(f"{', '.join(names)} have adapters with different dropouts")
-        own = [projections[name] for name in names]
-        return ProjectionGroup(own, dtype, workspace, dropout=max(rates, default=0.0))
-
-    qkv = group("q_proj", "k_proj", "v_proj")
-    heads = [p.weight.shape[0] // attention.head_dim for p in qkv.projections]
-    parts = LayerParts(
-        read_norm(layer.input_layernorm),
-        qkv,
-        read_norm(attention.q_norm) if hasattr(attention, "q_norm") else None,
-        read_norm(attention.k_norm) if hasattr(attention, "k_norm") else None,
-        group("o_proj"),
-        read_norm(layer.post_attention_layernorm),
-        group("gate_proj", "up_proj"),
-        group("down_proj"),
-        attention.head_dim,
-        heads[0],
-        heads[1],
-        stream,
-    )
-    adapters = {
-        name: list(module.active_adapters)
-        for name, module in modules.items()
-        if isinstance(module, LoraLayer)
-    }
-    weights = {name: base_layer(module).weight for name, module in modules.items()}
-    return FastState(parts, modules, projections, weights, adapters)
-
-
 class FastDecoderLayer(nn.Module):
     """The forward of a patched layer; its class's own where `FastState.holds` says no."""
 
@@ -173,7 +115,11 @@ class FastDecoderLayer(nn.Module):
         options = {key: value for key, value in kwargs.items() if key not in _NOT_ATTENTIONS}
         options.setdefault("attention_mask", None)
         call = Call(
-            cos, sin, _attention(attention, batch, options), self.training, state.accumulate
+            cos,
+            sin,
+            _attention(attention, batch, options, state.window_of_all),
+            self.training,
+            state.accumulate,
         )
         with torch.autocast(rows.device.type, enabled=False):
             out = decoder_layer(rows, state.parts, call, state.level)
@@ -193,12 +139,9 @@ def _computes_in(hidden: Tensor, dtype: torch.dtype) -> bool:
     return hidden.dtype == dtype
 
 
-def _attention(module: Any, batch: int, options: dict[str, Any]) -> Attention:
+def _attention(module: Any, batch: int, options: dict[str, Any], window_of_all: bool) -> Attention:
     """What the model is configured with; our kernel by hand where it is what packed attention chooses."""
-    # Mistral's attention takes the configuration's window; of the others only those that say so
-    # themselves have one, whatever else a configuration may hold.
-    of_all = module.config.model_type in WINDOW_OF_ALL
-    window = getattr(module.config, "sliding_window", None) if of_all else None
+    window = getattr(module.config, "sliding_window", None) if window_of_all else None
     window = getattr(module, "sliding_window", window)
     interface = module.config._attn_implementation
     documents = options.get("documents")

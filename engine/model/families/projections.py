@@ -11,8 +11,6 @@ from ....kernels.qlora import Projection
 from ..layers.decoder import Norm
 
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
-
-
 MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ....kernels.linear_cross_entropy import linear_cross_entropy
+from ..base import base_of
 
 
 class _Rows(torch.autograd.Function):
@@ -31,7 +32,7 @@ class _Rows(torch.autograd.Function):
         return grad.new_zeros(ctx.count, grad.shape[1]).index_copy_(0, rows, grad), None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LossHead:
     """A frozen output weight and what is done to its logits."""
 
@@ -51,7 +52,7 @@ class LossHead:
                 them.
             inputs: of the model's forward.
         """
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        base = base_of(model)
         hidden = base.base_model(use_cache=False, **inputs).last_hidden_state[0]
         rows = _Rows.apply(hidden, positions)
         assert isinstance(rows, Tensor)  # apply() is typed as returning anything

@@ -10,11 +10,11 @@ is ever built: under this name transformers builds none. The ways:
 * flash    documents of any lengths and windows through torch's variable-length flash attention;
 * each     document by document, where none of these can run.
 
-Which way is taken for which kind of documents is in `Ways`; `patch_attention.py` fills it with what is
+Which way is taken for which kind of documents is in `Ways`; `patch/attention.py` fills it with what is
 proven and fastest on this device.
 
 Families whose attention needs more than the arguments here (sinks, latent heads, linear attention)
-are not in `FAMILIES`: they keep the stock attention and train one document a row, so they are
+have no `packed` in the table of families: they keep the stock attention and train one document a row, so they are
 never wrong, only slower.
 """
 
@@ -33,14 +33,6 @@ from transformers import AttentionInterface
 from ....kernels.packed_attention import document_bounds, packed_attention
 
 NAME = "evenfall_packed"
-
-FAMILIES = frozenset(
-    {
-        "llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text",
-        "phi3", "smollm3", "granite", "olmo2", "olmo3", "seed_oss", "helium", "starcoder2",
-    }
-)  # fmt: skip
-"""transformers' `model_type`s whose attention calls carry all that is needed here."""
 
 try:
     from torch.nn.attention.varlen import varlen_attn

@@ -12,15 +12,18 @@ import itertools
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ....kernels.accuracy import Comparison, relative_rms_error
+from ..base import base_of
 from ..layers.packed_attention import NAME, STOCK_WAYS, Documents, Way, Ways, attend
-from .proof import PatchedPart, compute_dtype, no_kernels_on, verdict
+from .part import PatchedPart
+from .proof import Proof, compute_dtype, no_kernels_on, prove, stock_part
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +49,8 @@ _TIMED = 32_768
 """Tokens that are timed at most: more would tell no more, and take memory."""
 
 
-class _Heads(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class _Heads:
     """Sizes of a model's attention."""
 
     query: int
@@ -75,19 +79,20 @@ def patch_attention(
         The ways, and what became of them in words; None where the model's attention is not packed.
     """
     device = torch.device(device)
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_of(model)
     config = base.config.get_text_config()
     if config._attn_implementation != NAME:
         return STOCK_WAYS, None
     layers = config.num_hidden_layers
     if blocked := "" if force else no_kernels_on(device):
-        return STOCK_WAYS, PatchedPart(_NAME, _NAME, layers, False, blocked)
+        return STOCK_WAYS, stock_part(_NAME, _NAME, layers, blocked)
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = _Heads(
-        config.num_attention_heads,
-        config.num_key_value_heads,
-        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-        getattr(config, "attn_logit_softcapping", None),
-        getattr(config, "sliding_window", None),
+        query=config.num_attention_heads,
+        key=config.num_key_value_heads,
+        size=size,
+        softcap=getattr(config, "attn_logit_softcapping", None),
+        window=getattr(config, "sliding_window", None),
     )
     return _find_ways(heads, device, compute_dtype(base), tuple(lengths), layers)
 
@@ -95,19 +100,19 @@ def patch_attention(
 def _find_ways(
     heads: _Heads, device: torch.device, dtype: torch.dtype, lengths: tuple[int, ...], layers: int
 ) -> tuple[Ways, PatchedPart]:
-    proofs: dict[Way, tuple[bool, str, Comparison | None]] = {}
+    proofs: dict[Way, Proof] = {}
     candidates: tuple[Way, ...] = ("kernel",) if heads.softcap else ("kernel", "flash", "rows")
     for way in candidates:
-        proofs[way] = _prove(way, heads, device, dtype)
-    proven: list[Way] = [way for way in candidates if proofs[way][0]]
+        compare = partial(_compare, way, heads, device, dtype)
+        proofs[way] = prove(_WORDS[way], compare, device)
+    proven: list[Way] = [way for way in candidates if proofs[way].passed]
     unequal: list[Way] = [way for way in proven if way != "rows"]
     ways = STOCK_WAYS
     if unequal and heads.softcap:
         ways = replace(ways, softcapped=unequal[0])
     elif unequal:
         ways = replace(ways, mixed=unequal[0], windowed=unequal[0])
-    _, reason, worst = proofs["kernel"]
-    errors = (None, None) if worst is None else (worst.error, worst.eager_error)
+    more = ""
     times: dict[Way, float] = {}
     equal = len(set(lengths)) == 1
     if lengths and len(proven) > 1:
@@ -124,19 +129,8 @@ def _find_ways(
         ways = replace(ways, equal=best) if equal else replace(ways, mixed=best)
         kind = f"rows of {lengths[0]:,}" if equal else f"{len(lengths)} documents"
         told = ", ".join(f"{_WORDS[way]} {ms:.2f} ms" for way, ms in sorted(times.items()))
-        reason = f"{reason}; {kind} in {_WORDS[best]}, the fastest here ({told})"
-    return ways, PatchedPart(_NAME, _NAME, layers, "kernel" in proven, reason, *errors)
-
-
-def _prove(
-    way: Way, heads: _Heads, device: torch.device, dtype: torch.dtype
-) -> tuple[bool, str, Comparison | None]:
-    try:
-        return verdict(_compare(way, heads, device, dtype))
-    except Exception as error:  # compilers and drivers fail in many ways; torch's own always works
-        log.warning("the proof of %s failed", _WORDS[way], exc_info=True)
-        message = str(error).partition("\n")[0]
-        return False, f"stock: the proof failed with {type(error).__name__}: {message}", None
+        more = f"; {kind} in {_WORDS[best]}, the fastest here ({told})"
+    return ways, proofs["kernel"].part(_NAME, _NAME, layers, more=more)
 
 
 def _compare(way: Way, heads: _Heads, device: torch.device, dtype: torch.dtype) -> list[Comparison]:

@@ -6,16 +6,16 @@ dtype too, and stock in float32 as the truth. Output, the input's gradient and e
 no further from the truth than stock is. Where a run may compute attention in another way as well (documents of one
 length, CUDA graphs), the fast layer on that way is compared with itself on the one just proven. Layers alike in class,
 sizes and adapters share one proof; a layer that holds something unknown, or whose kind fails, stays stock, with its
-norms and MLP on the kernels that `patch.py` gave them.
+norms and MLP on the kernels that `norms_and_mlps.py` gave them.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections import defaultdict
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,12 +23,21 @@ from torch import Tensor, nn
 
 from ....kernels.accuracy import Comparison, relative_rms_error
 from ....kernels.qlora import Workspace
-from ..families.fast_layer import FastDecoderLayer, read_layer
+from ..base import base_of
+from ..families.fast_layer import FastDecoderLayer
 from ..families.projections import NotFast
-from ..families.table import FAMILIES, LAYER_FAMILIES
+from ..families.table import FAMILIES, Family
 from ..layers.decoder import Stream
 from ..layers.packed_attention import STOCK_WAYS, Documents, Ways
-from .proof import PatchedPart, compute_dtype, fast_class, no_kernels_on, stock_class, verdict
+from .part import PatchedPart
+from .proof import (
+    compute_dtype,
+    fast_class,
+    no_kernels_on,
+    prove,
+    stock_class,
+    stock_part,
+)
 
 log = logging.getLogger(__name__)
 
@@ -66,14 +75,14 @@ def patch_layers(
         One `PatchedPart` for each kind of layer; none where the family is not known.
     """
     device = torch.device(device)
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    model_type = base.config.model_type
-    if model_type not in LAYER_FAMILIES:
+    base = base_of(model)
+    family = FAMILIES.get(base.config.model_type)
+    if family is None or family.read_layer is None:
         return []
-    name = f"{FAMILIES[model_type].prefix}DecoderLayer"
+    name = f"{family.prefix}DecoderLayer"
     layers = [m for m in base.modules() if stock_class(m).__name__ == name]
     if blocked := "" if force else no_kernels_on(device):
-        return [PatchedPart(name, _KIND, len(layers), False, blocked)]
+        return [stock_part(name, _KIND, len(layers), blocked)]
     rotary: Any = base.base_model.rotary_emb
     workspace, stream, dtype = Workspace(), Stream(), compute_dtype(base)
     kinds: dict[Any, list[Any]] = defaultdict(list)
@@ -82,25 +91,24 @@ def patch_layers(
         layer.__class__ = stock_class(layer)
         vars(layer).pop("evenfall", None)
         try:
-            layer.evenfall = read_layer(layer, workspace, stream, dtype)
+            layer.evenfall = family.read(layer, workspace, stream, dtype)
             kinds[_signature(layer)].append(layer)
         except NotFast as error:
             unknown[f"stock: {error}"] += 1
         except Exception as error:  # modules of other libraries come in many shapes
             log.warning("reading a %s failed", name, exc_info=True)
             unknown[f"stock: {type(error).__name__} when it was read: {error}"] += 1
-    parts = [PatchedPart(name, _KIND, count, False, why) for why, count in unknown.items()]
+    parts = [stock_part(name, _KIND, count, why) for why, count in unknown.items()]
     for alike in kinds.values():
-        passed, reason, worst = _prove(alike[0], rotary, device, dtype, ways)
+        one = alike[0]
+        proof = prove(name, partial(_compare, one, family, rotary, device, dtype, ways), device)
         for layer in alike:
-            if passed:
+            if proof.passed:
                 layer.__class__ = fast_class(stock_class(layer), FastDecoderLayer)
             else:
                 del layer.evenfall
-        errors = (worst.error, worst.eager_error) if worst else (math.inf, math.inf)
-        finite = tuple(error if math.isfinite(error) else None for error in errors)
-        width = alike[0].input_layernorm.weight.shape[0]
-        parts.append(PatchedPart(f"{name} {width}", _KIND, len(alike), passed, reason, *finite))
+        width = one.input_layernorm.weight.shape[0]
+        parts.append(proof.part(f"{name} {width}", _KIND, len(alike)))
     if first := next((layer for layer in layers if hasattr(layer, "evenfall")), None):
         first.evenfall.leads = True
     return parts
@@ -117,24 +125,13 @@ def _signature(layer: Any) -> tuple[Any, ...]:
     return stock_class(layer), groups, getattr(layer.self_attn, "sliding_window", None)
 
 
-def _prove(
-    layer: Any, rotary: nn.Module, device: torch.device, dtype: torch.dtype, ways: Ways
-) -> tuple[bool, str, Comparison | None]:
-    """Whether the layer's kind passed, the reason in words, and the tensor that fared worst."""
-    try:
-        results = _compare(layer, rotary, device, dtype, ways)
-    except Exception as error:  # compilers and drivers fail in many ways; stock code always works
-        log.warning("the proof of %s failed", type(layer).__name__, exc_info=True)
-        message = str(error).partition("\n")[0]
-        return False, f"stock: the proof failed with {type(error).__name__}: {message}", None
-    finally:
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-    return verdict(results)
-
-
 def _compare(
-    layer: Any, rotary: nn.Module, device: torch.device, dtype: torch.dtype, ways: Ways
+    layer: Any,
+    family: Family,
+    rotary: nn.Module,
+    device: torch.device,
+    dtype: torch.dtype,
+    ways: Ways,
 ) -> list[Comparison]:
     generator = torch.Generator(device).manual_seed(0)
 
@@ -146,7 +143,7 @@ def _compare(
     for name, parameter in probe.named_parameters():
         if "lora_B" in name:
             parameter.data = normal(*parameter.shape).mul_(0.02).to(parameter.dtype)
-    probe.evenfall = read_layer(probe, Workspace(), Stream(), dtype)
+    probe.evenfall = family.read(probe, Workspace(), Stream(), dtype)
     probe.evenfall.leads = True
     tokens, width = max(sum(_LENGTHS), sum(_EQUAL)), layer.input_layernorm.weight.shape[0]
     hidden, dout = normal(1, tokens, width).to(dtype), normal(1, tokens, width).to(dtype)

@@ -5,17 +5,20 @@ the backbone's hidden states and the head as well: so a family that does somethi
 and keeps its own head.
 """
 
-import logging
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....kernels.accuracy import relative_rms_error
+from ....kernels.accuracy import Comparison, relative_rms_error
+from ..base import base_of
 from ..layers.loss_head import LossHead
+from .part import PatchedPart
+from .proof import prove, stock_part
 
-log = logging.getLogger(__name__)
+_NAME = "loss head"
 
 _TOKENS = 24
 """Random tokens of the proof."""
@@ -25,38 +28,38 @@ _FACTOR = 2.0
 """How many roundings may lie between the model's own results and ours."""
 
 
-def read_head(model: Any, *, ids: Tensor | None = None) -> tuple[LossHead | None, str]:
-    """The model's head if it is one that `LossHead` describes, and why (not), in words for the screen.
+def read_head(model: Any, *, ids: Tensor | None = None) -> tuple[LossHead | None, PatchedPart]:
+    """The model's head if it is one that `LossHead` describes, and what became of it.
 
     Args:
         model: a causal model of transformers, or a PEFT model round it, on its device.
         ids: int64 ``[1, tokens]`` for the proof; random ones by default.
     """
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_of(model)
     layer = base.get_output_embeddings()
     if type(layer) is not torch.nn.Linear:
-        return None, "stock: the output layer is quantised, has an adapter or is missing"
+        reason = "stock: the output layer is quantised, has an adapter or is missing"
+        return None, stock_part(_NAME, _NAME, 1, reason)
     if layer.weight.requires_grad:
-        return None, "stock: the output layer is trained"
+        return None, stock_part(_NAME, _NAME, 1, "stock: the output layer is trained")
     text = base.config.get_text_config()
     scaling = getattr(text, "logits_scaling", None)
     head = LossHead(
-        layer.weight.detach(),
-        None if layer.bias is None else layer.bias.detach(),
-        getattr(text, "final_logit_softcapping", None),
-        1.0 / scaling if scaling else getattr(text, "logit_scale", None) or 1.0,
+        weight=layer.weight.detach(),
+        bias=None if layer.bias is None else layer.bias.detach(),
+        softcap=getattr(text, "final_logit_softcapping", None),
+        logit_scale=1.0 / scaling if scaling else getattr(text, "logit_scale", None) or 1.0,
     )
-    try:
-        return (head, "fast: gives the model's own losses") if _proven(base, head, ids) else (
-            None, "stock: the model does something else to its logits"
-        )  # fmt: skip
-    except Exception as error:  # a head that cannot be tried is not used, whatever the reason
-        log.warning("the proof of the loss head failed", exc_info=True)
-        return None, f"stock: the proof failed with {type(error).__name__}: {error}"
+    proof = prove("the loss head", lambda: _compare(base, head, ids), layer.weight.device)
+    if proof.passed:
+        proof = replace(proof, reason="fast: gives the model's own losses")
+    elif proof.worst is not None:
+        proof = replace(proof, reason="stock: the model does something else to its logits")
+    return head if proof.passed else None, proof.part(_NAME, _NAME, 1)
 
 
-def _proven(base: Any, head: LossHead, ids: Tensor | None) -> bool:
-    """Whether losses, and the hidden states' gradient, are the model's own."""
+def _compare(base: Any, head: LossHead, ids: Tensor | None) -> list[Comparison]:
+    """Losses, and the hidden states' gradient, beside the model's own."""
     device = head.weight.device
     if ids is None:
         generator = torch.Generator().manual_seed(0)
@@ -82,8 +85,11 @@ def _proven(base: Any, head: LossHead, ids: Tensor | None) -> bool:
     finally:
         handle.remove()
         base.train(training)
-    rounding = torch.finfo(logits.dtype).eps
+    rounding = _FACTOR * torch.finfo(logits.dtype).eps
     # Losses are differences of logits: what a rounding of the largest logit can do to them.
-    allowed = _FACTOR * rounding * logits.detach().abs().max().float() + 1e-5
-    close = (got - want).abs().max() <= allowed
-    return bool(close) and relative_rms_error(grad, want_grad) <= _FACTOR * rounding + 1e-5
+    largest = logits.detach().abs().max().item()
+    off = (got - want).abs().max().item() / largest
+    return [
+        Comparison("losses", off, 0.0, rounding + 1e-5 / largest),
+        Comparison("grad hidden", relative_rms_error(grad, want_grad), 0.0, rounding + 1e-5),
+    ]

@@ -12,7 +12,8 @@ from ....kernels.linear_cross_entropy import products as head_products
 from ....kernels.matmul_tuning import tune
 from ..families.fast_layer import fast_states
 from ..layers.loss_head import LossHead
-from .proof import PatchedPart
+from .part import PatchedPart
+from .proof import stock_part
 
 _NAME = "large matmuls"
 
@@ -46,7 +47,7 @@ def patch_matmuls(
     try:
         choices = tune(products, groups[0].dtype, device, report)
     except torch.OutOfMemoryError:
-        return PatchedPart(_NAME, "matmul", 0, False, "stock: no memory left to measure them")
+        return stock_part(_NAME, "matmul", 0, "stock: no memory left to measure them")
     finally:
         torch.cuda.empty_cache()
     if not choices:
@@ -59,4 +60,6 @@ def patch_matmuls(
         if changed
         else "stock: torch's choice is the fastest under load"
     )
-    return PatchedPart(_NAME, "matmul", len(choices), bool(changed), reason)
+    return PatchedPart(
+        name=_NAME, kind="matmul", count=len(choices), fast=bool(changed), reason=reason
+    )

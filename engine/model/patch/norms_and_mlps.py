@@ -1,6 +1,6 @@
 """Swap parts of a loaded model for parts on our kernels, after proving each on this very device.
 
-The table `FAMILIES` says for each architecture how it norms and what its MLP is; one patcher reads
+The table of families says for each architecture how it norms and what its MLP is; one patcher reads
 it. A part is patched by giving the module a subclass as its ``__class__``: it stays an ordinary
 ``nn.Module`` with the same parameters and children, so LoRA layers, 4-bit layers, hooks and state
 dicts are unaffected, before or after ``get_peft_model``. A decoder layer's ``forward`` is never
@@ -17,12 +17,11 @@ stock speed.
 from __future__ import annotations
 
 import copy
-import logging
-import math
 import operator
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,9 +31,16 @@ from ....kernels.accuracy import Comparison, Part, compare
 from ....kernels.glu import geglu, swiglu
 from ....kernels.rms_norm import rms_norm
 from ..families.table import NO_KERNEL, family_of
-from .proof import PatchedPart, compute_dtype, fast_class, no_kernels_on, stock_class, verdict
-
-log = logging.getLogger(__name__)
+from .part import PatchedPart
+from .proof import (
+    Proof,
+    compute_dtype,
+    fast_class,
+    no_kernels_on,
+    prove,
+    stock_class,
+    stock_part,
+)
 
 _ROWS = 131
 """Rows of the random operands: odd, so that blocks of rows have a ragged end."""
@@ -132,15 +138,17 @@ def patch_model(
     device = torch.device(device)
     config: Any = model.config
     dtype = compute_dtype(model)
-    model_type, spec = family_of(config)
-    if spec is None:
-        reason = f"stock: the architecture {model_type!r} is not in the table of families"
-        parts = [PatchedPart(type(model).__name__, "model", 0, False, reason)]
-    else:
-        blocked = "" if force else no_kernels_on(device)
-        parts = _patch_class(model, f"{spec.prefix}RMSNorm", spec.norm, device, dtype, blocked)
-        if spec.mlp is not None:
-            parts += _patch_class(model, f"{spec.prefix}MLP", spec.mlp, device, dtype, blocked)
+    model_type, family = family_of(config)
+    kinds = {} if family is None else {"RMSNorm": family.norm, "MLP": family.mlp}
+    blocked = "" if force else no_kernels_on(device)
+    parts = []
+    for name, kind in kinds.items():
+        if family is not None and kind is not None:
+            parts += _patch_class(model, f"{family.prefix}{name}", kind, device, dtype, blocked)
+    if not parts:
+        known = "has no part with a kernel" if family else "is not in the table of families"
+        reason = f"stock: the architecture {model_type!r} {known}"
+        parts = [stock_part(type(model).__name__, "model", 0, reason)]
     return PatchReport(model_type, str(device), str(dtype).removeprefix("torch."), tuple(parts))
 
 
@@ -157,14 +165,14 @@ def _patch_class(
     blocked = blocked or (f"stock: {NO_KERNEL[kind]}" if kind in NO_KERNEL else "")
     if not modules or blocked:
         reason = blocked or "the model has no such module"
-        return [PatchedPart(class_name, kind, len(modules), False, reason)]
+        return [stock_part(class_name, kind, len(modules), reason)]
 
     parts = []
     # A forward set on the module itself (by accelerate, for several devices) hides a new class's.
     overridden = [m for m in modules if "forward" in vars(m)]
     if overridden:
         reason = "stock: something else has replaced the forward of these modules"
-        parts.append(PatchedPart(class_name, kind, len(overridden), False, reason))
+        parts.append(stock_part(class_name, kind, len(overridden), reason))
     groups: dict[tuple[type[nn.Module], int, str], list[nn.Module]] = defaultdict(list)
     for module in modules:
         if module not in overridden:
@@ -173,16 +181,18 @@ def _patch_class(
     for (stock, width, activation), group in groups.items():
         mixin = _FAST[kind] if kind != "geglu" else _GELU.get(activation)
         if mixin is None:
-            fast, passed, worst = stock, False, None
+            fast = stock
             reason = f"stock: there is no kernel for the activation {activation!r}"
+            proof = Proof(passed=False, reason=reason)
         else:
             fast = fast_class(stock, mixin)
-            passed, reason, worst = _verify(group[0], stock, fast, kind, width, device, dtype)
+            one = group[0]
+            proof = prove(
+                class_name, partial(_compare, one, stock, fast, kind, width, device, dtype), device
+            )
         for module in group:
-            module.__class__ = fast if passed else stock
-        errors = (None, None) if worst is None else (_json(worst.error), _json(worst.eager_error))
-        name = f"{class_name} {width}"
-        parts.append(PatchedPart(name, kind, len(group), passed, reason, *errors))
+            module.__class__ = fast if proof.passed else stock
+        parts.append(proof.part(f"{class_name} {width}", kind, len(group)))
     return parts
 
 
@@ -197,7 +207,7 @@ def _activation(module: Any) -> str:
     return getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None) or ""
 
 
-def _verify(
+def _compare(
     module: nn.Module,
     stock: type[nn.Module],
     fast: type[nn.Module],
@@ -205,34 +215,22 @@ def _verify(
     width: int,
     device: torch.device,
     dtype: torch.dtype,
-) -> tuple[bool, str, Comparison | None]:
-    """Compare the forwards on random operands: passed, the reason in words, the worst tensor."""
+) -> list[Comparison]:
+    """The forwards on random operands."""
     generator = torch.Generator(device).manual_seed(0)
 
     def normal() -> Tensor:
         return torch.randn((_ROWS, width), generator=generator, device=device).to(dtype)
 
-    try:
-        if kind in _GATED:
-            part, operands = _glu_part, {"gate": normal(), "up": normal()}
-        else:
-            # The model's own weights, disturbed: fresh ones, all 1 or 0, would hide their use.
-            weight: Any = module.weight
-            noise = normal()[0].float() / 10
-            operands = {
-                "x": normal(),
-                "weight": (weight.detach().to(device) + noise).to(weight.dtype),
-            }
-            part = _norm_part
-        results = compare(part(module, fast), part(module, stock), operands, generator)
-    except Exception as error:  # compilers and drivers fail in many ways; stock code always works
-        log.warning("checking %s failed", stock.__name__, exc_info=True)
-        message = str(error).partition("\n")[0]
-        return False, f"stock: the check failed with {type(error).__name__}: {message}", None
-    finally:
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-    return verdict(results)
+    if kind in _GATED:
+        part, operands = _glu_part, {"gate": normal(), "up": normal()}
+    else:
+        # The model's own weights, disturbed: fresh ones, all 1 or 0, would hide their use.
+        weight: Any = module.weight
+        noise = normal()[0].float() / 10
+        operands = {"x": normal(), "weight": (weight.detach().to(device) + noise).to(weight.dtype)}
+        part = _norm_part
+    return compare(part(module, fast), part(module, stock), operands, generator)
 
 
 def _norm_part(module: nn.Module, cls: type[nn.Module]) -> Part:
@@ -275,7 +273,3 @@ def _stand_in(module: nn.Module) -> nn.Module:
 def _forward(cls: type[nn.Module]) -> Callable[..., Tensor]:
     """The plain function, so that hooks registered on the module do not see the check."""
     return cls.forward
-
-
-def _json(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -1,6 +1,13 @@
-"""What every patch shares: when there are kernels at all, the class that is swapped in, the verdict, the account."""
+"""What every patch shares: when there are kernels at all, the proof, the class that is swapped in.
+
+Stock code always works. So a part goes on our kernels only after a proof on this very device, and whatever goes wrong
+in a proof (compilers and drivers fail in many ways) is a reason to stay stock.
+"""
 
 import functools
+import logging
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,30 +15,65 @@ from torch import nn
 
 from ....kernels.accuracy import Comparison
 from ....kernels.backend import triton_runs_on
+from .part import PatchedPart
+
+log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class PatchedPart:
-    """What became of all modules of one class and width.
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """How a part of ours fared beside the stock part."""
 
-    Attributes:
-        name: class and width, "LlamaRMSNorm 4096"; the class alone where nothing was compared.
-        kind: "rms_norm", "rms_norm (1 + w)", "swiglu", "geglu", ...
-        count: modules of this kind in the model.
-        fast: whether they run on our kernels now.
-        reason: why, in words for the screen.
-        error, eager_error: relative RMS error against float64 of the fast and the stock part, for
-            the tensor that fared worst of output and gradients; None where nothing was compared or
-            a value was not finite.
-    """
-
-    name: str
-    kind: str
-    count: int
-    fast: bool
+    passed: bool
     reason: str
-    error: float | None = None
-    eager_error: float | None = None
+    """In words for the screen."""
+    worst: Comparison | None = None
+    """The tensor that fared worst; None where nothing could be compared."""
+
+    def part(self, name: str, kind: str, count: int, *, more: str = "") -> PatchedPart:
+        """What became of `count` modules by this proof; `more` is put behind the reason."""
+        errors = (self.worst.error, self.worst.eager_error) if self.worst else (math.inf, math.inf)
+        error, eager_error = (one if math.isfinite(one) else None for one in errors)
+        return PatchedPart(
+            name=name,
+            kind=kind,
+            count=count,
+            fast=self.passed,
+            reason=self.reason + more,
+            error=error,
+            eager_error=eager_error,
+        )
+
+
+def prove(what: str, compare: Callable[[], list[Comparison]], device: torch.device) -> Proof:
+    """Compare a part of ours with the stock part.
+
+    Args:
+        what: for the log.
+        compare: runs both, and says how far each is from the truth.
+    """
+    try:
+        results = compare()
+    except Exception as error:
+        log.warning("the proof of %s failed", what, exc_info=True)
+        message = str(error).partition("\n")[0]
+        reason = f"stock: the proof failed with {type(error).__name__}: {message}"
+        return Proof(passed=False, reason=reason)
+    finally:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    worst = max(results, key=lambda c: (not c.passed, c.error / (c.eager_error + c.rounding)))
+    if worst.passed:
+        reason = "fast: checked on this device, no further from exact than stock"
+        return Proof(passed=True, reason=reason, worst=worst)
+    reason = f"stock: the kernel's {worst.tensor} is off by {worst.error:.1e}"
+    reason += f", the stock part's by {worst.eager_error:.1e}"
+    return Proof(passed=False, reason=reason, worst=worst)
+
+
+def stock_part(name: str, kind: str, count: int, reason: str) -> PatchedPart:
+    """A part that stays stock without a proof."""
+    return PatchedPart(name=name, kind=kind, count=count, fast=False, reason=reason)
 
 
 def compute_dtype(model: nn.Module) -> torch.dtype:
@@ -56,12 +98,3 @@ def fast_class(stock: type[nn.Module], mixin: type[nn.Module]) -> type[nn.Module
     """A subclass of the model's own class, so that isinstance checks hold, with our forward."""
     namespace = {"forward": mixin.forward, "evenfall_stock": stock, "__doc__": mixin.__doc__}
     return type(f"Fast{stock.__name__}", (stock,), namespace)
-
-
-def verdict(results: list[Comparison]) -> tuple[bool, str, Comparison]:
-    """Whether all tensors passed, the reason in words, and the one that fared worst."""
-    worst = max(results, key=lambda c: (not c.passed, c.error / (c.eager_error + c.rounding)))
-    if worst.passed:
-        return True, "fast: checked on this device, no further from exact than stock", worst
-    reason = f"stock: the kernel's {worst.tensor} is off by {worst.error:.1e}"
-    return False, f"{reason}, the stock part's by {worst.eager_error:.1e}", worst

@@ -6,7 +6,8 @@ from tiny_layers import DEVICE, packed, tiny
 
 from evenfall.engine.memory.cost import passing_bytes, saved_bytes, weight_bytes
 from evenfall.engine.memory.plan import LEVELS, plan_memory
-from evenfall.engine.model.families.fast_layer import FastDecoderLayer, read_layer
+from evenfall.engine.model.families.fast_layer import FastDecoderLayer
+from evenfall.engine.model.families.llama import read_llama_layer
 from evenfall.engine.model.layers.decoder import Stream
 from evenfall.engine.model.patch.proof import fast_class
 from evenfall.kernels.backend import triton_runs_on
@@ -22,7 +23,7 @@ def states(family="llama", **changes):
     workspace, stream = Workspace(), Stream()
     layers = model.get_base_model().model.layers
     for layer in layers:
-        layer.evenfall = read_layer(layer, workspace, stream, torch.float32)
+        layer.evenfall = read_llama_layer(layer, workspace, stream, torch.float32)
         layer.evenfall.leads = layer is layers[0]
         layer.__class__ = fast_class(type(layer), FastDecoderLayer)
     return model, [layer.evenfall for layer in layers]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evenfall.engine.config.run_config import RunConfig
-from evenfall.engine.model.layers import packed_attention as attention
+from evenfall.engine.model import load
 from evenfall.engine.model.patch import attention as patch_attention
 from evenfall.engine.model.patch import layers as patch_layers
 from evenfall.engine.model.patch import norms_and_mlps as patch
@@ -41,7 +41,7 @@ def test_losses_equal_the_stock_stacks(
     packed: bool,
 ) -> None:
     if not packed:  # as for a family whose attention is not known
-        monkeypatch.setattr(attention, "FAMILIES", frozenset())
+        monkeypatch.setattr(load, "FAMILIES", {})
     config = tiny_config(
         model={"quantization": quantization},
         adapter={"r": 8, "lora_alpha": 16},
@@ -87,7 +87,7 @@ def test_losses_of_the_fast_step_equal_the_stock_stacks(
     session.start()
     assert session.wait(240) and session.state == "finished"
     parts = run.progress().parts
-    assert parts is not None and all(part["fast"] for part in parts.parts), parts
-    assert {"decoder layer", "packed attention", "loss head"} <= {p["kind"] for p in parts.parts}
+    assert parts is not None and all(part.fast for part in parts.parts), parts
+    assert {"decoder layer", "packed attention", "loss head"} <= {p.kind for p in parts.parts}
     ours = torch.tensor([step.loss for step in run.progress().steps])
     torch.testing.assert_close(ours, torch.tensor(stock_losses(config, 4)), rtol=5e-4, atol=0)

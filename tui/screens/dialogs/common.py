@@ -17,6 +17,7 @@ from textual.content import Content
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from ....engine.model.patch.part import PatchedPart
 from ....engine.run.commands import SetLearningRate
 from ...safe_text import safe_str, safe_text
 from ...state.story import rate_text
@@ -184,9 +185,7 @@ class InfoModal(EvenfallModal):
 
     CSS_PATH = "../styles/modals.tcss"
 
-    def __init__(
-        self, rows: Sequence[tuple[str, Content]], parts: Sequence[dict[str, Any]]
-    ) -> None:
+    def __init__(self, rows: Sequence[tuple[str, Content]], parts: Sequence[PatchedPart]) -> None:
         super().__init__()
         self._rows, self._parts = rows, parts
 
@@ -209,16 +208,17 @@ class InfoModal(EvenfallModal):
         self.query_one(VerticalScroll).focus()
 
     @staticmethod
-    def _part(part: dict[str, Any]) -> Content:
-        fast = bool(part.get("fast"))
-        word = Content.styled("● fast  " if fast else "○ stock ", "$success" if fast else "")
-        name = f"{safe_str(part.get('count', ''), 6):>4} × {safe_str(part.get('name', ''), 40)}"
-        error, eager = part.get("error"), part.get("eager_error")
+    def _part(part: PatchedPart) -> Content:
+        word = Content.styled("● fast  ", "$success") if part.fast else Content("○ stock ")
+        name = f"{part.count:>4} × {safe_str(part.name, 40)}"
         proof = ""
-        if isinstance(error, float) and isinstance(eager, float):
-            proof = f"  error {error:.1e}, stock {eager:.1e}"
-        reason = f"  {safe_str(part.get('reason', ''), 200)}"
-        return word + Content(name) + Content.styled(reason + proof, "$text-muted")
+        if part.error is not None and part.eager_error is not None:
+            proof = f"  error {part.error:.1e}, stock {part.eager_error:.1e}"
+        return (
+            word
+            + Content(name)
+            + Content.styled(f"  {safe_str(part.reason, 200)}{proof}", "$text-muted")
+        )
 
 
 class TextModal(EvenfallModal):

@@ -11,7 +11,8 @@ from peft import LoraConfig, get_peft_model
 from tiny_layers import DEVICE, FAMILIES, OUR_KERNEL, SIZES, packed, step, tiny
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from evenfall.engine.model.families.fast_layer import FastDecoderLayer, read_layer
+from evenfall.engine.model.families.fast_layer import FastDecoderLayer
+from evenfall.engine.model.families.llama import read_llama_layer
 from evenfall.engine.model.families.projections import NotFast
 from evenfall.engine.model.layers import attention as layer_attention
 from evenfall.engine.model.layers.decoder import Level, Stream
@@ -30,7 +31,7 @@ def fast(model, level: Level = "kept"):
     model = copy.deepcopy(model)
     workspace, stream = Workspace(), Stream()
     for layer in model.get_base_model().model.layers:
-        layer.evenfall = read_layer(layer, workspace, stream, torch.float32)
+        layer.evenfall = read_llama_layer(layer, workspace, stream, torch.float32)
         layer.evenfall.level = level
         layer.evenfall.leads = layer is model.get_base_model().model.layers[0]
         layer.__class__ = fast_class(type(layer), FastDecoderLayer)
@@ -340,7 +341,7 @@ def test_what_has_no_place_is_named(change, reason):
     layer = tiny("llama").get_base_model().model.layers[0]
     change(layer)
     with pytest.raises(NotFast, match=reason):
-        read_layer(layer, Workspace(), Stream(), torch.float32)
+        read_llama_layer(layer, Workspace(), Stream(), torch.float32)
 
 
 def test_dora_is_left_to_peft():
@@ -350,4 +351,4 @@ def test_dora_is_left_to_peft():
     adapted: Any = get_peft_model(fresh.requires_grad_(False), config)
     layer = adapted.get_base_model().model.layers[0]
     with pytest.raises(NotFast, match="q_proj has an adapter that is not plain LoRA"):
-        read_layer(layer, Workspace(), Stream(), torch.float32)
+        read_llama_layer(layer, Workspace(), Stream(), torch.float32)

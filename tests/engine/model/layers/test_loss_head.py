@@ -67,7 +67,7 @@ def test_a_model_that_does_more_to_its_logits_keeps_its_head():
     model = tiny("llama")
     model.get_output_embeddings().register_forward_hook(lambda module, args, out: out * 0.7)
     head, why = read_head(model)
-    assert head is None and why == "stock: the model does something else to its logits"
+    assert head is None and why.reason == "stock: the model does something else to its logits"
 
 
 def test_a_head_with_another_gradient_is_refused(monkeypatch):
@@ -77,7 +77,7 @@ def test_a_head_with_another_gradient_is_refused(monkeypatch):
         lambda hidden, *rest, **options: real(hidden * 0.5 + hidden.detach() * 0.5, *rest, **options),
     )  # fmt: skip
     head, why = read_head(tiny("llama"))
-    assert head is None and why == "stock: the model does something else to its logits"
+    assert head is None and why.reason == "stock: the model does something else to its logits"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -91,20 +91,22 @@ def test_a_trained_output_layer_keeps_its_head():
     model = tiny("llama")
     model.get_output_embeddings().requires_grad_(True)
     head, why = read_head(model)
-    assert head is None and why == "stock: the output layer is trained"
+    assert head is None and why.reason == "stock: the output layer is trained"
 
 
 def test_an_adapter_on_the_output_layer_keeps_its_head():
     lora = LoraConfig(r=2, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
     head, why = read_head(get_peft_model(tiny("llama"), lora))
-    assert head is None and why.startswith("stock: the output layer is quantised, has an adapter")
+    assert head is None and why.reason.startswith(
+        "stock: the output layer is quantised, has an adapter"
+    )
 
 
 def test_a_model_that_cannot_be_tried_keeps_its_head():
     model = tiny("llama")
     model.forward = lambda **_: 1 / 0
     head, why = read_head(model)
-    assert head is None and why.startswith("stock: the proof failed with ZeroDivisionError")
+    assert head is None and why.reason.startswith("stock: the proof failed with ZeroDivisionError")
 
 
 def test_the_proof_leaves_the_model_in_training():

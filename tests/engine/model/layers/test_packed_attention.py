@@ -16,6 +16,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from evenfall.engine.model.families.table import FAMILIES
 from evenfall.engine.model.layers import packed_attention as attention
 from evenfall.engine.model.layers.packed_attention import (
     STOCK_WAYS,
@@ -54,7 +55,7 @@ def documents_of(*lengths: int, ways: Ways = STOCK_WAYS) -> Documents:
 def test_packed_documents_equal_separate_ones(name: str) -> None:
     torch.manual_seed(0)
     config = CONFIGS[name]
-    assert config.model_type in attention.FAMILIES
+    assert FAMILIES[config.model_type].packed
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     documents = [torch.randint(3, 96, (1, length)) for length in LENGTHS]
     with torch.no_grad():

@@ -11,6 +11,7 @@ from tiny_layers import DEVICE, FAMILIES, packed, step, tiny
 
 from evenfall.engine.memory.fit import set_recompute
 from evenfall.engine.model.families.fast_layer import FastDecoderLayer
+from evenfall.engine.model.families.table import Family
 from evenfall.engine.model.layers.attention import KernelAttention
 from evenfall.engine.model.layers.packed_attention import STOCK_WAYS, Ways
 from evenfall.engine.model.patch import layers as module
@@ -66,15 +67,15 @@ def test_a_layer_that_computes_something_else_stays_stock(monkeypatch):
     model = tiny("llama")
     stock = type(layers_of(model)[0])
     want = step(model)
-    real = module.read_layer
+    real = Family.read
 
-    def wrong(*args):
+    def wrong(family, *args):
         state = real(*args)
         norm = state.parts.post_norm
         object.__setattr__(state.parts, "post_norm", norm._replace(eps=0.3))
         return state
 
-    monkeypatch.setattr(module, "read_layer", wrong)
+    monkeypatch.setattr(Family, "read", wrong)
     (part,) = patch_layers(model, DEVICE, force=True)
     assert not part.fast and part.reason.startswith("stock: the kernel's ")
     assert all(type(layer) is stock for layer in layers_of(model))
