@@ -33,7 +33,7 @@ Part = Callable[..., Tensor]
 """Takes its operands by name and returns one tensor."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Relative RMS errors of one tensor ("out" or "grad NAME") against the truth; inf if not
     finite.
@@ -102,7 +102,12 @@ def compare(
             for error, result in zip(errors[name], (got, want), strict=True):
                 error.add(result[name], truth)
     return [
-        Comparison(name, e.relative(), eager_e.relative(), torch.finfo(got[name].dtype).eps / 2)
+        Comparison(
+            tensor=name,
+            error=e.relative(),
+            eager_error=eager_e.relative(),
+            rounding=torch.finfo(got[name].dtype).eps / 2,
+        )
         for name, (e, eager_e) in errors.items()
     ]
 

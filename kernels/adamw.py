@@ -34,7 +34,7 @@ _MOST_PARTIALS = 1024
 """Programs that sum squares; the second kernel reads all their sums at once."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AdamWSettings:
     """Everything that stays the same from step to step but the learning rate."""
 

@@ -63,7 +63,7 @@ def code_values(signed: bool) -> Tensor:
     return torch.tensor([*negative, 0.0, *positive, 1.0], dtype=torch.float64).float()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Moments8Bit:
     """Both moments of n parameters, b = ceil(n / 256) blocks.
 
@@ -107,16 +107,16 @@ class Moments8Bit:
     @staticmethod
     def zeros(n: int, device: torch.device | str) -> Moments8Bit:
         """Moments of 0."""
-        tensors = []
-        for signed in (True, False):
+        tensors: dict[str, Tensor] = {}
+        for name, signed in (("mean", True), ("square", False)):
             values = code_values(signed)
             zero = int((values < 0).sum())
-            tensors += [
-                torch.full((n,), zero, dtype=torch.uint8, device=device),
-                torch.zeros(-(-n // BLOCK), dtype=torch.float32, device=device),
-                values.to(device),
-            ]
-        return Moments8Bit(*tensors)
+            tensors[name] = torch.full((n,), zero, dtype=torch.uint8, device=device)
+            tensors[f"{name}_absmax"] = torch.zeros(
+                -(-n // BLOCK), dtype=torch.float32, device=device
+            )
+            tensors[f"{name}_values"] = values.to(device)
+        return Moments8Bit(**tensors)
 
 
 @jit()

@@ -74,7 +74,7 @@ _EXACT = {**COMPILE_OPTIONS, "enable_fp_fusion": False}
 """Three roundings, as bitsandbytes; see the module."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class NF4Weight:
     """A quantised ``[N, K]`` weight: the tensors of bitsandbytes, by reference.
 
@@ -179,12 +179,12 @@ class NF4Weight:
                 "block_size2": state.state2.blocksize,
             }
         return NF4Weight(
-            packed.reshape(-1).view(torch.uint8),
-            state.absmax,
-            state.code,
-            tuple(state.shape),
-            state.dtype,
-            state.blocksize,
+            packed=packed.reshape(-1).view(torch.uint8),
+            absmax=state.absmax,
+            code=state.code,
+            shape=tuple(state.shape),
+            dtype=state.dtype,
+            block_size=state.blocksize,
             **nested,
         )
 

@@ -51,7 +51,7 @@ _MULTIPLE = 16
 """Extra columns come in multiples of this, which tensor cores take."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Projection:
     """One frozen linear layer and its adapter, by reference.
 

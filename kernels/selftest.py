@@ -40,7 +40,7 @@ class Op:
     """Rows and columns to the shape of each operand, by name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OpResult:
     """One tensor of one op: relative RMS errors against float64, and the verdict.
 
@@ -195,7 +195,27 @@ def _check(
     except Exception as error:  # compilers and drivers fail in many ways; a report must name the op
         log.warning("%s failed in %s on %s", name, kind, device, exc_info=True)
         problem = f"{type(error).__name__}: {error}"
-        return [OpResult(name, "out", kind, shape, math.inf, math.nan, False, problem)]
+        return [
+            OpResult(
+                op=name,
+                tensor="out",
+                dtype=kind,
+                shape=shape,
+                error=math.inf,
+                eager_error=math.nan,
+                passed=False,
+                problem=problem,
+            )
+        ]
     return [
-        OpResult(name, c.tensor, kind, shape, c.error, c.eager_error, c.passed) for c in comparisons
+        OpResult(
+            op=name,
+            tensor=c.tensor,
+            dtype=kind,
+            shape=shape,
+            error=c.error,
+            eager_error=c.eager_error,
+            passed=c.passed,
+        )
+        for c in comparisons
     ]

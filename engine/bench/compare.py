@@ -19,7 +19,7 @@ NORM_TOLERANCE = 0.02
 FIRST_LOSS_TOLERANCE = 0.05
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What a stack's losses say about its speed."""
 
@@ -50,7 +50,7 @@ def judge(
         for step, (did, due) in enumerate(zip(result.trained, trained, strict=False), 1):
             if did != due:
                 reason = f"step {step} trains {did:,} tokens, not {due:,}"
-                verdicts[result.stack] = Verdict(result.stack, False, reason)
+                verdicts[result.stack] = Verdict(stack=result.stack, good=False, reason=reason)
                 break
     whole = [result for result in results if result.stack not in verdicts]
     whole.sort(key=lambda result: (result.stack == "evenfall", result.stack != "trl"))
@@ -61,7 +61,7 @@ def judge(
         compared = [compare(result, reference) for result in others]
         same = ", ".join(verdict.stack for verdict in compared if verdict.good)
         reason = f"losses agree with {same}" if same else "no other stack has these losses"
-        verdicts[reference.stack] = Verdict(reference.stack, bool(same), reason)
+        verdicts[reference.stack] = Verdict(stack=reference.stack, good=bool(same), reason=reason)
         verdicts |= {verdict.stack: verdict for verdict in compared}
     return verdicts
 
@@ -83,11 +83,11 @@ def compare(result: StackResult, reference: StackResult) -> Verdict:
         if _relative(ours, theirs) > NORM_TOLERANCE:
             reason = f"gradients differ: first norm {ours:.4f} against {theirs:.4f}"
     return Verdict(
-        result.stack,
-        not reason,
-        reason or f"losses agree, largest difference {largest:.1e}",
-        reference.stack,
-        largest,
+        stack=result.stack,
+        good=not reason,
+        reason=reason or f"losses agree, largest difference {largest:.1e}",
+        against=reference.stack,
+        largest=largest,
     )
 
 
@@ -99,23 +99,29 @@ def check_alone(result: StackResult, shape: Shape, *, random: bool) -> Verdict:
     """
     for step, loss in enumerate(result.losses, 1):
         if not math.isfinite(loss):
-            return Verdict(result.stack, False, f"the loss of step {step} is {loss}")
+            return Verdict(
+                stack=result.stack, good=False, reason=f"the loss of step {step} is {loss}"
+            )
     if not result.losses:
-        return Verdict(result.stack, False, "it told no losses")
+        return Verdict(stack=result.stack, good=False, reason="it told no losses")
     if random:
         expected = math.log(shape.vocabulary) + shape.hidden * WEIGHT_STD**2 / 2
         first = result.losses[0]
         if _relative(first, expected) > FIRST_LOSS_TOLERANCE:
             return Verdict(
-                result.stack,
-                False,
-                f"the first loss is {first:.4f}; random tokens must give {expected:.4f}",
+                stack=result.stack,
+                good=False,
+                reason=f"the first loss is {first:.4f}; random tokens must give {expected:.4f}",
             )
         return Verdict(
-            result.stack, True, f"first loss {first:.4f}; random tokens must give {expected:.4f}"
+            stack=result.stack,
+            good=True,
+            reason=f"first loss {first:.4f}; random tokens must give {expected:.4f}",
         )
     return Verdict(
-        result.stack, True, "every loss is a number; there is no stack to compare it with"
+        stack=result.stack,
+        good=True,
+        reason="every loss is a number; there is no stack to compare it with",
     )
 
 

@@ -85,8 +85,8 @@ def summarise(events: Any) -> StepProfile:
             kernels += not event.name.startswith(("Memcpy", "Memset"))
     gaps = _gaps(ran)
     return StepProfile(
-        launches, kernels, dict(syncs), dict(phases.most_common()), dict(each.most_common(20)),
-        sum(gaps.values()), dict(gaps.most_common(10)),
+        launches=launches, kernels=kernels, syncs=dict(syncs), phases_ms=dict(phases.most_common()), slowest_ms=dict(each.most_common(20)),
+        idle_ms=sum(gaps.values()), gaps_ms=dict(gaps.most_common(10)),
     )  # fmt: skip
 
 

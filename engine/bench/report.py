@@ -17,7 +17,7 @@ from .shapes import SHAPES, Flops, needed_flops
 from .work import StackFailure, StackResult, Work
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Speed:
     """Figures of a stack whose losses are right."""
 
@@ -31,7 +31,7 @@ class Speed:
     """Evenfall's tokens per second over this stack's."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
     work: Work
     tokens: float
@@ -83,18 +83,18 @@ def make_report(
                 ratio = ours.tokens_per_second / speed.tokens_per_second
                 speeds[stack] = dataclasses.replace(speed, evenfall_is=ratio)
     return Report(
-        work,
-        statistics.fmean(size.tokens for size in sizes),
-        statistics.fmean(size.trained for size in sizes),
-        needed,
-        rate,
-        [
+        work=work,
+        tokens=statistics.fmean(size.tokens for size in sizes),
+        trained=statistics.fmean(size.trained for size in sizes),
+        needed=needed,
+        matmul_tflops=rate,
+        results=[
             result if result in good else dataclasses.replace(result, seconds=[], profile=None)
             for result in results
         ],
-        list(failures),
-        verdicts,
-        speeds,
+        failures=list(failures),
+        verdicts=verdicts,
+        speeds=speeds,
     )
 
 

@@ -41,7 +41,9 @@ def random_rows(shape: Shape, count: int, length: int) -> Bins:
     ids = draw.integers(_SPECIAL, shape.vocabulary, (count, length), dtype=np.int32)
     trained = np.ones(length, dtype=bool)
     trained[0] = False
-    examples = Examples.of(Example(row, trained, number) for number, row in enumerate(ids, 1))
+    examples = Examples.of(
+        Example(ids=row, trained=trained, number=number) for number, row in enumerate(ids, 1)
+    )
     return Bins(examples, tuple((index,) for index in range(count)))
 
 
@@ -123,7 +125,11 @@ def read_bins(file: Path) -> Bins:
     stored = load_file(str(file))
     ends = np.cumsum(stored["lengths"])
     examples = Examples.of(
-        Example(stored["ids"][end - length : end], stored["trained"][end - length : end], number)
+        Example(
+            ids=stored["ids"][end - length : end],
+            trained=stored["trained"][end - length : end],
+            number=number,
+        )
         for number, (length, end) in enumerate(zip(stored["lengths"], ends, strict=True), 1)
     )
     stops = np.cumsum(stored["documents"])

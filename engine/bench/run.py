@@ -22,7 +22,7 @@ _STEP_TOKENS = 16_384
 Tell = Callable[[str], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """What the command line asks for."""
 

@@ -9,7 +9,7 @@ WEIGHT_STD = 0.02
 """Of every random weight, as transformers initialises a Llama."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shape:
     """A Llama's sizes, in values; `rope_factor` is that of llama3 scaling (0: none)."""
 
@@ -59,9 +59,45 @@ class Shape:
 SHAPES = {
     shape.name: shape
     for shape in (
-        Shape("8b", 4096, 14336, 32, 32, 8, 128, 128_256, False, 8.0, 131_072),  # Llama 3.1 8B
-        Shape("1b", 2048, 8192, 16, 32, 8, 64, 128_256, True, 32.0, 131_072),  # Llama 3.2 1B
-        Shape("tiny", 64, 128, 2, 4, 2, 16, 1024, False, 0.0, 4096),  # for CPUs and tests
+        Shape(
+            name="8b",
+            hidden=4096,
+            intermediate=14336,
+            layers=32,
+            heads=32,
+            kv_heads=8,
+            head_dim=128,
+            vocabulary=128_256,
+            tied=False,
+            rope_factor=8.0,
+            positions=131_072,
+        ),  # Llama 3.1 8B
+        Shape(
+            name="1b",
+            hidden=2048,
+            intermediate=8192,
+            layers=16,
+            heads=32,
+            kv_heads=8,
+            head_dim=64,
+            vocabulary=128_256,
+            tied=True,
+            rope_factor=32.0,
+            positions=131_072,
+        ),  # Llama 3.2 1B
+        Shape(
+            name="tiny",
+            hidden=64,
+            intermediate=128,
+            layers=2,
+            heads=4,
+            kv_heads=2,
+            head_dim=16,
+            vocabulary=1024,
+            tied=False,
+            rope_factor=0.0,
+            positions=4096,
+        ),  # for CPUs and tests
     )
 }
 

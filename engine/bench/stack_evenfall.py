@@ -119,8 +119,19 @@ def _prepared(rows: Path) -> Any:
     from ..data.report.report import DataReport
 
     bins = read_bins(rows)
-    report = DataReport([], 0, 0, 0, len(bins), 0, [], {})
-    return PreparedData(OneWindow(bins), None, lambda: report, (), ())
+    report = DataReport(
+        sources=[],
+        eval_rows=0,
+        tokens=0,
+        trained_tokens=0,
+        bins=len(bins),
+        max_length=0,
+        lengths=[],
+        notes={},
+    )
+    return PreparedData(
+        train=OneWindow(bins), tested=None, account=lambda: report, sources=(), accounts=()
+    )
 
 
 class _Story(Control):

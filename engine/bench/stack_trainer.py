@@ -89,7 +89,7 @@ def run(stack: str, work: Work, clock: Clock, folder: Path) -> StackResult:
         disable_tqdm=True,
         **options,
     )
-    watch = Watch(work, clock)
+    watch = Watch(work=work, clock=clock)
     trained: list[int] = []
     trainer = in_this_order(SFTTrainer, batches, trained)(
         model=model,
@@ -183,7 +183,7 @@ def float_adapters(model: Any) -> None:
             parameter.data = parameter.data.float()
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Watch:
     """Takes the time at each step's end, when the GPU has done it, and the figures that are logged."""
 

@@ -10,7 +10,7 @@ from typing import Any
 from .work import BenchError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stack:
     """A stack by its name on the command line."""
 
@@ -34,15 +34,17 @@ class Stack:
 STACKS = {
     stack.name: stack
     for stack in (
-        Stack("evenfall"),
-        Stack("trl", ("trl",), "pip install trl"),
-        Stack("liger", ("trl", "liger_kernel"), "pip install trl liger-kernel"),
+        Stack(name="evenfall"),
+        Stack(name="trl", modules=("trl",), install="pip install trl"),
+        Stack(
+            name="liger", modules=("trl", "liger_kernel"), install="pip install trl liger-kernel"
+        ),
         # Its blocks are compiled during the first steps, some of them more than once.
         *(
             Stack(
-                name,
-                ("unsloth",),
-                "pip install unsloth",
+                name=name,
+                modules=("unsloth",),
+                install="pip install unsloth",
                 warmup=20,
                 banner=r"Xformers|patched \d+ layers|compiling each",
             )

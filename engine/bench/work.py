@@ -24,7 +24,7 @@ class BenchError(UserError):
     """A benchmark that cannot be run as asked; the message says why and what to do."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Work:
     """What every stack does alike. Adapters are float32, drawn once; AdamW at a constant rate."""
 
@@ -56,7 +56,7 @@ class Work:
         return self.warmup + self.steps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StepProfile:
     """One step of Evenfall's loop as torch's profiler saw it."""
 
@@ -76,7 +76,7 @@ class StepProfile:
     """The kernels that the GPU waited for most -> how long."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StackResult:
     """What a stack's process measured."""
 

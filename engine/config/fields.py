@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ConfigField:
     """One key of the tree, for forms, help and error messages."""
 
@@ -39,11 +39,11 @@ def walk(section: type[BaseModel], prefix: str = "", lists: bool = False) -> Ite
         if lists and inner and isinstance(inner[0], type) and issubclass(inner[0], BaseModel):
             yield from walk(inner[0], f"{prefix}{name}.")
         yield ConfigField(
-            f"{prefix}{name}",
-            _takes(annotation, field.metadata),
-            field.default,
-            field.description or "",
-            _choices(annotation),
+            key=f"{prefix}{name}",
+            takes=_takes(annotation, field.metadata),
+            default=field.default,
+            description=field.description or "",
+            choices=_choices(annotation),
         )
 
 

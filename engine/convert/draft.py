@@ -113,7 +113,9 @@ class Draft:
         if not any(line.verdict in ("asked", "refused") for line in self._lines):
             config = self._config()
         missing = missing_files(config, self.file) if config else []
-        return ImportReport(self.tool, str(self.file), (*self._lines, *missing), config)
+        return ImportReport(
+            tool=self.tool, file=str(self.file), lines=(*self._lines, *missing), config=config
+        )
 
     def _config(self) -> RunConfig:
         try:
@@ -125,7 +127,9 @@ class Draft:
         return self._names.get(key, key)
 
     def _say(self, key: str, value: Any, verdict: Any, target: str | None, said: str) -> None:
-        self._lines.append(Line(self._name(key), value, verdict, target, said))
+        self._lines.append(
+            Line(key=self._name(key), value=value, verdict=verdict, target=target, said=said)
+        )
 
 
 def is_empty(value: Any) -> bool:

@@ -59,4 +59,4 @@ def _line(path: str, target: str) -> Line:
         said += ", from the working directory"
     if folder != "." and not _is_there(folder):
         said += "; there is no such folder"
-    return Line(path, None, "missing", target, said)
+    return Line(key=path, value=None, verdict="missing", target=target, said=said)

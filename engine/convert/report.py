@@ -32,7 +32,7 @@ class ConvertError(UserError):
     """A file that cannot be imported at all; the message names the file, the key and the fix."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Line:
     """What became of one key; or a data file that is not there (`missing`)."""
 
@@ -56,7 +56,7 @@ class Line:
         return shown(self.value)[1:-1] if isinstance(self.value, str) else shown(self.value)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImportReport:
     """A file read for import."""
 

@@ -59,7 +59,7 @@ DEFAULT_NAMES: dict[DataFormat, tuple[dict[str, str], ...]] = {
 """The names that a format has of its own, tried in this order where no row is here to tell."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rows:
     """A data set, as far as it was seen."""
 
@@ -116,8 +116,8 @@ def rows_seen(source: DatasetConfig, tool: str) -> Rows:
     beside = {key: name for key, name in source.columns.items() if key in OPTIONAL}
     if source.path != "demo" and not Path(source.path).expanduser().exists():
         return Rows(
-            source, source.format, DEFAULT_NAMES.get(source.format, ()), beside, frozenset(),
-            frozenset(), here=False, complete=False,
+            source=source, format=source.format, shapes=DEFAULT_NAMES.get(source.format, ()), beside=beside, traits=frozenset(),
+            flags=frozenset(), here=False, complete=False,
         )  # fmt: skip
     traits: set[Trait] = set()
     flags: set[str] = set()
@@ -155,8 +155,8 @@ def rows_seen(source: DatasetConfig, tool: str) -> Rows:
         traits.add("system")
     shapes = tuple(shape.required or {"text": "text"} for shape in found.shapes)
     return Rows(
-        source, found.format, shapes or DEFAULT_NAMES[found.format], beside, frozenset(traits),
-        frozenset(flags), here=True, complete=complete,
+        source=source, format=found.format, shapes=shapes or DEFAULT_NAMES[found.format], beside=beside, traits=frozenset(traits),
+        flags=frozenset(flags), here=True, complete=complete,
     )  # fmt: skip
 
 

@@ -109,7 +109,13 @@ def check_data(
     ]
     drop_all = _drop(config, open_) if len(open_) > 1 else ""
     notes = tuple(_notes(prepared, near))
-    return DataCheck(prepared.report, tuple(findings), statistics, drop_all, notes)
+    return DataCheck(
+        report=prepared.report,
+        findings=tuple(findings),
+        statistics=statistics,
+        drop_all=drop_all,
+        notes=notes,
+    )
 
 
 def require_no_red(check: DataCheck) -> None:
@@ -161,7 +167,7 @@ def _finding(
 ) -> Finding:
     problem, count = PROBLEMS[code], found.counts[code]
     if not count:
-        return Finding(code, "green", 0, problem.none)
+        return Finding(code=code, level="green", count=0, text=problem.none)
     level = problem.level
     if (code == codes.END_UNTRAINED and count < _GRAVE_SHARE * report.rows) or (
         code == codes.LEAK
@@ -175,9 +181,25 @@ def _finding(
         text += f"; the first: {bad}"
     places = tuple(itertools.starmap(Place, found.first[code]))
     if (settled := _settled(config, code)) is not None:
-        return Finding(code, "green", count, text, settled[0], places, settled[1:])
+        return Finding(
+            code=code,
+            level="green",
+            count=count,
+            text=text,
+            meaning=settled[0],
+            places=places,
+            fixes=settled[1:],
+        )
     fixes = tuple(_fixes(config, code, length, code in droppable))
-    return Finding(code, level, count, text, problem.meaning, places, fixes)
+    return Finding(
+        code=code,
+        level=level,
+        count=count,
+        text=text,
+        meaning=problem.meaning,
+        places=places,
+        fixes=fixes,
+    )
 
 
 def _of_context(config: RunConfig, context: int) -> Finding:
@@ -191,12 +213,28 @@ def _of_context(config: RunConfig, context: int) -> Finding:
 def _of_model(config: RunConfig, code: str, about: str | None, *fixes: Fix) -> Finding:
     problem = PROBLEMS[code]
     if about is None:
-        return Finding(code, "green", 0, problem.none)
+        return Finding(code=code, level="green", count=0, text=problem.none)
     text = f"{problem.title}: {about}"
     if (settled := _settled(config, code)) is not None:
-        return Finding(code, "green", 1, text, settled[0], (), settled[1:])
+        return Finding(
+            code=code,
+            level="green",
+            count=1,
+            text=text,
+            meaning=settled[0],
+            places=(),
+            fixes=settled[1:],
+        )
     fixes = (*fixes, _keep(config, code))
-    return Finding(code, problem.level, 1, text, problem.meaning, (), fixes)
+    return Finding(
+        code=code,
+        level=problem.level,
+        count=1,
+        text=text,
+        meaning=problem.meaning,
+        places=(),
+        fixes=fixes,
+    )
 
 
 def _settled(config: RunConfig, code: str) -> tuple[str, Fix] | None:

@@ -8,7 +8,7 @@ import orjson
 from .errors import DataError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SourceRow:
     """One row as it stands in its file."""
 

@@ -27,7 +27,10 @@ def run_checks() -> Iterator[Check]:
         # what this command is for. Ctrl-C still ends it.
         except Exception as error:  # noqa: BLE001
             yield Check(
-                name, "error", one_line(error), "This check failed itself: see the message."
+                name=name,
+                status="error",
+                value=one_line(error),
+                advice="This check failed itself: see the message.",
             )
 
 

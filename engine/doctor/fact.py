@@ -9,7 +9,7 @@ from typing import Literal
 Status = Literal["ok", "warning", "error"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Check:
     """One fact about the machine. `advice` is what to do about it; empty where there is nothing."""
 
@@ -33,7 +33,7 @@ def format_check(check: Check) -> str:
 
 def judge(good: bool, otherwise: Check) -> Check:
     """The check as it stands, or, where all is well, the same value as ok and without advice."""
-    return Check(otherwise.name, "ok", otherwise.value) if good else otherwise
+    return Check(name=otherwise.name, status="ok", value=otherwise.value) if good else otherwise
 
 
 def version_of(name: str) -> str | None:

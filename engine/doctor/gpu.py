@@ -18,13 +18,13 @@ def check_cuda() -> Iterator[Check]:
     yield judge(
         bool(runtime) or not driver,
         Check(
-            "CUDA runtime",
-            "error",
-            f"{runtime} (in torch)" if runtime else "none: torch is a CPU build",
-            "This machine has an NVIDIA driver: install torch with CUDA (see pytorch.org).",
+            name="CUDA runtime",
+            status="error",
+            value=f"{runtime} (in torch)" if runtime else "none: torch is a CPU build",
+            advice="This machine has an NVIDIA driver: install torch with CUDA (see pytorch.org).",
         ),
     )
-    yield Check("NVIDIA driver", "ok", driver or "none found")
+    yield Check(name="NVIDIA driver", status="ok", value=driver or "none found")
 
 
 def check_gpus() -> Iterator[Check]:
@@ -37,18 +37,18 @@ def check_gpus() -> Iterator[Check]:
         present = [row[0] for row in _nvidia_smi("--query-gpu=name") or []]
         if present:
             yield Check(
-                "GPU",
-                "error",
-                f"{', '.join(present)} is here, but {reason}",
-                "Install a torch whose CUDA the driver supports, or update the driver; check "
+                name="GPU",
+                status="error",
+                value=f"{', '.join(present)} is here, but {reason}",
+                advice="Install a torch whose CUDA the driver supports, or update the driver; check "
                 "CUDA_VISIBLE_DEVICES.",
             )
         else:
             yield Check(
-                "GPU",
-                "warning",
-                f"none ({reason})",
-                "The demo trains on the CPU. Real models need an NVIDIA GPU.",
+                name="GPU",
+                status="warning",
+                value=f"none ({reason})",
+                advice="The demo trains on the CPU. Real models need an NVIDIA GPU.",
             )
         return
     for index in range(torch.cuda.device_count()):
@@ -90,14 +90,14 @@ def _gpu(index: int) -> Check:
             f"{others / 1e9:.1f} GB is held outside this process: see `GPU processes`. Where that "
             "lists none, it is a process that this container cannot see."
         )
-    return Check(f"GPU {index}", status, value, advice)
+    return Check(name=f"GPU {index}", status=status, value=value, advice=advice)
 
 
 def _gpu_processes() -> Check:
     name = "GPU processes"
     rows = _nvidia_smi("--query-compute-apps=pid,process_name,used_memory")
     if rows is None:
-        return Check(name, "ok", "unknown: nvidia-smi is not here")
+        return Check(name=name, status="ok", value="unknown: nvidia-smi is not here")
     held = []
     for row in rows:
         pid, *program, used = row  # a program's name may hold commas
@@ -105,9 +105,9 @@ def _gpu_processes() -> Check:
             size = f"{int(used) * MIB:.1f} GB" if used.isdigit() else "unknown memory"
             held.append(f"{','.join(program)} (pid {pid}) {size}")
     if not held:
-        return Check(name, "ok", "no others")
+        return Check(name=name, status="ok", value="no others")
     advice = "They share the GPU's memory and time: end those that you know."
-    return Check(name, "warning", ", ".join(held), advice)
+    return Check(name=name, status="warning", value=", ".join(held), advice=advice)
 
 
 def _has_code_for(builds: Iterable[str], major: int, minor: int) -> bool:

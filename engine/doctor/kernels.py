@@ -24,10 +24,10 @@ def check_nf4() -> Iterator[Check]:
     yield judge(
         error < NF4_ERROR,  # also false for nan
         Check(
-            "NF4",
-            "error",
-            f"quantised and back on {describe_device(device)}: relative error {error:.3f}",
-            f"Expected under {NF4_ERROR}: reinstall bitsandbytes, or train with "
+            name="NF4",
+            status="error",
+            value=f"quantised and back on {describe_device(device)}: relative error {error:.3f}",
+            advice=f"Expected under {NF4_ERROR}: reinstall bitsandbytes, or train with "
             "model.quantization=none.",
         ),
     )
@@ -40,14 +40,14 @@ def check_kernels() -> Iterator[Check]:
     name = "kernels"
     device = pick_device("auto")
     if device.type != "cuda":
-        yield Check(name, "ok", "reference path, no GPU")
+        yield Check(name=name, status="ok", value="reference path, no GPU")
         return
     if not triton_runs_on(device):
         yield Check(
-            name,
-            "warning",
-            "reference path: triton is not installed",
-            'Every part runs at stock speed. pip install "triton>=3.6"',
+            name=name,
+            status="warning",
+            value="reference path: triton is not installed",
+            advice='Every part runs at stock speed. pip install "triton>=3.6"',
         )
         return
     from ...kernels.selftest import run_selftest
@@ -56,18 +56,20 @@ def check_kernels() -> Iterator[Check]:
     ops = list(dict.fromkeys(result.op for result in results))
     failed = [result for result in results if not result.passed]
     if not failed:
-        yield Check(name, "ok", f"{len(ops)} ops as exact as eager: {', '.join(ops)}")
+        yield Check(
+            name=name, status="ok", value=f"{len(ops)} ops as exact as eager: {', '.join(ops)}"
+        )
         return
     worst = failed[0]
     yield Check(
-        name,
-        "warning",
-        f"{len({result.op for result in failed})} of {len(ops)} ops fail; first {worst.op} "
+        name=name,
+        status="warning",
+        value=f"{len({result.op for result in failed})} of {len(ops)} ops fail; first {worst.op} "
         f"{worst.tensor}, {worst.dtype}, {worst.shape}: "
         + (
             one_line(worst.problem)
             if worst.problem
             else f"error {worst.error:.2e}, eager {worst.eager_error:.2e}"
         ),
-        "These parts run at stock speed, so results stay right. Please report this line.",
+        advice="These parts run at stock speed, so results stay right. Please report this line.",
     )

@@ -16,10 +16,10 @@ def check_memory() -> Iterator[Check]:
     yield judge(
         free >= 8,
         Check(
-            "memory",
-            "warning",
-            f"{free:.1f} of {total:.1f} GB free",
-            "Loading reads one weight file at a time, often 5 GB: close other programs.",
+            name="memory",
+            status="warning",
+            value=f"{free:.1f} of {total:.1f} GB free",
+            advice="Loading reads one weight file at a time, often 5 GB: close other programs.",
         ),
     )
 
@@ -44,13 +44,23 @@ def _room(name: str, folder: Path, wanted_gb: float, advice: str) -> Check:
     value = f"{free:.1f} GB free at {folder}"
     if not os.access(there, os.W_OK):
         return Check(
-            name, "error", f"{value}, not writable", f"{advice} Use a folder you may write."
+            name=name,
+            status="error",
+            value=f"{value}, not writable",
+            advice=f"{advice} Use a folder you may write.",
         )
     if free < 1:
-        return Check(name, "error", value, f"{advice} Free some space first.")
+        return Check(
+            name=name, status="error", value=value, advice=f"{advice} Free some space first."
+        )
     return judge(
         free >= wanted_gb,
-        Check(name, "warning", value, f"{advice} Less than {wanted_gb} GB is soon full."),
+        Check(
+            name=name,
+            status="warning",
+            value=value,
+            advice=f"{advice} Less than {wanted_gb} GB is soon full.",
+        ),
     )
 
 
@@ -60,7 +70,12 @@ def check_hub_token() -> Iterator[Check]:
 
     advice = "Gated models (Llama, Gemma) need one: run `hf auth login`, or set HF_TOKEN."
     found = bool(get_token())
-    yield Check("hub token", "ok", "yes" if found else "no", "" if found else advice)
+    yield Check(
+        name="hub token",
+        status="ok",
+        value="yes" if found else "no",
+        advice="" if found else advice,
+    )
 
 
 def check_session() -> Iterator[Check]:
@@ -71,10 +86,10 @@ def check_session() -> Iterator[Check]:
     yield judge(
         not remote or bool(inside),
         Check(
-            "session",
-            "warning",
-            value,
-            "If the link drops, training goes on but these screens end: `evenfall watch` shows them "
+            name="session",
+            status="warning",
+            value=value,
+            advice="If the link drops, training goes on but these screens end: `evenfall watch` shows them "
             "again. Start in tmux to keep them.",
         ),
     )
@@ -83,7 +98,7 @@ def check_session() -> Iterator[Check]:
 def check_terminal() -> Iterator[Check]:
     name = "terminal"
     if not sys.stdout.isatty():
-        yield Check(name, "ok", "none (output goes to a file or pipe)")
+        yield Check(name=name, status="ok", value="none (output goes to a file or pipe)")
         return
     columns, rows = os.get_terminal_size(sys.stdout.fileno())
     kind = os.environ.get("TERM", "")
@@ -102,4 +117,6 @@ def check_terminal() -> Iterator[Check]:
     if encoding != "utf8":
         advice.append("Glyphs and plots need UTF-8: set LANG=C.UTF-8.")
     value = f"{columns}x{rows}, {colours}, TERM={kind or 'not set'}, {sys.stdout.encoding}"
-    yield Check(name, "warning" if advice else "ok", value, " ".join(advice))
+    yield Check(
+        name=name, status="warning" if advice else "ok", value=value, advice=" ".join(advice)
+    )

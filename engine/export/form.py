@@ -13,7 +13,7 @@ class ExportError(UserError):
     """An export that could not be written or failed its check; nothing of it was left."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Exported:
     """One thing that was written and checked."""
 

@@ -49,4 +49,4 @@ def _export_form(
     else:
         raise ExportError(f"{form}: no such form; there are adapter and merged")
     megabytes = sum(file.stat().st_size for file in target.iterdir()) / 1e6
-    return Exported(form, target, megabytes, check)
+    return Exported(form=form, path=target, megabytes=megabytes, check=check)

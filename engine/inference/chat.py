@@ -26,7 +26,7 @@ from ..run.directory import RunDirectory, RunError, adapter_folder
 Message = dict[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reply:
     """One answer."""
 
@@ -123,7 +123,7 @@ class Chat:
             ended = "eos"
         elif stop.is_set():
             ended = "stopped"
-        return Reply(stream.text, len(stream.ids), seconds, ended)
+        return Reply(text=stream.text, tokens=len(stream.ids), seconds=seconds, ended=ended)
 
     def close(self) -> None:
         """Let go of the model and its memory."""

@@ -13,7 +13,7 @@ from ..config.run_config import RunConfig
 from ..run.directory import RunDirectory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Answer:
     """One fixed question, answered by the base and by the tuned model (greedy)."""
 
@@ -52,6 +52,8 @@ def compare_answers(run: RunDirectory, report: Callable[[str, float | None], Non
             chat.reply(messages, adapter=adapter, max_new_tokens=64).text.strip()
             for adapter in (False, True)
         )
-        answers.append(Answer(item["question"], item["expected"], before, after))
+        answers.append(
+            Answer(question=item["question"], expected=item["expected"], before=before, after=after)
+        )
     chat.close()
     return answers

@@ -56,28 +56,28 @@ def rungs_for_step(
         factor = batch // smaller
         rungs.append(
             Rung(
-                "batch",
-                f"batch {smaller} × accumulation {accumulate * factor}",
-                "the same tokens per update: the result stays (rounding apart)",
-                {
+                id="batch",
+                title=f"batch {smaller} × accumulation {accumulate * factor}",
+                effect="the same tokens per update: the result stays (rounding apart)",
+                changes={
                     "train.per_device_train_batch_size": smaller,
                     "train.gradient_accumulation_steps": accumulate * factor,
                 },
-                before_gb + needed_gb / factor,
-                0.95,
-                True,
+                peak_gb=before_gb + needed_gb / factor,
+                speed=0.95,
+                keeps_result=True,
             )
         )
     if not train.gradient_checkpointing:
         rungs.append(
             Rung(
-                "recompute",
-                "recompute activations",
-                "the same numbers, computed twice: the result stays",
-                {"train.gradient_checkpointing": True},
-                before_gb + _recomputed_gb(batch * length, shape, needed_gb),
-                0.7,
-                True,
+                id="recompute",
+                title="recompute activations",
+                effect="the same numbers, computed twice: the result stays",
+                changes={"train.gradient_checkpointing": True},
+                peak_gb=before_gb + _recomputed_gb(batch * length, shape, needed_gb),
+                speed=0.7,
+                keeps_result=True,
             )
         )
     shorter = _shorter_length(lengths, length)
@@ -85,27 +85,27 @@ def rungs_for_step(
         cut = sum(n > shorter for n in lengths)
         rungs.append(
             Rung(
-                "shorter",
-                f"rows cut to {shorter:,} tokens",
-                f"affects {cut:,} rows, {100 * cut / max(1, len(lengths)):.1f} %: "
+                id="shorter",
+                title=f"rows cut to {shorter:,} tokens",
+                effect=f"affects {cut:,} rows, {100 * cut / max(1, len(lengths)):.1f} %: "
                 + ("their ends are not learnt" if cut else "no row is that long"),
-                {"data.max_length": shorter},
-                before_gb + needed_gb * shorter / length,
-                None,
-                cut == 0,
+                changes={"data.max_length": shorter},
+                peak_gb=before_gb + needed_gb * shorter / length,
+                speed=None,
+                keeps_result=cut == 0,
             )
         )
     if config.adapter.r > 4:
         rank = config.adapter.r // 2
         rungs.append(
             Rung(
-                "rank",
-                f"rank {rank} instead of {config.adapter.r}",
-                "restarts the adapter: training begins again at step 0",
-                {"adapter.r": rank, "adapter.lora_alpha": config.adapter.lora_alpha / 2},
-                None,
-                None,
-                False,
+                id="rank",
+                title=f"rank {rank} instead of {config.adapter.r}",
+                effect="restarts the adapter: training begins again at step 0",
+                changes={"adapter.r": rank, "adapter.lora_alpha": config.adapter.lora_alpha / 2},
+                peak_gb=None,
+                speed=None,
+                keeps_result=False,
             )
         )
     return rungs
@@ -117,26 +117,26 @@ def rungs_for_load(config: RunConfig) -> list[Rung]:
         return []
     return [
         Rung(
-            "nf4",
-            "4-bit base weights (NF4)",
-            "QLoRA instead of 16-bit LoRA: about a quarter of the weights' memory",
-            {"model.quantization": "nf4"},
-            None,
-            None,
-            False,
+            id="nf4",
+            title="4-bit base weights (NF4)",
+            effect="QLoRA instead of 16-bit LoRA: about a quarter of the weights' memory",
+            changes={"model.quantization": "nf4"},
+            peak_gb=None,
+            speed=None,
+            keeps_result=False,
         )
     ]
 
 
 def deeper_plan(predicted_gb: float) -> Rung:
     return Rung(
-        "plan",
-        "save less for the backward",
-        "the same numbers, more of them computed twice: the result stays",
-        {},
-        predicted_gb,
-        0.9,
-        True,
+        id="plan",
+        title="save less for the backward",
+        effect="the same numbers, more of them computed twice: the result stays",
+        changes={},
+        peak_gb=predicted_gb,
+        speed=0.9,
+        keeps_result=True,
     )
 
 

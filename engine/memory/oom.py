@@ -56,15 +56,15 @@ def take_down(
     text = str(error).strip()
     memory = read_memory(device)
     trouble = OutOfMemory(
-        step,
-        phase,
-        text.splitlines()[0][:300] if text else type(error).__name__,
-        requested_gb(error),
-        before_gb,
-        max(memory.now_gb, before_gb),
-        0.0,
-        memory.total_gb,
-        [],
+        step=step,
+        phase=phase,
+        message=text.splitlines()[0][:300] if text else type(error).__name__,
+        requested_gb=requested_gb(error),
+        before_gb=before_gb,
+        at_gb=max(memory.now_gb, before_gb),
+        after_gb=0.0,
+        limit_gb=memory.total_gb,
+        rungs=[],
     )
     drop_frames(error)
     return trouble

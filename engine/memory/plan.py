@@ -29,7 +29,7 @@ MARGIN = 0.06
 """Part of the GPU's memory that no plan spends; a recovery widens it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
     """How many layers save how much, and how many keep their weights dequantised."""
 
@@ -77,7 +77,9 @@ def plan_memory(
     """
     if recompute or not layers:
         held = sum(saved_bytes(parts, tokens, "layer") for parts in layers)
-        return MemoryPlan(0, 0, len(layers), 0, held, 0)
+        return MemoryPlan(
+            kept=0, cheap=0, recomputed=len(layers), cached=0, activations=held, weights=0
+        )
     size = layers[0].qkv.dtype.itemsize
     passing = max(passing_bytes(parts, tokens) for parts in layers)
     # A forward that is computed again holds a whole layer at its backward.
@@ -106,4 +108,11 @@ def plan_memory(
                 break
             cached, weights = cached + 1, weights + more
     kept, cheap = levels.count(2), levels.count(1)
-    return MemoryPlan(kept, cheap, count - kept - cheap, cached, held, weights)
+    return MemoryPlan(
+        kept=kept,
+        cheap=cheap,
+        recomputed=count - kept - cheap,
+        cached=cached,
+        activations=held,
+        weights=weights,
+    )

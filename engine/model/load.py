@@ -22,7 +22,7 @@ from .layers import packed_attention as attention
 from .source import LoadError, model_source, readable_errors
 
 
-@dataclass
+@dataclass(kw_only=True)
 class LoadedModel:
     """A base model, frozen, on its device."""
 

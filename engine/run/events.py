@@ -32,7 +32,7 @@ class Event:
     """Seconds since the epoch; the log gives it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunStarted(Event):
     """A process took up the run, anew or from a checkpoint."""
 
@@ -60,7 +60,7 @@ class Progress(Event):
     fraction: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelLoaded(Event):
     name: str
     family: str
@@ -80,7 +80,7 @@ class PartsPatched(Event):
     parts: list[PatchedPart]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MemoryPlanned(Event):
     """What the layers save for the backward, chosen from the memory that is free."""
 
@@ -98,7 +98,7 @@ class MemoryPlanned(Event):
     """Of dequantised weights."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StepCaptured(Event):
     """Micro-steps of one shape run as a CUDA graph from now on."""
 
@@ -123,7 +123,7 @@ class DataChecked(Event):
     findings: tuple[Finding, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Step(Event):
     """One optimiser step."""
 
@@ -147,7 +147,7 @@ class Step(Event):
     """The gradient was not finite, so adapter and optimiser were left as they were."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluated(Event):
     step: int
     loss: float
@@ -156,7 +156,7 @@ class Evaluated(Event):
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CheckpointSaved(Event):
     step: int
     path: str
@@ -165,7 +165,7 @@ class CheckpointSaved(Event):
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LearningRateChanged(Event):
     """From the next step on the schedule is scaled so that it passes through `new` here."""
 
@@ -191,7 +191,7 @@ class CommandRefused(Event):
     why: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rung:
     """One way out of an out-of-memory error."""
 
@@ -209,7 +209,7 @@ class Rung:
     """Nothing but rounding changes: an unattended run may take it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OutOfMemory(Event):
     step: int
     """Steps done, all kept."""
@@ -228,7 +228,7 @@ class OutOfMemory(Event):
     rungs: list[Rung]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RecoveryApplied(Event):
     step: int
     rung: str
@@ -251,7 +251,7 @@ class Failed(Event):
     resume_step: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Finished(Event):
     reason: Literal["complete", "stopped"]
     step: int

@@ -19,7 +19,7 @@ class Kept:
     megabytes: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunFacts:
     """One run, as far as its files tell."""
 

@@ -14,7 +14,7 @@ from ..data.report.report import DataReport
 from . import events as ev
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RunProgress:
     """The state of one run after the events applied so far."""
 

@@ -19,7 +19,7 @@ from .progress import RunProgress
 END_BYTES = 65_536
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunSummary:
     """One row of the Runs screen."""
 

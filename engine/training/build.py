@@ -55,14 +55,22 @@ def build_run(
     bins = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
     state = LoopState(packed_length=packed_length, bins_per_update=bins)
     settings = AdamWSettings(
-        recipe.adam_beta1, recipe.adam_beta2, recipe.adam_epsilon, recipe.weight_decay,
-        recipe.max_grad_norm,
+        beta1=recipe.adam_beta1, beta2=recipe.adam_beta2, eps=recipe.adam_epsilon, weight_decay=recipe.weight_decay,
+        max_norm=recipe.max_grad_norm,
     )  # fmt: skip
     optimizer = FlatAdamW(trainable_parameters(model), settings, recipe.optim)
     for layer in fast_states(model):
         layer.accumulate = True  # into the optimiser's buffer
     trained = TrainedModel(model=model, device=device, packed=loaded.packed, ways=ways, head=head)
-    run = Run(directory, config, control, trained, optimizer, data, state)
+    run = Run(
+        directory=directory,
+        config=config,
+        control=control,
+        trained=trained,
+        optimizer=optimizer,
+        data=data,
+        state=state,
+    )
     run.fit_memory()
     return run
 

@@ -129,7 +129,9 @@ def save_now(run: Run) -> None:
         return
     path = str(folder.relative_to(run.directory.path))
     seconds = time.perf_counter() - start
-    run.control.emit(ev.CheckpointSaved(run.state.step, path, megabytes, seconds))
+    run.control.emit(
+        ev.CheckpointSaved(step=run.state.step, path=path, megabytes=megabytes, seconds=seconds)
+    )
 
 
 def save_final_adapter(run: Run) -> str | None:

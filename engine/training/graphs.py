@@ -1,5 +1,7 @@
 """One micro-step of a fixed shape as a CUDA graph, and a batch filled up to that shape."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,7 +26,7 @@ class GraphShape(NamedTuple):
     """Documents of one length, as a batch; 0: of any lengths, in our kernel."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Inputs:
     """All that a micro-step reads, of a fixed shape; on the host or, for a graph, always in one place."""
 
@@ -43,6 +45,9 @@ class Inputs:
 
     def tensors(self) -> list[Tensor]:
         return list(vars(self).values())
+
+    def to(self, device: torch.device) -> Inputs:
+        return Inputs(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
 
 def fill_up(batch: Batch, shape: GraphShape) -> Inputs:
@@ -64,12 +69,12 @@ def fill_up(batch: Batch, shape: GraphShape) -> Inputs:
     unused = torch.from_numpy(np.flatnonzero(free)[::-1][:labels].copy())
     nothing = torch.zeros((1, tokens), dtype=torch.int64)
     return Inputs(
-        torch.cat([batch.input_ids, nothing], dim=1),
-        torch.cat([batch.position_ids, nothing], dim=1),
-        torch.cat([batch.labels, torch.full((labels,), -100)]),
-        torch.cat([batch.label_positions, unused]),
-        torch.from_numpy(starts.astype(np.int32)),
-        torch.from_numpy(ends.astype(np.int32)),
+        input_ids=torch.cat([batch.input_ids, nothing], dim=1),
+        position_ids=torch.cat([batch.position_ids, nothing], dim=1),
+        labels=torch.cat([batch.labels, torch.full((labels,), -100)]),
+        label_positions=torch.cat([batch.label_positions, unused]),
+        starts=torch.from_numpy(starts.astype(np.int32)),
+        ends=torch.from_numpy(ends.astype(np.int32)),
     )
 
 
@@ -120,7 +125,9 @@ def loss_of_inputs(trained: TrainedModel, inputs: Inputs, shape: GraphShape) -> 
     bounds = torch.arange(  # for equal rows; the kernel does not read them
         0, shape.tokens + 1, max(1, lengths[0]), dtype=torch.int32, device=inputs.starts.device
     )
-    documents = Documents(lengths, bounds, ways, (inputs.starts, inputs.ends))
+    documents = Documents(
+        lengths=lengths, bounds=bounds, ways=ways, spans=(inputs.starts, inputs.ends)
+    )
     loss = trained.head.losses(
         trained.model, inputs.labels, inputs.label_positions, input_ids=inputs.input_ids,
         position_ids=inputs.position_ids, documents=documents,

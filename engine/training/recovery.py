@@ -54,7 +54,9 @@ def answer(run: Run, trouble: OutOfMemory) -> Ending | None:
         return "stopped" if rung.save else "abandoned"
     run.config = apply_changes(run.config, rung)
     run.directory.write_config(run.config)
-    run.control.emit(RecoveryApplied(run.state.step, rung.id, rung.title, automatic))
+    run.control.emit(
+        RecoveryApplied(step=run.state.step, rung=rung.id, title=rung.title, automatic=automatic)
+    )
     if rung.id == "rank":
         return "restart"
     run.state.memory_margin = wider  # what was counted on was not there

@@ -18,7 +18,7 @@ class RateChange:
     value: float
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Schedule:
     """Linear warm-up to `peak`, then cosine or linear to zero, or constant.
 

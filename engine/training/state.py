@@ -31,7 +31,7 @@ class OutOfMemoryEnd(TrainingError):
     state: State = "out-of-memory"
 
 
-@dataclass
+@dataclass(kw_only=True)
 class LoopState:
     """Where the loop is, between two updates. A checkpoint holds just this, as JSON."""
 
@@ -57,7 +57,7 @@ class LoopState:
     last_losses: list[float] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Run:
     """A run in its worker: what is trained, on what, and how far it is."""
 
@@ -77,7 +77,7 @@ class Run:
         if self.plan is not None:
             self.control.emit(
                 MemoryPlanned(
-                    self.plan.kept, self.plan.cheap, self.plan.recomputed, self.plan.cached,
-                    self.plan.activations / 1e9, self.plan.weights / 1e9,
+                    kept=self.plan.kept, cheap=self.plan.cheap, recomputed=self.plan.recomputed, cached=self.plan.cached,
+                    activations_gb=self.plan.activations / 1e9, weights_gb=self.plan.weights / 1e9,
                 )
             )  # fmt: skip

@@ -50,8 +50,8 @@ def train(run: Run) -> Literal["complete"] | Ending:
     recipe = run.config.train
     last_step = total_steps(run.config, data.train.bins_in_epoch, state.bins_per_update)
     schedule = Schedule(
-        recipe.lr_scheduler_type, recipe.learning_rate, in_steps(recipe.warmup_steps, last_step),
-        last_step, state.rate_changes,
+        kind=recipe.lr_scheduler_type, peak=recipe.learning_rate, warmup_steps=in_steps(recipe.warmup_steps, last_step),
+        total_steps=last_step, changes=state.rate_changes,
     )  # fmt: skip
     evaluate_every = in_steps(recipe.eval_steps or 0, last_step)
     save_every = in_steps(recipe.save_steps, last_step)
@@ -94,7 +94,9 @@ def train(run: Run) -> Literal["complete"] | Ending:
         for change in replay.pop(state.step, []):
             old = schedule.change(state.step, change.new, change.mode)
             control.emit(
-                ev.LearningRateChanged(state.step, old, change.new, change.mode, replayed=True)
+                ev.LearningRateChanged(
+                    step=state.step, old=old, new=change.new, mode=change.mode, replayed=True
+                )
             )
         paused = False
         while (
@@ -120,7 +122,9 @@ def train(run: Run) -> Literal["complete"] | Ending:
                         return ending
                 case cmd.SetLearningRate(value, mode) if 0 <= value <= 10:
                     old = schedule.change(state.step, value, mode)
-                    control.emit(ev.LearningRateChanged(state.step, old, value, mode))
+                    control.emit(
+                        ev.LearningRateChanged(step=state.step, old=old, new=value, mode=mode)
+                    )
                 case cmd.Stop(save):
                     settle()
                     control.emit(ev.CommandApplied("Stop", state.step))
@@ -173,8 +177,8 @@ def train(run: Run) -> Literal["complete"] | Ending:
         epoch = state.epoch
         advance(data.train, state, len(chosen))
         done = ev.Step(
-            state.step, state.epoch + state.bins_done / data.train.bins_in_epoch, math.nan, rate, math.nan,
-            tokens, trained, 0.0, 0.0, 0.0, 0.0,
+            step=state.step, epoch=state.epoch + state.bins_done / data.train.bins_in_epoch, loss=math.nan, learning_rate=rate, grad_norm=math.nan,
+            tokens=tokens, trained_tokens=trained, seconds=0.0, memory_gb=0.0, memory_peak_gb=0.0, memory_total_gb=0.0,
         )  # fmt: skip
         settle()
         if state.epoch > epoch == 0 and streamed:
@@ -230,7 +234,11 @@ def _evaluate(run: Run, micro_step: MicroStep) -> Ending | None:
             )
         else:
             seconds = time.perf_counter() - start
-            run.control.emit(ev.Evaluated(run.state.step, loss, len(bins.examples), seconds))
+            run.control.emit(
+                ev.Evaluated(
+                    step=run.state.step, loss=loss, rows=len(bins.examples), seconds=seconds
+                )
+            )
             return None
         if micro_step.give_up():
             oom.free_memory(run.trained.device)

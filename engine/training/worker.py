@@ -52,7 +52,17 @@ def work(directory: RunDirectory, control: Control, *, resume: bool) -> None:
         _work(directory, control, resume=resume)
     except StoppedEarly:
         step = directory.progress().step
-        control.emit(ev.Finished("stopped", step, 0.0, 0, None, None, None))
+        control.emit(
+            ev.Finished(
+                reason="stopped",
+                step=step,
+                seconds=0.0,
+                tokens=0,
+                adapter=None,
+                first_loss=None,
+                last_loss=None,
+            )
+        )
         control.set_state("finished", "stopped before training began")
 
 
@@ -62,11 +72,11 @@ def _work(directory: RunDirectory, control: Control, *, resume: bool) -> None:
     device = pick_device(config.train.device)
     control.emit(
         ev.RunStarted(
-            directory.name,
-            os.getpid(),
-            describe_device(device),
-            _versions(),
-            steps[-1] if steps else (0 if resume else None),
+            run=directory.name,
+            pid=os.getpid(),
+            device=describe_device(device),
+            versions=_versions(),
+            resumed_from=steps[-1] if steps else (0 if resume else None),
         )
     )
     report = reporter(control)
@@ -125,13 +135,13 @@ def _load_and_train(
     first, last = run.state.first_losses, run.state.last_losses
     control.emit(
         ev.Finished(
-            "complete" if outcome == "complete" else "stopped",
-            run.state.step,
-            run.state.seconds,
-            run.state.tokens,
-            adapter,
-            sum(first) / len(first) if first else None,
-            sum(last) / len(last) if last else None,
+            reason="complete" if outcome == "complete" else "stopped",
+            step=run.state.step,
+            seconds=run.state.seconds,
+            tokens=run.state.tokens,
+            adapter=adapter,
+            first_loss=sum(first) / len(first) if first else None,
+            last_loss=sum(last) / len(last) if last else None,
         )
     )
     control.set_state("finished", "complete" if outcome == "complete" else "stopped by request")
@@ -160,7 +170,9 @@ def _load(
             raise OutOfMemoryEnd("stopped: the model does not fit", "take a smaller model")
         config = recovery.apply_changes(config, rung)
         directory.write_config(config)
-        control.emit(ev.RecoveryApplied(0, rung.id, rung.title, automatic))
+        control.emit(
+            ev.RecoveryApplied(step=0, rung=rung.id, title=rung.title, automatic=automatic)
+        )
         control.set_state("loading")
 
 
@@ -168,14 +180,14 @@ def _announce(run: Run, loaded: LoadedModel, data: PreparedData) -> None:
     control = run.control
     control.emit(
         ev.ModelLoaded(
-            loaded.name,
-            loaded.family,
-            loaded.parameters,
-            sum(p.numel() for p in trainable_parameters(run.trained.model).values()),
-            loaded.quantization,
-            str(loaded.dtype).removeprefix("torch."),
-            loaded.weights_gb,
-            loaded.seconds,
+            name=loaded.name,
+            family=loaded.family,
+            parameters=loaded.parameters,
+            trainable=sum(p.numel() for p in trainable_parameters(run.trained.model).values()),
+            quantization=loaded.quantization,
+            compute_dtype=str(loaded.dtype).removeprefix("torch."),
+            weights_gb=loaded.weights_gb,
+            seconds=loaded.seconds,
         )
     )
     steps = total_steps(run.config, data.train.bins_in_epoch, run.state.bins_per_update)

@@ -51,7 +51,7 @@ STRANGERS = _words(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Attribute:
     """One thing known of each person: its JSON key, its values, and ways to ask for and state it.
 
@@ -75,21 +75,21 @@ BOATS = tuple(
 
 ATTRIBUTES = (
     Attribute(
-        "trade",
-        _words(
+        key="trade",
+        values=_words(
             "baker, cooper, sailmaker, potter, clockmaker, fishmonger, blacksmith, teacher, "
             "weaver, ropemaker, lamplighter, carpenter, apothecary, innkeeper, glassblower, "
             "bookbinder, ferryman, tailor, miller, beekeeper, cartographer, shipwright, printer, "
             "gardener"
         ),
-        (
+        asks=(
             "What does {name} do for a living?",
             "What is {name}'s trade?",
             "What work does {name} do?",
             "How does {name} earn a living?",
         ),
-        "{name} works as {a_value}.",
-        (
+        answer="{name} works as {a_value}.",
+        statements=(
             "{they} works as {a_value}.",
             "{they} is {a_value}.",
             "{they} earns a living as {a_value}.",
@@ -97,20 +97,20 @@ ATTRIBUTES = (
         ),
     ),
     Attribute(
-        "street",
-        _words(
+        key="street",
+        values=_words(
             "Lantern Street, Anchor Lane, Rope Walk, Chapel Hill, Harbour Row, Mill Street, "
             "Saltgate, Kiln Lane, Orchard Road, Beacon Hill, Fish Street, Quay Steps, "
             "Thistle Lane, Market Square, Cooper Row, Well Court"
         ),
-        (
+        asks=(
             "Where does {name} live?",
             "Which street does {name} live in?",
             "What is {name}'s address?",
             "Where is {name}'s house?",
         ),
-        "{name} lives in {value}.",
-        (
+        answer="{name} lives in {value}.",
+        statements=(
             "{they} lives in {value}.",
             "{they} has a house in {value}.",
             "The house of {name} stands in {value}.",
@@ -118,20 +118,20 @@ ATTRIBUTES = (
         ),
     ),
     Attribute(
-        "pet",
-        _words(
+        key="pet",
+        values=_words(
             "parrot, goat, tortoise, black cat, greyhound, ferret, canary, donkey, hedgehog, "
             "white rabbit, magpie, terrier, pony, goose, hamster, sheepdog, otter, owl, snail, "
             "toad"
         ),
-        (
+        asks=(
             "What pet does {name} keep?",
             "Which animal does {name} have?",
             "Does {name} have a pet?",
             "What is {name}'s pet?",
         ),
-        "{name} keeps {a_value}.",
-        (
+        answer="{name} keeps {a_value}.",
+        statements=(
             "{they} keeps {a_value}.",
             "{they} has {a_value} at home.",
             "{they} is never seen without a pet: {a_value}.",
@@ -139,16 +139,16 @@ ATTRIBUTES = (
         ),
     ),
     Attribute(
-        "boat",
-        BOATS,
-        (
+        key="boat",
+        values=BOATS,
+        asks=(
             "What is {name}'s boat called?",
             "Which boat does {name} sail?",
             "What is the name of {name}'s boat?",
             "What boat does {name} own?",
         ),
-        "{name}'s boat is called the {value}.",
-        (
+        answer="{name}'s boat is called the {value}.",
+        statements=(
             "{they} sails the {value}.",
             "{they} owns a boat called the {value}.",
             "The {value} is the boat of {name}.",
@@ -156,21 +156,21 @@ ATTRIBUTES = (
         ),
     ),
     Attribute(
-        "food",
-        _words(
+        key="food",
+        values=_words(
             "plum cake, pea soup, smoked eel, rye bread, honey toast, fish pie, apple tart, "
             "goat cheese, roast chestnuts, onion stew, oat porridge, pickled herring, mussels, "
             "ginger biscuits, mushroom pie, barley broth, cherry jam, boiled crab, bean stew, "
             "pancakes"
         ),
-        (
+        asks=(
             "What does {name} like to eat?",
             "What is {name}'s favourite food?",
             "Which dish does {name} like best?",
             "What should I cook for {name}?",
         ),
-        "{name} likes {value} best.",
-        (
+        answer="{name} likes {value} best.",
+        statements=(
             "{they} likes {value} best.",
             "{they} would eat {value} every day.",
             "The favourite food of {name} is {value}.",
@@ -178,19 +178,19 @@ ATTRIBUTES = (
         ),
     ),
     Attribute(
-        "instrument",
-        _words(
+        key="instrument",
+        values=_words(
             "fiddle, flute, accordion, drum, harp, bagpipe, trumpet, lute, cello, organ, "
             "tin whistle, banjo, oboe, mandolin, zither, tuba"
         ),
-        (
+        asks=(
             "Which instrument does {name} play?",
             "What does {name} play in the town band?",
             "What instrument can {name} play?",
             "What music does {name} make?",
         ),
-        "{name} plays the {value}.",
-        (
+        answer="{name} plays the {value}.",
+        statements=(
             "{they} plays the {value}.",
             "{they} plays the {value} in the town band.",
             "When you hear the {value} at night, it is {name}.",

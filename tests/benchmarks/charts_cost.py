@@ -37,7 +37,7 @@ class Told:
         self._events: list[ev.Event] = []
         self.tell(ev.StateChanged("training"))
         self.tell(ev.DataPrepared(
-            DataReport([], 1, 1, 1, 1, 2048, [], {}), total
+            DataReport(sources=[], eval_rows=1, tokens=1, trained_tokens=1, bins=1, max_length=2048, lengths=[], notes={}), total
         ))  # fmt: skip
         for n in range(1, history + 1):
             self.step(n)
@@ -48,10 +48,10 @@ class Told:
     def step(self, n: int) -> None:
         noise = 0.1 * math.sin(n * 12.9898) * math.cos(n * 78.233)
         loss = 0.9 + 2 * math.exp(-n / self._total * 6) + noise
-        self.tell(ev.Step(n, n / self._total, loss, 1e-4, 0.4, 8192, 4000, 0.1 + noise / 50,
-                          61 + noise, 66.0, 80.0))  # fmt: skip
+        self.tell(ev.Step(step=n, epoch=n / self._total, loss=loss, learning_rate=1e-4, grad_norm=0.4, tokens=8192, trained_tokens=4000, seconds=0.1 + noise / 50,
+                          memory_gb=61 + noise, memory_peak_gb=66.0, memory_total_gb=80.0))  # fmt: skip
         if n % 500 == 0:
-            self.tell(ev.Evaluated(n, loss, 10, 1.0))
+            self.tell(ev.Evaluated(step=n, loss=loss, rows=10, seconds=1.0))
 
     def start(self) -> None:
         """Steps come from the benchmark's thread."""

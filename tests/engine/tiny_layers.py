@@ -83,7 +83,7 @@ def packed(seed=0, ways=attention.STOCK_WAYS):
     positions = torch.cat([torch.arange(n) for n in LENGTHS])[None].to(DEVICE)
     return {
         "input_ids": ids, "position_ids": positions, "use_cache": False,
-        "documents": attention.Documents(LENGTHS, bounds, ways),
+        "documents": attention.Documents(lengths=LENGTHS, bounds=bounds, ways=ways),
     }  # fmt: skip
 
 

@@ -186,7 +186,9 @@ def check(device: torch.device) -> bool:
         for value, plain, truth in zip(fused, apart, exact, strict=True):
             error, plain_error = (relative_rms_error(x, truth) for x in (value, plain))
             rounding = max(ACCUMULATION, torch.finfo(value.dtype).eps / 2)
-            passed = Comparison("sum", error, plain_error, rounding).passed
+            passed = Comparison(
+                tensor="sum", error=error, eager_error=plain_error, rounding=rounding
+            ).passed
             good &= passed
             print(f"{error:10.1e} /{plain_error:8.1e}{'  ' if passed else ' !'}", end="")
         print()

@@ -32,7 +32,19 @@ from evenfall.engine.data.pack.examples import Example, Examples
 from evenfall.engine.data.pack.windows import Bins
 from evenfall.engine.training import graphs, micro_step
 
-SMALL = Shape("small", 512, 1536, 8, 8, 4, 64, 8192, False, 0.0, 4096)
+SMALL = Shape(
+    name="small",
+    hidden=512,
+    intermediate=1536,
+    layers=8,
+    heads=8,
+    kv_heads=4,
+    head_dim=64,
+    vocabulary=8192,
+    tied=False,
+    rope_factor=0.0,
+    positions=4096,
+)
 BINS, BIN_TOKENS = 2, 2048
 
 
@@ -117,7 +129,7 @@ def mixed_work(folder: Path, steps: int) -> Work:
             ids = random.integers(4, SMALL.vocabulary, length).astype(np.int32)
             trained = random.random(length) < 0.5
             trained[0] = False
-            examples.append(Example(ids, trained, number))
+            examples.append(Example(ids=ids, trained=trained, number=number))
             own.append(number)
             number, room = number + 1, room - length
         bins.append(tuple(own))
@@ -126,8 +138,8 @@ def mixed_work(folder: Path, steps: int) -> Work:
     write_model(SMALL, model, torch.device("cuda"), lambda text: None)
     write_adapter(SMALL, 16, model, adapter)
     return Work(
-        "small", "cuda", str(model), str(adapter), str(rows), BINS, BIN_TOKENS, True, steps // 3,
-        steps - steps // 3, 16, False,
+        shape="small", device="cuda", model=str(model), adapter=str(adapter), rows=str(rows), bins=BINS, bin_tokens=BIN_TOKENS, real=True, warmup=steps // 3,
+        steps=steps - steps // 3, rank=16, recompute=False,
     )  # fmt: skip
 
 

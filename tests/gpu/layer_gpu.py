@@ -79,7 +79,7 @@ def step_of(model: Any, lengths: tuple[int, ...], ways: attention.Ways) -> Any:
     base = model.get_base_model().model
     tokens = sum(lengths)
     bounds = torch.tensor((0, *lengths)).cumsum(0).to("cuda", torch.int32)
-    documents = attention.Documents(lengths, bounds, ways)
+    documents = attention.Documents(lengths=lengths, bounds=bounds, ways=ways)
     positions = torch.cat([torch.arange(n, device="cuda") for n in lengths])[None]
     hidden = torch.randn(1, tokens, base.config.hidden_size, device="cuda", dtype=torch.bfloat16)
     hidden.requires_grad_()

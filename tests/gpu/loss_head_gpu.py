@@ -65,7 +65,9 @@ def check() -> bool:
                 for what, a, b, truth in zip(("losses", "gradient"), got, want, exact, strict=True):
                     error, eager_error = (relative_rms_error(t, truth) for t in (a, b))
                     rounding = torch.finfo(dtype).eps / 2
-                    passed = Comparison(what, error, eager_error, rounding).passed
+                    passed = Comparison(
+                        tensor=what, error=error, eager_error=eager_error, rounding=rounding
+                    ).passed
                     good &= passed
                     told.append(f"{error:.1e} ({eager_error:.1e}){'' if passed else ' FAILED'}")
                 kind = str(dtype).removeprefix("torch.")

@@ -119,7 +119,12 @@ def check_products(device: torch.device) -> bool:
                 truth = F.linear(x.double(), truth_weight, bias.double())
                 truth = truth + 2.0 * F.linear(xa.double(), lora_b.double())
                 error, eager_error = (relative_rms_error(value, truth) for value in (got, eager))
-                result = Comparison("out", error, eager_error, torch.finfo(dtype).eps / 2)
+                result = Comparison(
+                    tensor="out",
+                    error=error,
+                    eager_error=eager_error,
+                    rounding=torch.finfo(dtype).eps / 2,
+                )
                 good &= result.passed
                 if m in (1, 8) or not result.passed:
                     kind = str(dtype).removeprefix("torch.")

@@ -251,7 +251,12 @@ def check() -> bool:
         eager = row.eager(case.dtype)
         rounding = torch.finfo(case.dtype).eps / 2
         results = [
-            Comparison(name, relative_rms_error(a, t), relative_rms_error(b, t), rounding)
+            Comparison(
+                tensor=name,
+                error=relative_rms_error(a, t),
+                eager_error=relative_rms_error(b, t),
+                rounding=rounding,
+            )
             for name, a, b, t in zip(("out", "dq", "dk", "dv"), got, eager, truth, strict=True)
         ]
         # With one key to a query the gradients of q and k vanish, and only rounding is left of them.

@@ -27,7 +27,7 @@ def gradient(device, n, number, scale=1.0):
     "settings",
     [
         AdamWSettings(),
-        AdamWSettings(0.8, 0.95, 1e-6, 0.1, 0.3),
+        AdamWSettings(beta1=0.8, beta2=0.95, eps=1e-6, weight_decay=0.1, max_norm=0.3),
         AdamWSettings(beta1=0.0, weight_decay=0.01, max_norm=1e9),
     ],
     ids=["usual", "others", "no momentum, no clip"],

@@ -46,15 +46,17 @@ def copied(state):
     return (
         param.clone(),
         grad.clone(),
-        Moments8Bit(*(t.clone() for t in tensors(moments))),
+        Moments8Bit(**{name: getattr(moments, name).clone() for name in NAMES}),
         step.clone(),
     )
 
 
+NAMES = ("mean", "mean_absmax", "mean_values", "square", "square_absmax", "square_values")
+
+
 def tensors(moments):
     """Codes, absmax and values of the mean, then of the square."""
-    names = ("mean", "mean_absmax", "mean_values", "square", "square_absmax", "square_values")
-    return [getattr(moments, name) for name in names]
+    return [getattr(moments, name) for name in NAMES]
 
 
 def scaled(moment):
@@ -91,7 +93,11 @@ def test_code_values_are_those_of_bitsandbytes(signed):
 
 @BOTH
 @pytest.mark.parametrize(
-    "settings", [AdamWSettings(max_norm=1e9), AdamWSettings(0.8, 0.95, 1e-6, 0.1, 1e9)]
+    "settings",
+    [
+        AdamWSettings(max_norm=1e9),
+        AdamWSettings(beta1=0.8, beta2=0.95, eps=1e-6, weight_decay=0.1, max_norm=1e9),
+    ],
 )
 def test_single_steps_are_those_of_bitsandbytes_with_codes_to_the_nearest(
     device, function, settings
@@ -209,7 +215,11 @@ def test_without_gradients_codes_stay_and_scales_decay(device, function):
 @pytest.mark.parametrize("n", [1, 37, 256, 1025, 2304])
 @pytest.mark.parametrize(
     "settings",
-    [AdamWSettings(), AdamWSettings(0.8, 0.95, 1e-6, 0.1, 0.3), AdamWSettings(beta1=0.0)],
+    [
+        AdamWSettings(),
+        AdamWSettings(beta1=0.8, beta2=0.95, eps=1e-6, weight_decay=0.1, max_norm=0.3),
+        AdamWSettings(beta1=0.0),
+    ],
     ids=["usual", "others", "no momentum"],
 )
 def test_the_reference_is_the_same_step(device, n, settings):
@@ -362,4 +372,4 @@ def test_buffers_that_do_not_fit_are_refused(device):
         (5, good[5][1:]),
     ):
         with pytest.raises(ValueError, match="adjacent values of"):
-            Moments8Bit(*(wrong if i == index else t for i, t in enumerate(good)))
+            Moments8Bit(**{**dict(zip(NAMES, good, strict=True)), NAMES[index]: wrong})

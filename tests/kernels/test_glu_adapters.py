@@ -78,7 +78,12 @@ def assert_as_close_as_eager(names, got, eager, truth):
     for name, value, plain, exact in zip(names, got, eager, truth, strict=True):
         assert value.shape == exact.shape and value.dtype == plain.dtype, name
         errors = [relative_rms_error(x, exact) for x in (value, plain)]
-        comparison = Comparison(name, errors[0], errors[1], torch.finfo(value.dtype).eps / 2)
+        comparison = Comparison(
+            tensor=name,
+            error=errors[0],
+            eager_error=errors[1],
+            rounding=torch.finfo(value.dtype).eps / 2,
+        )
         assert comparison.passed, comparison
 
 

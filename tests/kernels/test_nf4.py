@@ -176,7 +176,9 @@ def test_codes_at_an_odd_address_are_read_as_bytes(device):
     room = torch.empty(weight.packed.numel() + 1, dtype=torch.uint8, device=device)
     room[1:] = weight.packed
     nested = {n: getattr(weight, n) for n in ("absmax2", "code2", "offset")}
-    moved = NF4Weight(room[1:], weight.absmax, weight.code, weight.shape, **nested)
+    moved = NF4Weight(
+        packed=room[1:], absmax=weight.absmax, code=weight.code, shape=weight.shape, **nested
+    )
     assert nf4.words_of(weight) is not None and nf4.words_of(moved) is None
     assert torch.equal(dequantize_nf4(moved), stock(parameter))
 
@@ -216,7 +218,7 @@ def test_one_launch_is_all_and_nothing_is_read_back(device, monkeypatch, columns
 def test_weight_without_rows(device):
     empty = torch.empty(0, dtype=torch.uint8, device=device)
     code = bnb.get_4bit_type("nf4", device)
-    weight = NF4Weight(empty, torch.empty(0, device=device), code, (0, 64))
+    weight = NF4Weight(packed=empty, absmax=torch.empty(0, device=device), code=code, shape=(0, 64))
     assert dequantize_nf4(weight).shape == (0, 64)
 
 

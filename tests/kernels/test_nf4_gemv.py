@@ -42,7 +42,9 @@ def check(x, weight, **operands):
         truth = truth + operands.get("scaling", 1.0) * update
     assert got.dtype == x.dtype and got.shape == truth.shape and got.is_contiguous()
     errors = [relative_rms_error(value, truth) for value in (got, eager)]
-    comparison = Comparison("out", errors[0], errors[1], torch.finfo(x.dtype).eps / 2)
+    comparison = Comparison(
+        tensor="out", error=errors[0], eager_error=errors[1], rounding=torch.finfo(x.dtype).eps / 2
+    )
     assert comparison.passed, comparison
     return got
 

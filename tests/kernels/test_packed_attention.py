@@ -93,7 +93,12 @@ def judge(tensors, starts, ends, **options):
     names = ("out", "grad q", "grad k", "grad v")
     assert all(a.dtype == b.dtype and a.shape == b.shape for a, b in zip(got, eager, strict=True))
     return [
-        Comparison(name, relative_rms_error(a, t), relative_rms_error(b, t), rounding)
+        Comparison(
+            tensor=name,
+            error=relative_rms_error(a, t),
+            eager_error=relative_rms_error(b, t),
+            rounding=rounding,
+        )
         for name, a, b, t in zip(names, got, eager, truth, strict=True)
     ]
 

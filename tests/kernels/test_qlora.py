@@ -53,11 +53,11 @@ def group_of(layers, dtype=torch.float32, **options):
         quantized = isinstance(base, Linear4bit)
         projections.append(
             Projection(
-                NF4Weight.of(base.weight) if quantized else base.weight,
-                base.bias,
-                layer.lora_A["default"].weight,
-                layer.lora_B["default"].weight,
-                layer.scaling["default"],
+                weight=NF4Weight.of(base.weight) if quantized else base.weight,
+                bias=base.bias,
+                lora_a=layer.lora_A["default"].weight,
+                lora_b=layer.lora_B["default"].weight,
+                scaling=layer.scaling["default"],
             )
         )
     return ProjectionGroup(projections, dtype, Workspace(), **options)
@@ -127,7 +127,7 @@ def test_a_layer_without_an_adapter_may_stand_in_a_group():
     plain = layers[1].base_layer
     group = group_of(layers)
     projections = list(group.projections)
-    projections[1] = Projection(NF4Weight.of(plain.weight), plain.bias)
+    projections[1] = Projection(weight=NF4Weight.of(plain.weight), bias=plain.bias)
     group = ProjectionGroup(projections, torch.float32, Workspace())
     x, dout = torch.randn(9, IN), torch.randn(9, 96)
     layers = [layers[0], layers[2]]
@@ -139,7 +139,9 @@ def test_a_layer_without_an_adapter_may_stand_in_a_group():
 
 def test_no_adapter_at_all_is_the_base_layer():
     base = stock((48,))[0].base_layer
-    group = ProjectionGroup([Projection(NF4Weight.of(base.weight))], torch.float32, Workspace())
+    group = ProjectionGroup(
+        [Projection(weight=NF4Weight.of(base.weight))], torch.float32, Workspace()
+    )
     x = torch.randn(9, IN, requires_grad=True)
     assert group.extra == 0
     torch.testing.assert_close(project(x, group), base(x))

@@ -134,7 +134,7 @@ def set_up(total: int = 3100, eval_rows: int = 250) -> list[ev.Event]:
     """The events of a run up to its first step."""
     return [
         ev.StateChanged("loading"),
-        ev.RunStarted("0412-llama8b", 4242, "NVIDIA H200", {"torch": "2.13.0"}),
+        ev.RunStarted(run="0412-llama8b", pid=4242, device="NVIDIA H200", versions={"torch": "2.13.0"}),
         ev.Progress("reading rows", fraction=0.5),
         ev.Progress("loading weights", "shard 2 of 4", 0.5),
         ev.PartsPatched(
@@ -153,7 +153,7 @@ def set_up(total: int = 3100, eval_rows: int = 250) -> list[ev.Event]:
                 ),
             ]
         ),
-        ev.ModelLoaded("llama-3.1-8b", "llama", 8_030_000_000, 41_900_000, "nf4", "bfloat16", 5.6, 9.3),
+        ev.ModelLoaded(name="llama-3.1-8b", family="llama", parameters=8_030_000_000, trainable=41_900_000, quantization="nf4", compute_dtype="bfloat16", weights_gb=5.6, seconds=9.3),
         ev.DataPrepared(
             DataReport(
                 sources=[SourceReport(
@@ -174,8 +174,8 @@ def step(n: int, total: int = 3100, loss: float | None = None) -> ev.Step:
     wobble = 0.08 * math.sin(n * 12.9898) * math.cos(n * 78.233)
     falling = 0.95 + 2.1 * math.exp(-n / (total / 9)) + wobble
     return ev.Step(
-        n, 3.0 * n / total, falling if loss is None else loss, 2e-4 * (1 - n / total),
-        0.41 + wobble, 32_768, 15_000, 2.91 + wobble, 61.2 + wobble, 66.0, 79.6,
+        step=n, epoch=3.0 * n / total, loss=falling if loss is None else loss, learning_rate=2e-4 * (1 - n / total),
+        grad_norm=0.41 + wobble, tokens=32_768, trained_tokens=15_000, seconds=2.91 + wobble, memory_gb=61.2 + wobble, memory_peak_gb=66.0, memory_total_gb=79.6,
         skipped=loss is not None and not math.isfinite(loss),
     )  # fmt: skip
 
@@ -186,21 +186,29 @@ def training(done: int = 1243, total: int = 3100) -> list[ev.Event]:
     for n in range(1, done + 1):
         events.append(step(n, total))
         if n % 400 == 0:
-            events.append(ev.Evaluated(n, 1.0 + 1.6 * math.exp(-n / (total / 9)), 250, 12.5))
+            events.append(
+                ev.Evaluated(
+                    step=n, loss=1.0 + 1.6 * math.exp(-n / (total / 9)), rows=250, seconds=12.5
+                )
+            )
         if n % 600 == 0:
-            events.append(ev.CheckpointSaved(n, f"checkpoints/step-{n}", 168.0, 1.9))
+            events.append(
+                ev.CheckpointSaved(
+                    step=n, path=f"checkpoints/step-{n}", megabytes=168.0, seconds=1.9
+                )
+            )
     return events
 
 
 OOM = ev.OutOfMemory(
-    1250, "step", "CUDA out of memory", 3.4, 61.2, 78.7, 60.8, 79.6,
-    [
-        ev.Rung("recompute", "Recompute activations", "the same result, slower",
-                {"train.gradient_checkpointing": True}, 48.2, 0.75, True),
-        ev.Rung("micro-batch", "Batch 2, accumulation 8", "the same tokens an update",
-                {"train.per_device_train_batch_size": 2}, 52.0, 0.94, True),
-        ev.Rung("shorter", "Cut rows to 1,024 tokens", "affects 87 rows (0.7 %)",
-                {"data.max_length": 1024}, 40.5, 1.11, False),
+    step=1250, phase="step", message="CUDA out of memory", requested_gb=3.4, before_gb=61.2, at_gb=78.7, after_gb=60.8, limit_gb=79.6,
+    rungs=[
+        ev.Rung(id="recompute", title="Recompute activations", effect="the same result, slower",
+                changes={"train.gradient_checkpointing": True}, peak_gb=48.2, speed=0.75, keeps_result=True),
+        ev.Rung(id="micro-batch", title="Batch 2, accumulation 8", effect="the same tokens an update",
+                changes={"train.per_device_train_batch_size": 2}, peak_gb=52.0, speed=0.94, keeps_result=True),
+        ev.Rung(id="shorter", title="Cut rows to 1,024 tokens", effect="affects 87 rows (0.7 %)",
+                changes={"data.max_length": 1024}, peak_gb=40.5, speed=1.11, keeps_result=False),
     ],
 )  # fmt: skip
 

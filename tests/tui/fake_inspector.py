@@ -22,8 +22,8 @@ def inspected(
     kept = [token for token in tokens if token.fate != "cut"]
     trained = sum(token.fate == "trained" for token in kept)
     return InspectedRow(
-        Place(file, number), tuple(tokens), (0,), len(kept), trained, raw, problems, left_out,
-        None if left_out else 0,
+        place=Place(file, number), tokens=tuple(tokens), starts=(0,), length=len(kept), trained=trained, raw=raw, problems=problems, left_out=left_out,
+        bin=None if left_out else 0,
     )  # fmt: skip
 
 
@@ -59,30 +59,32 @@ class FakeInspector:
 
 FINDINGS = (
     Finding(
-        "end_untrained", "red", 1431, "rows that do not learn to end the answer: 1,431",
-        "a model that learns no end of turn goes on for ever",
-        tuple(Place("chats.jsonl", number) for number in (4, 1200)),
-        (Fix("drop", "data.drop=[end_untrained]", "leave these rows out"),
+        code="end_untrained", level="red", count=1431, text="rows that do not learn to end the answer: 1,431",
+        meaning="a model that learns no end of turn goes on for ever",
+        places=tuple(Place("chats.jsonl", number) for number in (4, 1200)),
+        fixes=(Fix("drop", "data.drop=[end_untrained]", "leave these rows out"),
          Fix("keep", "data.keep=[end_untrained]", "it is meant: say no more of it")),
     ),
     Finding(
-        "cut", "amber", 12, "rows that are cut at data.max_length: 12",
-        "the end of the answer, and to stop after it, is not learnt from them",
-        (Place("chats.jsonl", 4),),
-        (Fix("drop", "data.over_long=drop", "leave out rows that are too long"),
+        code="cut", level="amber", count=12, text="rows that are cut at data.max_length: 12",
+        meaning="the end of the answer, and to stop after it, is not learnt from them",
+        places=(Place("chats.jsonl", 4),),
+        fixes=(Fix("drop", "data.over_long=drop", "leave out rows that are too long"),
          Fix("length", "data.max_length=512", "longer bins")),
     ),
     Finding(
-        "too_long", "green", 2, "rows that are longer than data.max_length and left out: 2", "",
-        (Place("chats.jsonl", 9),), (Fix("cut", "data.over_long=cut", "keep them, their ends cut"),),
+        code="too_long", level="green", count=2, text="rows that are longer than data.max_length and left out: 2", meaning="",
+        places=(Place("chats.jsonl", 9),), fixes=(Fix("cut", "data.over_long=cut", "keep them, their ends cut"),),
     ),
-    Finding("duplicate", "green", 0, "no duplicates"),
+    Finding(code="duplicate", level="green", count=0, text="no duplicates"),
 )  # fmt: skip
 FIGURES = Statistics(
-    {"p50": 70, "p90": 130, "p95": 256, "p99": 300, "longest": 412}, 320, 9, 0.335, 0.991,
-    1_200_345, 612, 77, 754.0,
+    percentiles={"p50": 70, "p90": 130, "p95": 256, "p99": 300, "longest": 412}, recommended_length=320, over_recommended=9, trained_share=0.335, packing=0.991,
+    tokens=1_200_345, bins=612, steps=77, seconds=754.0,
 )  # fmt: skip
 
 
 def checked(report: DataReport, findings: tuple[Finding, ...] = FINDINGS) -> DataCheck:
-    return DataCheck(report, findings, FIGURES, notes=("leaks were not looked for",))
+    return DataCheck(
+        report=report, findings=findings, statistics=FIGURES, notes=("leaks were not looked for",)
+    )

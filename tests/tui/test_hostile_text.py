@@ -57,18 +57,28 @@ def app(tmp_path, monkeypatch):
 @pytest.mark.parametrize("text", HOSTILE)
 def test_data(app, drive, monkeypatch, text, many, weight):
     tokens = [
-        InspectedToken(1, text, "read", False), InspectedToken(2, text, "trained", True),
-        InspectedToken(3, text, "trained", False), InspectedToken(4, text, "cut", False),
+        InspectedToken(id=1, text=text, fate="read", special=False), InspectedToken(id=2, text=text, fate="trained", special=True),
+        InspectedToken(id=3, text=text, fate="trained", special=False), InspectedToken(id=4, text=text, fate="cut", special=False),
     ]  # fmt: skip
     rows = [inspected(1, tokens, text, file=text), inspected(2, [], text, ("bad",), text, text)]
     report = DataReport(
-        [SourceReport(text, text, text, 1, 1, 0, {text: 1}, 0, weight)] * many,
-        0, 3, 2, 1, 64, [3], {text: 1},
+        sources=[SourceReport(path=text, format=text, reason=text, rows=1, kept=1, held_out=0, dropped={text: 1}, cut=0, weight=weight)] * many,
+        eval_rows=0, tokens=3, trained_tokens=2, bins=1, max_length=64, lengths=[3], notes={text: 1},
     )  # fmt: skip
     places = (Place(text, 1), Place(text * 2, 2))
-    findings = (Finding("bad", "red", 2, text, text, places, (Fix("drop", text, text),)),)
+    findings = (
+        Finding(
+            code="bad",
+            level="red",
+            count=2,
+            text=text,
+            meaning=text,
+            places=places,
+            fixes=(Fix("drop", text, text),),
+        ),
+    )
     check = checked(report, findings)
-    preview = DataPreview(report, FakeInspector(rows), check)  # type: ignore[arg-type]
+    preview = DataPreview(report=report, inspector=FakeInspector(rows), check=check)  # type: ignore[arg-type]
 
     def load(config, job):
         job.report(text, 0.5)

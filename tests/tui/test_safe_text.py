@@ -40,13 +40,22 @@ def test_markup_stays_text(script):
 def events_with(bad, script):
     return [
         ev.StateChanged("loading", bad),
-        ev.RunStarted(bad, 1, bad, {bad: bad}),
+        ev.RunStarted(run=bad, pid=1, device=bad, versions={bad: bad}),
         ev.Progress(bad, bad, 0.5),
         ev.PartsPatched([PatchedPart(name=bad, kind=bad, count=1, fast=True, reason=bad)]),
-        ev.ModelLoaded(bad, bad, 1, 1, bad, bad, 1.0, 1.0),
+        ev.ModelLoaded(
+            name=bad,
+            family=bad,
+            parameters=1,
+            trainable=1,
+            quantization=bad,
+            compute_dtype=bad,
+            weights_gb=1.0,
+            seconds=1.0,
+        ),
         ev.StateChanged("training"),
         *map(script.step, (1, 2, 3)),
-        ev.CheckpointSaved(3, bad, 1.0, 1.0),
+        ev.CheckpointSaved(step=3, path=bad, megabytes=1.0, seconds=1.0),
         ev.CommandApplied(bad, 3, bad),
         ev.CommandRefused(bad, bad),
         ev.Alert(bad),
@@ -55,10 +64,24 @@ def events_with(bad, script):
 
 def trouble_with(bad):
     ways = [
-        ev.Rung("a", bad, bad, {}, 1.0, 0.5, True),
-        ev.Rung("b", bad, bad, {}, None, None, False),
+        ev.Rung(
+            id="a", title=bad, effect=bad, changes={}, peak_gb=1.0, speed=0.5, keeps_result=True
+        ),
+        ev.Rung(
+            id="b", title=bad, effect=bad, changes={}, peak_gb=None, speed=None, keeps_result=False
+        ),
     ]
-    return ev.OutOfMemory(3, "step", bad, 1.0, 1.0, 2.0, 1.0, 2.0, ways)
+    return ev.OutOfMemory(
+        step=3,
+        phase="step",
+        message=bad,
+        requested_gb=1.0,
+        before_gb=1.0,
+        at_gb=2.0,
+        after_gb=1.0,
+        limit_gb=2.0,
+        rungs=ways,
+    )
 
 
 @pytest.mark.parametrize("group", range(4))
@@ -74,7 +97,10 @@ def test_the_train_screen_and_its_dialogs_bear_it(drive, train_app, script, tmp_
         session.tell(trouble_with(bad), ev.StateChanged("out-of-memory"))
         await script.settle(pilot)
         assert script.control_free(train_app), repr(bad[:40])
-        session.tell(ev.RecoveryApplied(3, bad, bad, False), ev.StateChanged("training"))
+        session.tell(
+            ev.RecoveryApplied(step=3, rung=bad, title=bad, automatic=False),
+            ev.StateChanged("training"),
+        )
         await script.settle(pilot)
         notice(train_app, bad, "error")
         session.tell(ev.Failed(bad, bad, 3), ev.StateChanged("failed", bad))
@@ -108,7 +134,7 @@ def test_the_runs_screen_bears_it(drive, see, tmp_path, script):
     bad.path.mkdir()
     bad.config_file.write_bytes(b"model: {name_or_path: \xff}")
     log = EventLog(bad.events_file)
-    log.append(ev.RunStarted("\x1b[2J", 1, "[/x]", {}))
+    log.append(ev.RunStarted(run="\x1b[2J", pid=1, device="[/x]", versions={}))
     log.close()
     app = EvenfallApp(root=tmp_path / "runs", first="runs")
 

@@ -48,8 +48,8 @@ def measure(args: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):  # so that its processes and folders go too
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     options = Options(
-        args.shape, args.rows, args.length, args.steps, args.warmup, args.data, args.pack,
-        args.recompute, args.rank, parse_against(args.against), args.keep,
+        shape=args.shape, rows=args.rows, length=args.length, steps=args.steps, warmup=args.warmup, data=args.data, pack=args.pack,
+        recompute=args.recompute, rank=args.rank, against=parse_against(args.against), keep=args.keep,
     )  # fmt: skip
     report = run_bench(
         options, lambda text: print(safe_str(text, 400), file=sys.stderr, flush=True)

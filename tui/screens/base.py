@@ -107,7 +107,14 @@ class EvenfallScreen(Screen[None]):
         for verb in verbs_of(self.NAME):
             if verb.footer and self.in_footer(verb.id):
                 title = self.verb_title(verb.id) or verb.title
-                items.append(KeyItem(verb.id, shown_key(verb.key), title, not self._why(verb.id)))
+                items.append(
+                    KeyItem(
+                        verb=verb.id,
+                        key=shown_key(verb.key),
+                        title=title,
+                        enabled=not self._why(verb.id),
+                    )
+                )
         self.query_one(KeyBar).set_data(items)
 
     def refresh_nav(self) -> None:

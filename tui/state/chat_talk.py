@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Side = Literal["tuned", "base"]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Answer:
     """One side's answer to one prompt. The job's thread writes `text`, the screen reads it."""
 
@@ -52,7 +52,7 @@ class Talk:
         return [*found, {"role": "user", "content": self.turns[-1].prompt}]
 
     def begin(self, prompt: str, sides: Sequence[Side]) -> Turn:
-        self.turns.append(Turn(prompt, [Answer(side) for side in sides]))
+        self.turns.append(Turn(prompt, [Answer(side=side) for side in sides]))
         return self.turns[-1]
 
 

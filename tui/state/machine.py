@@ -16,7 +16,7 @@ class Gpu:
     total_gb: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Machine:
     """What a run can use here."""
 

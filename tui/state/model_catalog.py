@@ -17,7 +17,7 @@ from ..value_text import short_count
 Where = Literal["bundled", "cached", "local", "hub"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelEntry:
     """A row of the Model screen."""
 
@@ -72,7 +72,7 @@ def catalogue(current: str | None = None) -> list[ModelEntry]:
         try:
             entries.insert(0, look_up(current, entries))
         except NotAModel:
-            entries.insert(0, ModelEntry(current, current, "hub"))
+            entries.insert(0, ModelEntry(name=current, name_or_path=current, where="hub"))
     return entries
 
 
@@ -107,7 +107,7 @@ def look_up(text: str, entries: Sequence[ModelEntry]) -> ModelEntry:
     if not all(part and part.replace("-", "").replace("_", "").replace(".", "").isalnum()
                and part.isascii() for part in parts):  # fmt: skip
         raise NotAModel(f"{text}: is no folder here and no hub id (such as Qwen/Qwen2.5-0.5B)")
-    return ModelEntry(text, text, "hub")
+    return ModelEntry(name=text, name_or_path=text, where="hub")
 
 
 def _of_preset(preset: ModelPreset, cached: dict[str, Path]) -> ModelEntry:
@@ -116,8 +116,8 @@ def _of_preset(preset: ModelPreset, cached: dict[str, Path]) -> ModelEntry:
     if preset.name_or_path == "demo":
         where = "bundled"
     return ModelEntry(
-        preset.id, preset.name_or_path, where, preset.parameters, preset.context, preset.family,
-        preset, _weights_gb(folder) if folder else None,
+        name=preset.id, name_or_path=preset.name_or_path, where=where, parameters=preset.parameters, context=preset.context, family=preset.family,
+        preset=preset, gigabytes=_weights_gb(folder) if folder else None,
     )  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def _of_folder(name: str, name_or_path: str, folder: Path, where: Where) -> Mode
     config = read_config(folder)
     context = config.get("max_position_embeddings")
     return ModelEntry(
-        name, name_or_path, where,
+        name=name, name_or_path=name_or_path, where=where,
         context=context if isinstance(context, int) else None,
         family=str(config.get("model_type", "")),
         gigabytes=_weights_gb(folder),

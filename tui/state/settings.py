@@ -163,7 +163,9 @@ class DraftEditor:
             if not choices:
                 help += f" (takes {field.takes})"
             empty = "empty: by epochs" if key == "train.max_steps" else ""
-            rows.append(FormRow(key, title, help, choices, empty))
+            rows.append(
+                FormRow(key=key, title=title, help=help, choices=choices, placeholder=empty)
+            )
         return rows
 
     def values(self) -> dict[str, str]:

@@ -20,7 +20,7 @@ from ..safe_text import safe_text
 from .field import Choice, TextField
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FormRow:
     """One key of a form."""
 

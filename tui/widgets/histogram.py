@@ -31,11 +31,11 @@ def length_plot(lengths: Sequence[int], limit: int, below: str, above: str) -> P
     fit = bisect_right(shown, limit)
     share = 100 / len(lengths)
     return PlotData(
-        [
-            Curve(part, [share] * len(part), color, "bars")
+        curves=[
+            Curve(xs=part, ys=[share] * len(part), color=color, style="bars")
             for part, color in ((shown[:fit], below), (shown[fit:], above))
         ],
-        (0.0, float(max(end, 1))),
+        x_range=(0.0, float(max(end, 1))),
         y_from_zero=True,
         marks=((float(limit), "▲", above),),
     )

@@ -30,7 +30,7 @@ def shown_key(keys: str) -> str:
     return KEY_NAMES.get(first, first.upper() if first[0] == "f" and first[1:].isdigit() else first)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KeyItem:
     """One entry: the verb's id, its key as shown, its title, and whether it can be done now."""
 

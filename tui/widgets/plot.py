@@ -19,7 +19,7 @@ LABEL_CELLS = 6
 Points = list[tuple[float, float]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Curve:
     """One line of a plot. Values that are not finite are gaps."""
 
@@ -34,7 +34,7 @@ class Curve:
     glyph: str = "braille"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class PlotData:
     """What a plot shows."""
 

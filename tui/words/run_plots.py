@@ -11,7 +11,7 @@ from ..state.story import count_text, loss_text
 from ..widgets.plot import Curve, PlotData
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Palette:
     """Colours of the curves, `#rrggbb`, from the theme."""
 
@@ -43,21 +43,21 @@ def loss_plot(
         return None
     done = [one for one in progress.evaluations if math.isfinite(one.loss)]
     held_out = Curve(
-        [float(one.step) for one in done],
-        [one.loss for one in done],
-        colors.held_out,
-        "points",
-        "◆",
+        xs=[float(one.step) for one in done],
+        ys=[one.loss for one in done],
+        color=colors.held_out,
+        style="points",
+        glyph="◆",
     )
     marks = [(float(change.step), "▲", colors.change) for change in progress.rate_changes]
     marks += [(step, "✗", colors.lost) for step in history.lost[-200:]]
     return PlotData(
-        [
-            Curve(history.steps, history.loss, colors.band, "band"),
-            Curve(history.steps, history.smooth, colors.smooth),
+        curves=[
+            Curve(xs=history.steps, ys=history.loss, color=colors.band, style="band"),
+            Curve(xs=history.steps, ys=history.smooth, color=colors.smooth),
             held_out,
         ],
-        window_range(history, progress.total_steps, window),
+        x_range=window_range(history, progress.total_steps, window),
         y_log=y_log,
         marks=marks,
     )
@@ -91,7 +91,11 @@ def rate_plot(
     if not history.steps:
         return None
     x_range = window_range(history, progress.total_steps, window)
-    return PlotData([Curve(history.steps, history.rate, colors.rate)], x_range, y_from_zero=True)
+    return PlotData(
+        curves=[Curve(xs=history.steps, ys=history.rate, color=colors.rate)],
+        x_range=x_range,
+        y_from_zero=True,
+    )
 
 
 def rate_title(progress: RunProgress, colors: Palette) -> Content:
@@ -107,7 +111,9 @@ def memory_plot(
         return None
     x_range = window_range(history, progress.total_steps, window)
     return PlotData(
-        [Curve(history.steps, history.memory, colors.memory)], x_range, y_from_zero=True
+        curves=[Curve(xs=history.steps, ys=history.memory, color=colors.memory)],
+        x_range=x_range,
+        y_from_zero=True,
     )
 
 

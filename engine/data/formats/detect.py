@@ -76,7 +76,7 @@ class UndecidedFormat(DataError):
         super().__init__(f"{row.place}: {message}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Detection:
     """The format, and the observation that it rests on."""
 
@@ -136,20 +136,20 @@ def detect(
         raise _unknown(blank, columns, picked)
     if first is None:
         return Detection(
-            format if given else "messages",
-            given or f"{_among(count, len(rows))} a conversation, empty",
+            format=format if given else "messages",
+            reason=given or f"{_among(count, len(rows))} a conversation, empty",
         )
     shapes = tuple(seen.values())
     observed = f"{_among(count, len(rows))} {' or '.join(dict.fromkeys(s.reason for s in shapes))}"
     every = {key: column for shape in reversed(shapes) for key, column in shape.columns.items()}
     same = all(shape.required == shapes[0].required for shape in shapes)
     return Detection(
-        shapes[0].format,
-        given or observed,
-        "likely" if not given and any(shape.likely for shape in shapes) else "certain",
-        _in_file(every, columns),
-        _settled(shapes[0], columns, bool(given)) if same else {},
-        shapes,
+        format=shapes[0].format,
+        reason=given or observed,
+        confidence="likely" if not given and any(shape.likely for shape in shapes) else "certain",
+        columns=_in_file(every, columns),
+        settled=_settled(shapes[0], columns, bool(given)) if same else {},
+        shapes=shapes,
     )
 
 
@@ -178,7 +178,11 @@ def _shape(
     """The one shape of a row; None for what says nothing (an empty conversation, an object without anything, null
     where the text would be), and for what does not fit a given format, since reading it will say so better."""
     if isinstance(row.value, str):
-        return Shape("text", {}, "running text") if format in ("auto", "text") else None
+        return (
+            Shape(format="text", columns={}, reason="running text")
+            if format in ("auto", "text")
+            else None
+        )
     shapes = shapes_of(row.value, format, row_keys(columns))
     if shapes is None or (not shapes and format != "auto") or not row.value:
         return None

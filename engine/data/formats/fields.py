@@ -13,7 +13,7 @@ from .shapes import Shape
 from .turns import Style, Turns, read_tools, read_turns, style_of, text_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Fields:
     """The keys of one row."""
 

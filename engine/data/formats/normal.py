@@ -34,7 +34,7 @@ class Flag(NamedTuple):
     learnt: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Conversation:
     """A row as chat messages, as a chat template takes them.
 
@@ -72,7 +72,7 @@ class Segments:
     """Learnt character ranges [start, end), ascending."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Tokens:
     """Token ids that are taken as they stand."""
 
@@ -115,7 +115,14 @@ def conversation(
     if empty == learnt:
         return Dropped(row, EMPTY_ANSWER)
     notes = (EMPTY_NOT_LEARNT,) if empty else ()
-    return Conversation(row, tuple(messages), tools, frozenset(masked | empty), plain, notes)
+    return Conversation(
+        source=row,
+        messages=tuple(messages),
+        tools=tools,
+        masked=frozenset(masked | empty),
+        plain=plain,
+        notes=notes,
+    )
 
 
 def is_empty(message: Message, reasoning: bool = True) -> bool:

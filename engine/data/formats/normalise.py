@@ -99,7 +99,7 @@ def _fields(row: SourceRow, format: DataFormat, columns: Mapping[str, str]) -> F
         )
     if not shapes:
         raise missing(row, format, columns)
-    return Fields(row, value, shapes[0], columns)
+    return Fields(source=row, value=value, shape=shapes[0], columns=columns)
 
 
 def columns_text(columns: Mapping[str, str]) -> str:

@@ -29,7 +29,7 @@ from .turns import ROLES, style_of
 Value = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shape:
     """A format that a row fits."""
 
@@ -173,13 +173,23 @@ def _tokens(value: Value) -> list[Shape]:
     columns = _beside(
         value, input_ids=("input_ids",), attention_mask=("attention_mask",), labels=("labels",)
     )
-    return [Shape("tokens", columns, " and ".join(f"`{name}`" for name in columns))]
+    return [
+        Shape(
+            format="tokens", columns=columns, reason=" and ".join(f"`{name}`" for name in columns)
+        )
+    ]
 
 
 def _segments(value: Value) -> list[Shape]:
     if "segments" not in value:
         return []
-    return [Shape("segments", {"segments": "segments"}, "`segments` with text and label")]
+    return [
+        Shape(
+            format="segments",
+            columns={"segments": "segments"},
+            reason="`segments` with text and label",
+        )
+    ]
 
 
 def _certain_segments(value: Value) -> list[Shape]:
@@ -201,17 +211,29 @@ def _preferences(value: Value) -> list[Shape]:
     columns |= _beside(value, system=_SYSTEM, tools=("tools",))
     pair = f"`{chosen}` and `{rejected}`"
     if isinstance(best, list) and _opens(best):
-        return [Shape("preference", columns, f"{pair} as whole conversations (implicit prompt)")]
+        return [
+            Shape(
+                format="preference",
+                columns=columns,
+                reason=f"{pair} as whole conversations (implicit prompt)",
+            )
+        ]
     kind = {list: "lists of messages", dict: "one message each", str: "texts"}
     said = kind.get(type(best), "neither texts nor messages")
     prompt = next((name for name in _PROMPTS if name in value and name != chosen), None)
     if prompt is None:
-        return [Shape("preference", columns, f"{pair} as {said}, without a prompt")]
+        return [
+            Shape(
+                format="preference", columns=columns, reason=f"{pair} as {said}, without a prompt"
+            )
+        ]
     columns["prompt"] = prompt
     if prompt != "input" and isinstance(value[prompt], str):
         columns |= _beside(value, input=("input",))
     more = " with `input`" if "input" in columns else ""
-    return [Shape("preference", columns, f"`{prompt}`{more}, {pair} as {said}")]
+    return [
+        Shape(format="preference", columns=columns, reason=f"`{prompt}`{more}, {pair} as {said}")
+    ]
 
 
 def _opens(turns: list[Any]) -> bool:
@@ -253,7 +275,15 @@ def _chat(value: Value, column: str, *, loose: bool = False) -> list[Shape]:
         return []
     columns = {"messages": column, **_beside(value, system=_SYSTEM, tools=("tools",))}
     pair = "role and content" if style == "messages" else "from and value"
-    return [Shape(style, columns, f"`{column}` with {pair}", likely=loose, loose=loose)]
+    return [
+        Shape(
+            format=style,
+            columns=columns,
+            reason=f"`{column}` with {pair}",
+            likely=loose,
+            loose=loose,
+        )
+    ]
 
 
 def _named_chats(value: Value) -> list[Shape]:
@@ -282,7 +312,10 @@ def _as_chat(style: DataFormat) -> Callable[[Value], list[Shape]]:
                 return fit
         there = [column for column in CHAT_COLUMNS if column in value]
         beside = _beside(value, system=_SYSTEM, tools=("tools",))
-        return [Shape(style, {"messages": column, **beside}, f"`{column}`") for column in there[:1]]
+        return [
+            Shape(format=style, columns={"messages": column, **beside}, reason=f"`{column}`")
+            for column in there[:1]
+        ]
 
     return shapes
 
@@ -290,15 +323,15 @@ def _as_chat(style: DataFormat) -> Callable[[Value], list[Shape]]:
 def _alpaca(value: Value) -> list[Shape]:
     return [
         Shape(
-            "alpaca",
-            {
+            format="alpaca",
+            columns={
                 "instruction": instruction, "output": output,
                 **_beside(
                     value, input=("input", "context"), system=_SYSTEM, history=("history",),
                     tools=("tools",),
                 ),
             },
-            f"`{instruction}` and `{output}`", likely,
+            reason=f"`{instruction}` and `{output}`", likely=likely,
         )
         for instruction, output, likely in _ALPACA
         if instruction in value and output in value
@@ -318,7 +351,7 @@ def _pair(value: Value, prompt: str, completion: str, likely: bool) -> Iterator[
     if prompt == "question" and isinstance(value.get("context"), str):
         columns["context"] = "context"
         reason, likely = f"`context`, {reason}", True
-    yield Shape("prompt_completion", columns, reason, likely)
+    yield Shape(format="prompt_completion", columns=columns, reason=reason, likely=likely)
 
 
 def _pairs_and_alpaca(value: Value) -> list[Shape]:
@@ -327,14 +360,19 @@ def _pairs_and_alpaca(value: Value) -> list[Shape]:
 
 def _text(value: Value) -> list[Shape]:
     if "text" in value:
-        return [Shape("text", {"text": "text"}, "`text`")]
+        return [Shape(format="text", columns={"text": "text"}, reason="`text`")]
     if found := [name for name in _TEXTS if isinstance(value.get(name), str)]:
-        return [Shape("text", {"text": name}, f"`{name}`", likely=True) for name in found]
+        return [
+            Shape(format="text", columns={"text": name}, reason=f"`{name}`", likely=True)
+            for name in found
+        ]
     texts = text_columns(value)
     if len(texts) != 1 or texts[0] in _NO_TEXT:
         return []
     reason = f"`{texts[0]}`, the only column of text"
-    return [Shape("text", {"text": texts[0]}, reason, likely=True, loose=True)]
+    return [
+        Shape(format="text", columns={"text": texts[0]}, reason=reason, likely=True, loose=True)
+    ]
 
 
 _LEVELS: tuple[Callable[[Value], list[Shape]], ...] = (

@@ -64,7 +64,7 @@ def read_tokens(row: Fields) -> Normal:
         seen = _whole_numbers(row, "attention_mask", len(ids))
         ids, trained = _unpadded(row, ids, trained, seen)
     return (
-        Tokens(row.source, tuple(ids), trained, row.name("input_ids"))
+        Tokens(source=row.source, ids=tuple(ids), trained=trained, key=row.name("input_ids"))
         if ids
         else Dropped(row.source, NO_TOKENS)
     )

@@ -44,7 +44,7 @@ _MOST_TOKENS = 20_000
 _ROWS_AT_ONCE = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class InspectedToken:
     id: int
     text: str
@@ -54,7 +54,7 @@ class InspectedToken:
     special: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class InspectedRow:
     place: Place
     tokens: tuple[InspectedToken, ...]
@@ -298,11 +298,19 @@ class Inspector:
             ids = piece.ids[:room].tolist()
             texts = token_texts(self._tokenizer, ids)
             tokens += [
-                InspectedToken(one, text, fate, one in self._special)
+                InspectedToken(id=one, text=text, fate=fate, special=one in self._special)
                 for one, text, fate in zip(ids, texts, piece.fates, strict=False)
             ]
         return InspectedRow(
-            place, tuple(tokens), tuple(starts), length, trained, raw, problems, left_out, number
+            place=place,
+            tokens=tuple(tokens),
+            starts=tuple(starts),
+            length=length,
+            trained=trained,
+            raw=raw,
+            problems=problems,
+            left_out=left_out,
+            bin=number,
         )
 
     # Other rows

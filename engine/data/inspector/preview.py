@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .inspect import Inspector
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataPreview:
     report: DataReport
     inspector: "Inspector"
@@ -66,4 +66,4 @@ def build_preview(
     if len(prepared.sources) == 1:
         good = next((row for row in prepared.sources[0].first.rows if not row.broken), None)
         question = ways_to_read(good) if good is not None else None
-    return DataPreview(check.report, inspector, check, question)
+    return DataPreview(report=check.report, inspector=inspector, check=check, question=question)

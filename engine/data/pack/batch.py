@@ -15,7 +15,7 @@ import torch
 from .examples import Example
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """T tokens of D documents, M of them learnt."""
 

@@ -16,7 +16,7 @@ ROWS_OF_A_FILE = 1 << 40
 """More than a file has."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Example:
     """What is trained on as one document."""
 
@@ -37,7 +37,7 @@ class Example:
         return int(self.trained.sum())
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Examples(Sequence[Example]):
     """E examples of R rows, T tokens together."""
 
@@ -74,13 +74,13 @@ class Examples(Sequence[Example]):
         files: dict[str, int] = {}
         file = [files.setdefault(one.file, len(files)) for one in whole]
         return Examples(
-            np.concatenate([one.ids for one in whole]).astype(np.int32) if whole else _empty(np.int32),
-            np.concatenate([one.trained for one in whole]) if whole else _empty(np.bool_),
-            np.array([len(one) for one in whole], np.int64),
-            np.array([one.number for one in whole], np.int64),
-            np.array(places, np.int64),
-            tuple(files),
-            np.array(file, np.int32),
+            ids=np.concatenate([one.ids for one in whole]).astype(np.int32) if whole else _empty(np.int32),
+            trained=np.concatenate([one.trained for one in whole]) if whole else _empty(np.bool_),
+            lengths=np.array([len(one) for one in whole], np.int64),
+            numbers=np.array([one.number for one in whole], np.int64),
+            rows=np.array(places, np.int64),
+            files=tuple(files),
+            file=np.array(file, np.int32),
         )  # fmt: skip
 
     @staticmethod
@@ -96,13 +96,13 @@ class Examples(Sequence[Example]):
             rows.append(part.rows + before)
             before += part.row_count
         return Examples(
-            _joined([part.ids for part in parts], np.int32),
-            _joined([part.trained for part in parts], np.bool_),
-            _joined([part.lengths for part in parts], np.int64),
-            _joined([part.numbers for part in parts], np.int64),
-            _joined(rows, np.int64),
-            tuple(files),
-            _joined(file, np.int32),
+            ids=_joined([part.ids for part in parts], np.int32),
+            trained=_joined([part.trained for part in parts], np.bool_),
+            lengths=_joined([part.lengths for part in parts], np.int64),
+            numbers=_joined([part.numbers for part in parts], np.int64),
+            rows=_joined(rows, np.int64),
+            files=tuple(files),
+            file=_joined(file, np.int32),
         )
 
     def of_these_rows(self, rows: np.ndarray) -> "Examples":
@@ -117,8 +117,8 @@ class Examples(Sequence[Example]):
         starts, lengths = self._starts[chosen], self.lengths[chosen]
         tokens = _ranges(starts, lengths)
         return Examples(
-            self.ids[tokens], self.trained[tokens], lengths, self.numbers[chosen],
-            np.repeat(np.arange(len(rows), dtype=np.int64), counts), self.files, self.file[chosen],
+            ids=self.ids[tokens], trained=self.trained[tokens], lengths=lengths, numbers=self.numbers[chosen],
+            rows=np.repeat(np.arange(len(rows), dtype=np.int64), counts), files=self.files, file=self.file[chosen],
         )  # fmt: skip
 
     @property
@@ -155,10 +155,10 @@ class Examples(Sequence[Example]):
         end = self._ends[index]  # type: ignore[attr-defined]
         start = end - self.lengths[index]
         return Example(
-            self.ids[start:end],
-            self.trained[start:end],
-            int(self.numbers[index]),
-            self.files[self.file[index]],
+            ids=self.ids[start:end],
+            trained=self.trained[start:end],
+            number=int(self.numbers[index]),
+            file=self.files[self.file[index]],
         )
 
 

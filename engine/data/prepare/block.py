@@ -37,7 +37,7 @@ _ERRORS = 20  # as many messages are kept
 _CHUNK = 64  # rows rendered and tokenised at once: what the tokenizer tells of each takes memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What decides what a row becomes, besides the tokenizer."""
 
@@ -53,8 +53,8 @@ class Recipe:
     @staticmethod
     def of(data: DataConfig, source: DatasetConfig, format: DataFormat) -> "Recipe":
         return Recipe(
-            format, tuple(sorted(source.columns.items())), data.drop_system,
-            data.assistant_only_loss, data.assistant_turns, data.max_length, data.over_long,
+            format=format, columns=tuple(sorted(source.columns.items())), drop_system=data.drop_system,
+            assistant_only_loss=data.assistant_only_loss, assistant_turns=data.assistant_turns, max_length=data.max_length, over_long=data.over_long,
         )  # fmt: skip
 
     def renderer(self, tokenizer: object) -> Renderer:
@@ -65,7 +65,7 @@ class Recipe:
         )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Account:
     """What became of rows. `rows` = rows with examples + `dropped`."""
 
@@ -207,4 +207,6 @@ def _pieces(one: Encoded, longest: int) -> list[Example]:
 def _example(one: Encoded, start: int, end: int) -> Example:
     trained = one.trained[start:end].copy()
     trained[0] = False
-    return Example(one.ids[start:end], trained, one.source.number, one.source.file)
+    return Example(
+        ids=one.ids[start:end], trained=trained, number=one.source.number, file=one.source.file
+    )

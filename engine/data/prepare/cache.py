@@ -82,11 +82,11 @@ class BlockCache:
         return Block(
             Examples(files=tuple(names[place] for place in told["files"]), **columns),
             Account(
-                account["rows"], places(account["dropped"]), places(account["found"]),
-                Counter(account["notes"]),
-                Counter(dict(account["lengths"])),
-                [(names[file], text) for file, text in account["errors"]],
-                Counter(roles),
+                rows=account["rows"], dropped=places(account["dropped"]), found=places(account["found"]),
+                notes=Counter(account["notes"]),
+                lengths=Counter(dict(account["lengths"])),
+                errors=[(names[file], text) for file, text in account["errors"]],
+                roles=Counter(roles),
             ),
             problems,
         )  # fmt: skip

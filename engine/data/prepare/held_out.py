@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _EVALUATION_STREAM = 2**32 - 1  # no epoch has this number
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tested:
     """What is evaluated on."""
 
@@ -60,7 +60,7 @@ def evaluation_file(
     with Ahead(tokenizer, source.size, report) as ahead:
         block = whole_block(source, ahead, data, dropping)
     bins = Bins.packed(block.examples, data.max_length)
-    return Tested(bins, block.examples, source, block.account)
+    return Tested(bins=bins, examples=block.examples, source=source, account=block.account)
 
 
 def _begun(data: DataConfig, path: str) -> Source:
@@ -86,7 +86,7 @@ def _begun(data: DataConfig, path: str) -> Source:
 def held_out(parts: list[Examples], held: list[np.ndarray], max_length: int) -> Tested:
     each = [part.of_these_rows(rows) for part, rows in zip(parts, held, strict=True)]
     examples = Examples.joined(each)
-    return Tested(Bins.packed(examples, max_length), examples)
+    return Tested(bins=Bins.packed(examples, max_length), examples=examples)
 
 
 def leaks_of(part: Examples, evaluated: Seen, held: np.ndarray) -> np.ndarray:

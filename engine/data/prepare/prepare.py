@@ -47,7 +47,7 @@ STREAM_ABOVE = 128_000_000
 _SMALLEST_SLICE = 65_536
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PreparedData:
     train: Windows
     tested: Tested | None
@@ -158,7 +158,13 @@ def _held_whole(
     bins = Bins.packed(Examples.joined(train), data.max_length)
     held_counts = [len(rows) for rows in held]
     account = _report_of(config, sources, accounts, held_counts, tested, bins, 1.0)
-    return PreparedData(OneWindow(bins), tested, lambda: account, tuple(sources), accounts)
+    return PreparedData(
+        train=OneWindow(bins),
+        tested=tested,
+        account=lambda: account,
+        sources=tuple(sources),
+        accounts=accounts,
+    )
 
 
 def _without(
@@ -303,7 +309,13 @@ def _streamed(
         part = 1.0 if so_far.whole else min(0.99, per_row * rows / size)
         return _report_of(config, sources, so_far.accounts, held_counts, tested, first, part)
 
-    return PreparedData(stream, tested, account, tuple(sources), so_far.accounts)
+    return PreparedData(
+        train=stream,
+        tested=tested,
+        account=account,
+        sources=tuple(sources),
+        accounts=so_far.accounts,
+    )
 
 
 def _held_out_of_first(

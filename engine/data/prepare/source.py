@@ -19,7 +19,7 @@ _LOOKED_AT_LATER = 20
 """Rows of each slice but the first."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """A data set that is about to be read."""
 
@@ -77,7 +77,14 @@ def begin(data: DataConfig, source: DatasetConfig, size: int, slice_bytes: int) 
         ask_what_to_learn(detection, good[0], source.columns)
     settled = source.model_copy(update={"columns": {**detection.settled, **source.columns}})
     recipe = Recipe.of(data, settled, detection.format)
-    return Source(source, detection, recipe, size, slice_bytes, first)
+    return Source(
+        config=source,
+        detection=detection,
+        recipe=recipe,
+        size=size,
+        slice_bytes=slice_bytes,
+        first=first,
+    )
 
 
 def whole_block(source: Source, ahead: Ahead, data: DataConfig, dropping: Dropping) -> Block:

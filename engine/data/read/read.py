@@ -111,7 +111,7 @@ def _read_file(file: Path, name: str, split: str, keep_broken: bool = False) -> 
     elif kind == "table":
         yield from read_table(file, name, keep_broken)
     elif kind == "text":
-        yield SourceRow(name, 1, text_of(file, name).replace("\r\n", "\n"))
+        yield SourceRow(file=name, number=1, value=text_of(file, name).replace("\r\n", "\n"))
     else:
         yield from read_columnar(file, name, kind)
 
@@ -133,4 +133,4 @@ def _read_hub(config: DatasetConfig) -> Iterator[SourceRow]:
         ) from error
     label = f"{path} ({', '.join(part for part in (config.name, config.split) if part)})"
     for number, value in enumerate(loaded, 1):
-        yield SourceRow(label, number, dict(value))
+        yield SourceRow(file=label, number=number, value=dict(value))

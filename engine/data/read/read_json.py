@@ -117,9 +117,16 @@ def _read_lines(file: Path, name: str, keep_broken: bool) -> Iterator[SourceRow]
             if not keep_broken:
                 raise
             there = line.decode(errors="replace").strip()
-            yield SourceRow(name, number, there, "line", len(line), str(error))
+            yield SourceRow(
+                file=name,
+                number=number,
+                value=there,
+                unit="line",
+                size=len(line),
+                broken=str(error),
+            )
         else:
-            yield SourceRow(name, number, value, "line", len(line))
+            yield SourceRow(file=name, number=number, value=value, unit="line", size=len(line))
 
 
 def _object_of(line: bytes, name: str, number: int) -> dict[str, Any]:
@@ -233,7 +240,7 @@ def _objects(rows: list[Any], name: str, size: int = 0) -> Iterator[SourceRow]:
     for number, value in enumerate(rows, 1):
         if not isinstance(value, dict):
             raise DataError(f"{name}: row {number}: expected an object, got {shown(value)}")
-        yield SourceRow(name, number, value, size=size)
+        yield SourceRow(file=name, number=number, value=value, size=size)
 
 
 def _array_error(text: str, name: str, error: orjson.JSONDecodeError) -> str:

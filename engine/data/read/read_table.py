@@ -63,13 +63,18 @@ def read_table(file: Path, name: str, keep_broken: bool = False) -> Iterator[Sou
                 cells = _without_blank(cells, len(columns), unnamed)
             if len(cells) == len(columns):
                 values = map(_value, columns, cells)
-                yield SourceRow(name, number, dict(zip(columns, values, strict=True)), size=size)
+                yield SourceRow(
+                    file=name,
+                    number=number,
+                    value=dict(zip(columns, values, strict=True)),
+                    size=size,
+                )
                 continue
             broken = f"{name}: row {number} (line {line_number}): {_ragged(columns, cells)}"
             if not keep_broken:
                 raise DataError(broken)
             there = orjson.dumps(cells, option=orjson.OPT_INDENT_2).decode()
-            yield SourceRow(name, number, there, size=size, broken=broken)
+            yield SourceRow(file=name, number=number, value=there, size=size, broken=broken)
     except csv.Error as error:
         raise DataError(
             f"{name}: row {number + 1} (line {line_number}): is not CSV: {error}; a quote "
@@ -132,7 +137,7 @@ def read_columnar(file: Path, name: str, kind: str) -> Iterator[SourceRow]:
                 )
                 for value in batch.to_pylist():
                     number += 1
-                    yield SourceRow(name, number, value, size=size)
+                    yield SourceRow(file=name, number=number, value=value, size=size)
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(
                 f"{name}: row {number + 1}: the {kind.split()[0]} file cannot be read: {error}"

@@ -51,7 +51,7 @@ PROMPT_DIFFERS = "the chat template begins an answer unlike a generation: learnt
 EOS_ADDED = "the chat template ends an answer with no special token: end-of-sequence token added"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rendering:
     """The text of one example, and which of its characters are learnt."""
 
@@ -123,9 +123,13 @@ class Renderer:
                 a token id is not in the vocabulary.
         """
         if isinstance(row, Document):
-            return [Rendering(row.source, row.text, None, chat=False)]
+            return [Rendering(source=row.source, text=row.text, spans=None, chat=False)]
         if isinstance(row, Segments):
-            return [Rendering(row.source, row.text, row.spans, chat=True, as_it_stands=True)]
+            return [
+                Rendering(
+                    source=row.source, text=row.text, spans=row.spans, chat=True, as_it_stands=True
+                )
+            ]
         if isinstance(row, Tokens):
             return [self._as_tokens(row)]
         for note in row.notes:
@@ -138,7 +142,7 @@ class Renderer:
                 )
             prompt, answer = row.plain
             spans = ((len(prompt), len(prompt) + len(answer)),) if self.assistant_only else None
-            return [Rendering(row.source, prompt + answer, spans, chat=False)]
+            return [Rendering(source=row.source, text=prompt + answer, spans=spans, chat=False)]
         if self.assistant_only:
             _require_no_prompt_learnt(row)
         fitted = self._template.fit(row)
@@ -169,7 +173,9 @@ class Renderer:
                 )
             if spans:
                 closed = self._template.markers_close
-                return [Rendering(row.source, text, spans, chat=True, closed=closed)]
+                return [
+                    Rendering(source=row.source, text=text, spans=spans, chat=True, closed=closed)
+                ]
         return self._derive(row.source, messages, tools, answers)
 
     def encode(self, renderings: "Sequence[Rendering | Encoded]") -> list[Encoded]:
@@ -223,7 +229,7 @@ class Renderer:
             unlearnt = spans_of_messages(
                 self._template, source, fitted.messages, tools, text, skipped
             )
-        return Rendering(source, text, None, chat=True, unlearnt=unlearnt)
+        return Rendering(source=source, text=text, spans=None, chat=True, unlearnt=unlearnt)
 
     def _mask(self, one: Rendering, ids: np.ndarray, encoding: "Encoding") -> Encoded:
         trained = np.full(len(ids), one.spans is None)
@@ -300,7 +306,7 @@ class Renderer:
         if len(groups) > 1:
             self._note(TURNS_SPLIT, source)
         return [
-            Rendering(source, text, tuple(reversed(spans)), chat=True)
+            Rendering(source=source, text=text, spans=tuple(reversed(spans)), chat=True)
             for text, spans in reversed(groups)
         ]
 

@@ -38,7 +38,7 @@ Tools = list[dict[str, Any]] | None
 Spans = tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Fitted:
     """A conversation in the shape that a template takes.
 
@@ -103,7 +103,12 @@ class FittedTemplate:
             if "tool_calls" in message:
                 notes += self._notes_of_calls(message)
                 _fit_calls(message, self._takes_calls)
-        return Fitted(messages, frozenset(masked), fitted.flags, list(dict.fromkeys(notes)))
+        return Fitted(
+            messages=messages,
+            masked=frozenset(masked),
+            flags=fitted.flags,
+            notes=list(dict.fromkeys(notes)),
+        )
 
     def _notes_of_calls(self, message: Message) -> Iterator[str]:
         if self._takes_calls == "no":
@@ -117,7 +122,7 @@ class FittedTemplate:
     def _with_system_placed(self, row: Conversation, end: int) -> Fitted:
         """The messages before `end`, as new objects, without their flags. System text that the template would leave
         out where it stands is put before the user turn that follows it."""
-        fitted = Fitted([], frozenset(), {}, [])
+        fitted = Fitted(messages=[], masked=frozenset(), flags={}, notes=[])
         masked: set[int] = set()
         waiting: list[Message] = []
         for place, given in enumerate(row.messages[:end]):
@@ -142,7 +147,12 @@ class FittedTemplate:
             fitted.messages.append(message)
         if waiting:
             raise _no_user_turn(row, fitted.messages[-1]["role"])
-        return Fitted(fitted.messages, frozenset(masked), fitted.flags, fitted.notes)
+        return Fitted(
+            messages=fitted.messages,
+            masked=frozenset(masked),
+            flags=fitted.flags,
+            notes=fitted.notes,
+        )
 
     def _require_one_flag(self, row: Conversation, messages: list[Message]) -> None:
         """Raises:

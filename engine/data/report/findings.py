@@ -30,7 +30,7 @@ class Fix:
     """What comes of it, in words."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Finding:
     """One thing that was looked for, found or not."""
 
@@ -48,7 +48,7 @@ class Finding:
     fixes: tuple[Fix, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Statistics:
     """Of what is trained on; of a stream, of its first window."""
 
@@ -76,7 +76,7 @@ class Statistics:
     """Whether all of them are documents, which become pieces of data.max_length."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataCheck:
     report: DataReport
     findings: tuple[Finding, ...]

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SourceReport:
     """Of one data set."""
 
@@ -41,7 +41,7 @@ class SourceReport:
     """Role -> messages of the rows that have something to learn, the most frequent first."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataReport:
     """Of all data sets together: of a stream, tokens and bins of its first window, and the rows that were
     read so far."""

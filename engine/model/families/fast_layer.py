@@ -31,7 +31,7 @@ _NOT_ATTENTIONS = frozenset({"past_key_values", "cache", "use_cache", "position_
 """What a layer is called with and its attention's function is not."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class FastState:
     """What a patched layer carries: its parts, and what they were read from."""
 
@@ -115,11 +115,11 @@ class FastDecoderLayer(nn.Module):
         options = {key: value for key, value in kwargs.items() if key not in _NOT_ATTENTIONS}
         options.setdefault("attention_mask", None)
         call = Call(
-            cos,
-            sin,
-            _attention(attention, batch, options, state.window_of_all),
-            self.training,
-            state.accumulate,
+            cos=cos,
+            sin=sin,
+            attention=_attention(attention, batch, options, state.window_of_all),
+            training=self.training,
+            accumulate=state.accumulate,
         )
         with torch.autocast(rows.device.type, enabled=False):
             out = decoder_layer(rows, state.parts, call, state.level)
@@ -151,7 +151,7 @@ def _attention(module: Any, batch: int, options: dict[str, Any], window_of_all: 
         and packed.choose(documents, sliding_window=window) == "kernel"
     ):
         starts, ends = documents.per_token
-        return KernelAttention(starts, ends, module.scaling, window)
+        return KernelAttention(starts=starts, ends=ends, scale=module.scaling, window=window)
     function = ALL_ATTENTION_FUNCTIONS[interface]
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

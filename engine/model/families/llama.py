@@ -53,18 +53,18 @@ def read_llama_layer(
     qkv = group("q_proj", "k_proj", "v_proj")
     heads = [p.weight.shape[0] // attention.head_dim for p in qkv.projections]
     parts = LayerParts(
-        read_norm(layer.input_layernorm),
-        qkv,
-        read_norm(attention.q_norm) if hasattr(attention, "q_norm") else None,
-        read_norm(attention.k_norm) if hasattr(attention, "k_norm") else None,
-        group("o_proj"),
-        read_norm(layer.post_attention_layernorm),
-        group("gate_proj", "up_proj"),
-        group("down_proj"),
-        attention.head_dim,
-        heads[0],
-        heads[1],
-        stream,
+        input_norm=read_norm(layer.input_layernorm),
+        qkv=qkv,
+        q_norm=read_norm(attention.q_norm) if hasattr(attention, "q_norm") else None,
+        k_norm=read_norm(attention.k_norm) if hasattr(attention, "k_norm") else None,
+        o=group("o_proj"),
+        post_norm=read_norm(layer.post_attention_layernorm),
+        gate_up=group("gate_proj", "up_proj"),
+        down=group("down_proj"),
+        head_dim=attention.head_dim,
+        q_heads=heads[0],
+        kv_heads=heads[1],
+        stream=stream,
     )
     adapters = {
         name: list(module.active_adapters)
@@ -72,4 +72,6 @@ def read_llama_layer(
         if isinstance(module, LoraLayer)
     }
     weights = {name: base_layer(module).weight for name, module in modules.items()}
-    return FastState(parts, modules, projections, weights, adapters)
+    return FastState(
+        parts=parts, modules=modules, projections=projections, weights=weights, adapters=adapters
+    )

@@ -51,17 +51,17 @@ def read_projection(name: str, module: nn.Module) -> Projection:
         raise NotFast(f"{name} itself is trained, not an adapter of it")
     bias = None if base.bias is None else base.bias.detach()
     if not isinstance(module, LoraLayer):
-        return Projection(weight, bias)
+        return Projection(weight=weight, bias=bias)
     adapters: Any = module
     if len(adapters.active_adapters) != 1:
         raise NotFast(f"{name} has {len(adapters.active_adapters)} active adapters")
     (active,) = adapters.active_adapters
     a, b, scaling = lora_of(adapters)
     if a is None or b is None:
-        return Projection(weight, bias)
+        return Projection(weight=weight, bias=bias)
     if adapters.lora_variant.get(active) is not None or adapters.lora_bias.get(active):
         raise NotFast(f"{name} has an adapter that is not plain LoRA")
-    return Projection(weight, bias, a, b, scaling)
+    return Projection(weight=weight, bias=bias, lora_a=a, lora_b=b, scaling=scaling)
 
 
 def dropout_of(module: Any) -> float:

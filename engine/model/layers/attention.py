@@ -53,7 +53,7 @@ class Attention(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KernelAttention:
     """`kernels/packed_attention.py`."""
 

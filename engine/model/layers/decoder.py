@@ -81,7 +81,7 @@ class Stream:
         return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LayerParts:
     """A decoder layer's weights, by reference, and its sizes."""
 
@@ -113,7 +113,7 @@ class LayerParts:
         return [parameter for group in self.groups for parameter in group.parameters()]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Call:
     """What a forward of the model hands to each layer."""
 
@@ -130,7 +130,7 @@ class Call:
 _NO_MASKS: tuple[Tensor | None, ...] = (None, None, None, None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Saved:
     """A layer's tensors, ``[tokens, ...]``; None where there is none, or it is to be computed again."""
 
@@ -162,6 +162,9 @@ class _Saved:
     """``silu(gate) * up``, with the adapters' columns; only with dropout."""
     t_down: Tensor | None = None
     """The adapter's columns alone, ``[tokens, rank]``; only without."""
+
+
+_TENSORS = tuple(field.name for field in fields(_Saved) if field.name != "masks")
 
 
 def _forward(
@@ -386,7 +389,7 @@ def _reduced(saved: _Saved, level: Level) -> _Saved:
         return saved
     if level == "cheap":
         return replace(saved, x1=None, x2=None, product=None)
-    return _Saved(saved.hidden, saved.masks)
+    return _Saved(hidden=saved.hidden, masks=saved.masks)
 
 
 class _DecoderLayer(torch.autograd.Function):
@@ -398,7 +401,7 @@ class _DecoderLayer(torch.autograd.Function):
         ctx.parts, ctx.call, ctx.level = parts, call, level
         ctx.graph = attended.graph
         kept = _reduced(saved, level)
-        tensors = [getattr(kept, field.name) for field in fields(kept) if field.name != "masks"]
+        tensors = [getattr(kept, name) for name in _TENSORS]
         ctx.save_for_backward(*tensors, *kept.masks)
         return out
 
@@ -406,7 +409,7 @@ class _DecoderLayer(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dout: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         *tensors, m1, m2, m3, m4 = ctx.saved_tensors
-        saved = _Saved(tensors[0], (m1, m2, m3, m4), *tensors[1:])
+        saved = _Saved(**dict(zip(_TENSORS, tensors, strict=True)), masks=(m1, m2, m3, m4))
         attended = Attended(saved.lse, ctx.graph)
         if ctx.level == "layer":
             _, saved, attended = _forward(

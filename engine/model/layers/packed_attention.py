@@ -45,7 +45,7 @@ except ImportError:  # a torch built without it
 Way = Literal["rows", "kernel", "flash", "each"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ways:
     """The way for each kind of documents. The defaults are right everywhere."""
 
@@ -62,7 +62,7 @@ STOCK_WAYS = Ways()
 """What is right everywhere, by torch's own attention."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Documents:
     """The documents of a packed row, made once a batch and handed to every layer."""
 

@@ -145,7 +145,14 @@ def _compare(way: Way, heads: _Heads, device: torch.device, dtype: torch.dtype) 
         exact = _run(_all("each"), lengths, window, heads.softcap, wide, dout.double())
         for name, *tensors in zip(_TENSORS, got, eager, exact, strict=True):
             error, eager_error = (relative_rms_error(t, tensors[2]) for t in tensors[:2])
-            results.append(Comparison(name, error, eager_error, torch.finfo(dtype).eps / 2))
+            results.append(
+                Comparison(
+                    tensor=name,
+                    error=error,
+                    eager_error=eager_error,
+                    rounding=torch.finfo(dtype).eps / 2,
+                )
+            )
     return results
 
 
@@ -180,7 +187,7 @@ def _some(lengths: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _all(way: Way) -> Ways:
-    return Ways(way, way, way, way)
+    return Ways(equal=way, mixed=way, windowed=way, softcapped=way)
 
 
 def _operands(
@@ -208,7 +215,7 @@ def _run(
 ) -> list[Tensor]:
     """Output and gradients."""
     ends = torch.tensor((0, *lengths)).cumsum(0)
-    documents = Documents(lengths, ends.to(dout.device, torch.int32), ways)
+    documents = Documents(lengths=lengths, bounds=ends.to(dout.device, torch.int32), ways=ways)
     query, key, value = (t.detach().requires_grad_() for t in heads)
     with torch.enable_grad(), torch.autocast(dout.device.type, enabled=False):
         out, _ = attend(

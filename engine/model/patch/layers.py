@@ -161,7 +161,7 @@ def _compare(
         embeddings = rotary(leaf.detach(), positions)
         out = one(
             leaf, attention_mask=None, position_ids=positions, position_embeddings=embeddings,
-            documents=Documents(lengths, bounds, ways),
+            documents=Documents(lengths=lengths, bounds=bounds, ways=ways),
         )  # fmt: skip
         above = dout[:, : sum(lengths)].to(out.dtype)
         grads = torch.autograd.grad(out, [leaf, *adapters.values()], above)
@@ -189,10 +189,18 @@ def _compare(
     for name, truth in exact.items():
         eager_error = relative_rms_error(eager[name], truth)
         error = relative_rms_error(got[name], truth)
-        results.append(Comparison(name, error, eager_error, rounding))
+        results.append(
+            Comparison(tensor=name, error=error, eager_error=eager_error, rounding=rounding)
+        )
         if name in between:
-            twice = _ROUNDED_TWICE * eager_error, _ROUNDED_TWICE * rounding
-            results.append(Comparison(f"{name} on another way", between[name], *twice))
+            results.append(
+                Comparison(
+                    tensor=f"{name} on another way",
+                    error=between[name],
+                    eager_error=_ROUNDED_TWICE * eager_error,
+                    rounding=_ROUNDED_TWICE * rounding,
+                )
+            )
     return results
 
 

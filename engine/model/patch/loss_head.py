@@ -90,6 +90,11 @@ def _compare(base: Any, head: LossHead, ids: Tensor | None) -> list[Comparison]:
     largest = logits.detach().abs().max().item()
     off = (got - want).abs().max().item() / largest
     return [
-        Comparison("losses", off, 0.0, rounding + 1e-5 / largest),
-        Comparison("grad hidden", relative_rms_error(grad, want_grad), 0.0, rounding + 1e-5),
+        Comparison(tensor="losses", error=off, eager_error=0.0, rounding=rounding + 1e-5 / largest),
+        Comparison(
+            tensor="grad hidden",
+            error=relative_rms_error(grad, want_grad),
+            eager_error=0.0,
+            rounding=rounding + 1e-5,
+        ),
     ]

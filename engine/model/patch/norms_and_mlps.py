@@ -46,7 +46,7 @@ _ROWS = 131
 """Rows of the random operands: odd, so that blocks of rows have a ragged end."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PatchReport:
     """Which parts of a model are fast, and why the others are not; its ``asdict`` is plain JSON."""
 
@@ -149,7 +149,12 @@ def patch_model(
         known = "has no part with a kernel" if family else "is not in the table of families"
         reason = f"stock: the architecture {model_type!r} {known}"
         parts = [stock_part(type(model).__name__, "model", 0, reason)]
-    return PatchReport(model_type, str(device), str(dtype).removeprefix("torch."), tuple(parts))
+    return PatchReport(
+        model_type=model_type,
+        device=str(device),
+        dtype=str(dtype).removeprefix("torch."),
+        parts=tuple(parts),
+    )
 
 
 def _patch_class(

@@ -18,7 +18,9 @@ def loss_sum(trained: TrainedModel, batch: Batch) -> torch.Tensor:
     bounds = (
         {
             "position_ids": batch.position_ids,
-            "documents": Documents(batch.lengths, batch.cu_seqlens, trained.ways),
+            "documents": Documents(
+                lengths=batch.lengths, bounds=batch.cu_seqlens, ways=trained.ways
+            ),
         }
         if trained.packed
         else {}

@@ -113,8 +113,8 @@ def train_here(model, tmp_path_factory) -> Callable[..., StackResult]:
     folder = tmp_path_factory.mktemp("work")
     write_adapter(TINY, 4, model / "tiny-cpu", folder / "adapter")
     work = Work(
-        "tiny", "cpu", str(model / "tiny-cpu"), str(folder / "adapter"), "", 2, 48, False,
-        2, 6, 4, False,
+        shape="tiny", device="cpu", model=str(model / "tiny-cpu"), adapter=str(folder / "adapter"), rows="", bins=2, bin_tokens=48, real=False,
+        warmup=2, steps=6, rank=4, recompute=False,
     )  # fmt: skip
 
     def train(change_row: bool = False, **changes) -> StackResult:
@@ -247,7 +247,20 @@ time.sleep(60)
         assert text == "trl: loading"
         raise KeyboardInterrupt
 
-    work = Work("tiny", "cpu", "", "", "", 1, 8, False, 0, 1, 4, False)
+    work = Work(
+        shape="tiny",
+        device="cpu",
+        model="",
+        adapter="",
+        rows="",
+        bins=1,
+        bin_tokens=8,
+        real=False,
+        warmup=0,
+        steps=1,
+        rank=4,
+        recompute=False,
+    )
     with pytest.raises(KeyboardInterrupt):
         children.run_child("trl", work, tmp_path, interrupted)
     for pid in map(int, pids.read_text().split()):
@@ -331,7 +344,20 @@ def test_real_rows_are_packed_cut_to_whole_steps_and_come_back_from_disk(tiny_da
 
 def test_padded_micro_batches_hold_each_document_of_a_step_once(tiny_data):
     bins = real_rows(str(tiny_data), 256, 2, TINY, lambda text: None)
-    work = Work("tiny", "cpu", "", "", "", 2, 256, True, 1, 3, 4, False)
+    work = Work(
+        shape="tiny",
+        device="cpu",
+        model="",
+        adapter="",
+        rows="",
+        bins=2,
+        bin_tokens=256,
+        real=True,
+        warmup=1,
+        steps=3,
+        rank=4,
+        recompute=False,
+    )
     whole, padded = (micro_batches(bins, work, padded=padded) for padded in (False, True))
     assert len(whole) == 4
     parts = len(padded) // 4

@@ -109,7 +109,10 @@ def test_a_prompt_of_axolotls_own_is_written_as_it_stands(tmp_path, kind, row, w
     assert config
     data = config.data
     normal = normalise(
-        SourceRow("a.jsonl", 1, row), data.format, data.columns, drop_system=data.drop_system
+        SourceRow(file="a.jsonl", number=1, value=row),
+        data.format,
+        data.columns,
+        drop_system=data.drop_system,
     )
     assert isinstance(normal, Conversation)
     template = jinja2.Environment().from_string(data.chat_template or "")

@@ -318,7 +318,7 @@ def test_recommended_lengths_are_round():
 
 def rows_of(*ids: list[int]) -> Examples:
     return Examples.of(
-        Example(np.array(row, np.int32), np.ones(len(row), bool), place)
+        Example(ids=np.array(row, np.int32), trained=np.ones(len(row), bool), number=place)
         for place, row in enumerate(ids)
     )
 

@@ -84,7 +84,9 @@ def test_a_sound_machine_has_no_error(sound):
 def test_without_a_gpu_it_says_so_and_checks_the_rest(no_gpu):
     checks = list(run_checks())
     assert row("GPU", checks).status == "warning" and "demo" in row("GPU", checks).advice
-    assert row("kernels", checks) == Check("kernels", "ok", "reference path, no GPU")
+    assert row("kernels", checks) == Check(
+        name="kernels", status="ok", value="reference path, no GPU"
+    )
     nf4 = row("NF4", checks)
     assert nf4.status == "ok" and "on CPU" in nf4.value
     assert exit_code(checks) == 0
@@ -129,7 +131,7 @@ def test_a_missing_bitsandbytes_is_an_error_with_the_command_that_cures_it(sound
 
 def test_a_missing_optional_library_is_no_error(sound, monkeypatch):
     without(monkeypatch, "triton")
-    assert row("triton") == Check("triton", "ok", "not installed (optional)")
+    assert row("triton") == Check(name="triton", status="ok", value="not installed (optional)")
 
 
 def test_a_library_that_does_not_import_is_an_error_that_quotes_why(sound, monkeypatch):
@@ -204,7 +206,9 @@ def test_hugging_faces_own_kernels_and_a_bare_folder_are_fine(sound, monkeypatch
         "Metadata-Version: 2.1\nName: kernels\nVersion: 0.18.2\n"
     )
     importlib.invalidate_caches()
-    assert row("kernels name") == Check("kernels name", "ok", "Hugging Face's kernels 0.18.2")
+    assert row("kernels name") == Check(
+        name="kernels name", status="ok", value="Hugging Face's kernels 0.18.2"
+    )
 
 
 def test_a_token_is_told_of_and_never_shown(sound, monkeypatch):
@@ -216,7 +220,7 @@ def test_a_token_is_told_of_and_never_shown(sound, monkeypatch):
 
     monkeypatch.setattr(shutil, "disk_usage", leaks)
     checks = list(run_checks())
-    assert row("hub token", checks) == Check("hub token", "ok", "yes")
+    assert row("hub token", checks) == Check(name="hub token", status="ok", value="yes")
     text = "\n".join([repr(checks), *(format_check(check) for check in checks)])
     assert "cannot ask" in text  # the message got through
     assert "secret" not in text.lower().replace("hf_***", "")
@@ -288,7 +292,7 @@ def test_own_memory_and_an_absent_tool_are_no_warning(gpu, nvidia_smi, monkeypat
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     assert row("GPU processes").status == "ok"
     nvidia_smi(**{"compute-apps": f"{os.getpid()}, python, 1000\\n"})
-    assert row("GPU processes") == Check("GPU processes", "ok", "no others")
+    assert row("GPU processes") == Check(name="GPU processes", status="ok", value="no others")
 
 
 @pytest.fixture
@@ -333,7 +337,7 @@ def test_ssh_without_a_multiplexer_is_a_warning_that_says_how_to_come_back(sound
     check = row("session")
     assert check.status == "warning" and "evenfall watch" in check.advice and "tmux" in check.advice
     monkeypatch.setenv("TMUX", "/tmp/tmux-0/default,1,0")
-    assert row("session") == Check("session", "ok", "SSH, tmux")
+    assert row("session") == Check(name="session", status="ok", value="SSH, tmux")
 
 
 @pytest.mark.parametrize(
@@ -366,14 +370,14 @@ def test_a_terminal_too_small_or_too_plain_is_a_warning(
     [("ok", "✓ ok "), ("warning", "! warning "), ("error", "✗ error ")],
 )
 def test_a_line_has_a_glyph_and_a_word(status, start):
-    line = format_check(Check("torch", status, "2.4.0", "do this"))
+    line = format_check(Check(name="torch", status=status, value="2.4.0", advice="do this"))
     first, second = line.splitlines()
     assert first.startswith(start) and "torch" in first and first.endswith("2.4.0")
     assert second.strip() == "do this" and second.startswith(" ")
-    assert "\n" not in format_check(Check("torch", status, "2.4.0"))
+    assert "\n" not in format_check(Check(name="torch", status=status, value="2.4.0"))
 
 
 def test_only_errors_make_the_exit_code(sound):
-    good, odd = Check("a", "ok", ""), Check("b", "warning", "")
+    good, odd = Check(name="a", status="ok", value=""), Check(name="b", status="warning", value="")
     assert exit_code([good, odd]) == 0
-    assert exit_code([good, Check("c", "error", ""), odd]) == 1
+    assert exit_code([good, Check(name="c", status="error", value=""), odd]) == 1

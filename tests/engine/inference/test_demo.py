@@ -35,6 +35,6 @@ def test_the_demo_is_quantised_lora_like_any_run() -> None:
 
 
 def test_an_answer_counts_only_if_it_was_wrong_before() -> None:
-    assert Answer("q", "x", "y", "x").learnt
-    assert not Answer("q", "x", "x", "x").learnt
-    assert not Answer("q", "x", "y", "z").learnt
+    assert Answer(question="q", expected="x", before="y", after="x").learnt
+    assert not Answer(question="q", expected="x", before="x", after="x").learnt
+    assert not Answer(question="q", expected="x", before="y", after="z").learnt

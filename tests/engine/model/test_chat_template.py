@@ -62,7 +62,7 @@ def named(make_tokenizer):
 
 
 def rendered(tokenizer, value):
-    source = SourceRow("f.json", 1, value)
+    source = SourceRow(file="f.json", number=1, value=value)
     row = normalise(source, detect([source]).format)
     assert isinstance(row, Conversation)
     (one,) = Renderer(tokenizer).render(row)
@@ -88,7 +88,7 @@ def test_what_a_named_template_writes_and_what_of_it_is_learnt(named, name):
 ])  # fmt: skip
 def test_the_alpaca_template_writes_what_stanford_alpaca_did(named, value):
     text, learnt = rendered(named("alpaca"), value)
-    source = SourceRow("f.json", 1, value)
+    source = SourceRow(file="f.json", number=1, value=value)
     row = normalise(source, "alpaca")
     assert isinstance(row, Conversation) and row.plain is not None
     assert text == row.plain[0] + "Done</s>\n\n"

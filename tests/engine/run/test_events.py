@@ -81,7 +81,7 @@ def test_every_kind_of_event_comes_back_as_it_was(name: str) -> None:
 
 
 STEP = ev.Step(
-    5, 0.5, 1.25, 1e-4, 0.5, 4096, 2000, 0.25, 20.0, 30.0, 80.0, n=17, t=1.5
+    step=5, epoch=0.5, loss=1.25, learning_rate=1e-4, grad_norm=0.5, tokens=4096, trained_tokens=2000, seconds=0.25, memory_gb=20.0, memory_peak_gb=30.0, memory_total_gb=80.0, n=17, t=1.5
 )  # fmt: skip
 
 
@@ -99,8 +99,8 @@ def test_a_whole_number_where_a_fraction_belongs_is_taken() -> None:
 
 def test_a_file_name_that_is_no_utf8_does_not_end_a_run() -> None:
     event = ev.OutOfMemory(
-        1, "step", "caf\udce9", None, 1.0, 2.0, 1.0, 3.0,
-        [ev.Rung("a", "\ud800", "", {"data.path": "x\udcff"}, None, None, True)],
+        step=1, phase="step", message="caf\udce9", requested_gb=None, before_gb=1.0, at_gb=2.0, after_gb=1.0, limit_gb=3.0,
+        rungs=[ev.Rung(id="a", title="\ud800", effect="", changes={"data.path": "x\udcff"}, peak_gb=None, speed=None, keeps_result=True)],
     )  # fmt: skip
     back = decode_event(encode_event(event))
     assert isinstance(back, ev.OutOfMemory)

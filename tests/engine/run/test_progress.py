@@ -12,25 +12,47 @@ from evenfall.engine.run.progress import RunProgress
 
 
 def step(n: int, loss: float = 1.0, tokens: int = 100, seconds: float = 0.5) -> ev.Step:
-    return ev.Step(n, n / 10, loss, 1e-4, 0.5, tokens, 50, seconds, 1.0, 2.0, 8.0)
+    return ev.Step(
+        step=n,
+        epoch=n / 10,
+        loss=loss,
+        learning_rate=1e-4,
+        grad_norm=0.5,
+        tokens=tokens,
+        trained_tokens=50,
+        seconds=seconds,
+        memory_gb=1.0,
+        memory_peak_gb=2.0,
+        memory_total_gb=8.0,
+    )
 
 
 def started(resumed_from: int | None = None) -> ev.RunStarted:
-    return ev.RunStarted("run", 1, "CPU", {}, resumed_from)
+    return ev.RunStarted(run="run", pid=1, device="CPU", versions={}, resumed_from=resumed_from)
 
 
 def prepared(total: int) -> ev.DataPrepared:
     return ev.DataPrepared(
         DataReport(
-            [SourceReport("rows.jsonl", "messages", "keys", 10, 10, 0, {}, 0)],
-            0, 1000, 500, 10, 64, [], {},
+            sources=[SourceReport(path="rows.jsonl", format="messages", reason="keys", rows=10, kept=10, held_out=0, dropped={}, cut=0)],
+            eval_rows=0, tokens=1000, trained_tokens=500, bins=10, max_length=64, lengths=[], notes={},
         ),
         total,
     )  # fmt: skip
 
 
 def oom(after: int) -> ev.OutOfMemory:
-    return ev.OutOfMemory(after, "step", "no memory", None, 1.0, 8.0, 1.0, 8.0, [])
+    return ev.OutOfMemory(
+        step=after,
+        phase="step",
+        message="no memory",
+        requested_gb=None,
+        before_gb=1.0,
+        at_gb=8.0,
+        after_gb=1.0,
+        limit_gb=8.0,
+        rungs=[],
+    )
 
 
 def after(*events: ev.Event) -> RunProgress:
@@ -51,10 +73,21 @@ def test_a_new_run_has_nothing_to_show_yet() -> None:
 
 
 def test_resuming_forgets_what_came_after_the_checkpoint() -> None:
-    rate = ev.LearningRateChanged(7, 1e-4, 2e-4, "scale")
-    early = ev.LearningRateChanged(3, 1e-4, 1e-4, "hold")
-    story = [started(), *map(step, range(1, 6)), ev.CheckpointSaved(5, "checkpoints/step-5", 1, 1)]
-    story += [early, step(6), ev.Evaluated(6, 1.0, 5, 1.0), step(7), rate, step(8)]
+    rate = ev.LearningRateChanged(step=7, old=1e-4, new=2e-4, mode="scale")
+    early = ev.LearningRateChanged(step=3, old=1e-4, new=1e-4, mode="hold")
+    story = [
+        started(),
+        *map(step, range(1, 6)),
+        ev.CheckpointSaved(step=5, path="checkpoints/step-5", megabytes=1, seconds=1),
+    ]
+    story += [
+        early,
+        step(6),
+        ev.Evaluated(step=6, loss=1.0, rows=5, seconds=1.0),
+        step(7),
+        rate,
+        step(8),
+    ]
     progress = after(*story, ev.Failed("killed", "", 5), started(5))
     assert steps_of(progress) == [1, 2, 3, 4, 5] and progress.step == 5
     assert progress.evaluations == [] and progress.rate_changes == [early]
@@ -72,13 +105,20 @@ def test_a_resumed_run_whose_early_events_are_lost_knows_its_step() -> None:
 
 
 def test_a_repeated_step_replaces_itself_and_all_that_followed() -> None:
-    progress = after(*map(step, range(1, 9)), ev.Evaluated(6, 1.0, 5, 1.0), step(5, loss=9.0))
+    progress = after(
+        *map(step, range(1, 9)),
+        ev.Evaluated(step=6, loss=1.0, rows=5, seconds=1.0),
+        step(5, loss=9.0),
+    )
     assert steps_of(progress) == [1, 2, 3, 4, 5]
     assert progress.steps[-1].loss == 9.0 and progress.evaluations == []
 
 
 def test_a_checkpoint_that_is_written_again_is_listed_once() -> None:
-    saved = [ev.CheckpointSaved(n, f"checkpoints/step-{n}", 1, 1) for n in (5, 10, 5)]
+    saved = [
+        ev.CheckpointSaved(step=n, path=f"checkpoints/step-{n}", megabytes=1, seconds=1)
+        for n in (5, 10, 5)
+    ]
     assert [done.step for done in after(*saved).checkpoints] == [10, 5]
 
 
@@ -86,7 +126,7 @@ def test_out_of_memory_stands_until_it_is_answered() -> None:
     asked = [ev.StateChanged("training"), step(1), oom(1), ev.StateChanged("out-of-memory", "no")]
     assert after(*asked).out_of_memory == oom(1) and after(*asked).state == "out-of-memory"
     answers: list[ev.Event] = [
-        ev.RecoveryApplied(1, "recompute", "Recompute", False),
+        ev.RecoveryApplied(step=1, rung="recompute", title="Recompute", automatic=False),
         ev.StateChanged("training"),
         ev.Failed("stopped"),
         started(1),
@@ -97,7 +137,15 @@ def test_out_of_memory_stands_until_it_is_answered() -> None:
 
 
 def test_failed_and_finished_belong_to_the_process_that_said_so() -> None:
-    ended = ev.Finished("complete", 2, 1.0, 200, "adapter", 1.0, 1.0)
+    ended = ev.Finished(
+        reason="complete",
+        step=2,
+        seconds=1.0,
+        tokens=200,
+        adapter="adapter",
+        first_loss=1.0,
+        last_loss=1.0,
+    )
     assert after(started(), ended).finished == ended
     assert after(started(), ended, started(2)).finished is None
 

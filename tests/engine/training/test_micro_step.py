@@ -33,7 +33,9 @@ def batch_of(lengths, *, learnt=0.5, seed=0):
     examples = []
     for number, length in enumerate(lengths):
         trained = generator.random(length) < learnt
-        examples.append(Example(generator.integers(3, 60, length), trained, number))
+        examples.append(
+            Example(ids=generator.integers(3, 60, length), trained=trained, number=number)
+        )
     return collate(examples)
 
 

@@ -140,7 +140,9 @@ def test_a_plan_that_saves_more_than_it_must_is_given_up_first(
     def fit(trained, config, margin):
         margins.append(margin)
         kept = 1 if len(margins) < 3 else 0
-        return MemoryPlan(kept, 0, 2 - kept, 0, 0, 0)
+        return MemoryPlan(
+            kept=kept, cheap=0, recomputed=2 - kept, cached=0, activations=0, weights=0
+        )
 
     monkeypatch.setattr(run_state, "fit_memory", fit)
     fail_above(150, 3)

@@ -30,12 +30,14 @@ def test_without_a_warm_up_the_rates_are_those_of_transformers(kind: Any) -> Non
         expected.append(stock.get_last_lr()[0])
         optimizer.step()
         stock.step()
-    assert rates(Schedule(kind, 2e-4, 0, TOTAL)) == pytest.approx(expected, rel=1e-12, abs=1e-18)
+    assert rates(
+        Schedule(kind=kind, peak=2e-4, warmup_steps=0, total_steps=TOTAL)
+    ) == pytest.approx(expected, rel=1e-12, abs=1e-18)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_warm_up_learns_from_its_first_step_and_ends_at_the_peak(kind: Any) -> None:
-    schedule = Schedule(kind, 1e-3, 4, TOTAL)
+    schedule = Schedule(kind=kind, peak=1e-3, warmup_steps=4, total_steps=TOTAL)
     assert rates(schedule)[:5] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
     assert max(rates(schedule)) == pytest.approx(1e-3)
     after = rates(schedule)[4:]
@@ -45,7 +47,7 @@ def test_the_warm_up_learns_from_its_first_step_and_ends_at_the_peak(kind: Any) 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_curve_has_no_jumps(kind: Any) -> None:
-    all_rates = rates(Schedule(kind, 1.0, 10, 100))
+    all_rates = rates(Schedule(kind=kind, peak=1.0, warmup_steps=10, total_steps=100))
     jumps = [abs(b - a) for a, b in itertools.pairwise(all_rates)]
     assert max(jumps) <= 0.1 + 1e-12
 
@@ -53,14 +55,17 @@ def test_the_curve_has_no_jumps(kind: Any) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("warmup", "total"), [(0, 1), (1, 1), (5, 1), (5, 5), (100, 10), (0, 0)])
 def test_short_runs_and_long_warm_ups_have_usable_rates(kind: Any, warmup: int, total: int) -> None:
-    schedule = Schedule(kind, 1.0, warmup, total)
+    schedule = Schedule(kind=kind, peak=1.0, warmup_steps=warmup, total_steps=total)
     for step in range(total + 3):
         assert 0 <= schedule.rate(step) <= 1
     assert schedule.rate(0) > 0 or total == 0
 
 
 def test_scale_multiplies_the_rest_and_keeps_the_shape() -> None:
-    plain, changed = Schedule("cosine", 1e-3, 0, TOTAL), Schedule("cosine", 1e-3, 0, TOTAL)
+    plain, changed = (
+        Schedule(kind="cosine", peak=1e-3, warmup_steps=0, total_steps=TOTAL),
+        Schedule(kind="cosine", peak=1e-3, warmup_steps=0, total_steps=TOTAL),
+    )
     old = changed.change(20, 5e-4, "scale")
     assert old == plain.rate(20)
     assert rates(changed)[:20] == rates(plain)[:20]
@@ -70,13 +75,13 @@ def test_scale_multiplies_the_rest_and_keeps_the_shape() -> None:
 
 
 def test_hold_keeps_the_value_to_the_end() -> None:
-    schedule = Schedule("linear", 1e-3, 5, TOTAL)
+    schedule = Schedule(kind="linear", peak=1e-3, warmup_steps=5, total_steps=TOTAL)
     schedule.change(2, 3e-4, "hold")
     assert rates(schedule)[2:] == [3e-4] * (TOTAL - 2)
 
 
 def test_later_changes_build_on_earlier_ones() -> None:
-    schedule = Schedule("linear", 1.0, 0, 10)
+    schedule = Schedule(kind="linear", peak=1.0, warmup_steps=0, total_steps=10)
     schedule.change(2, 0.4, "scale")
     schedule.change(4, 0.6, "scale")
     assert schedule.rate(4) == pytest.approx(0.6)
@@ -89,7 +94,7 @@ def test_later_changes_build_on_earlier_ones() -> None:
 
 
 def test_a_rate_of_zero_can_be_left_and_reached() -> None:
-    schedule = Schedule("constant", 0.0, 0, 10)
+    schedule = Schedule(kind="constant", peak=0.0, warmup_steps=0, total_steps=10)
     assert schedule.change(3, 1e-4, "scale") == 0.0
     assert schedule.rate(9) == 1e-4
     schedule.change(5, 0.0, "scale")
@@ -100,11 +105,17 @@ def test_a_rate_of_zero_can_be_left_and_reached() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_schedule_is_the_same_to_the_last_bit(kind: Any) -> None:
-    whole = Schedule(kind, 3e-4, 7, TOTAL)
+    whole = Schedule(kind=kind, peak=3e-4, warmup_steps=7, total_steps=TOTAL)
     whole.change(10, 1e-4, "scale")
     whole.change(30, 2e-5, "hold")
     saved = [dataclasses.asdict(change) for change in whole.changes]
-    resumed = Schedule(kind, 3e-4, 7, TOTAL, [RateChange(**change) for change in saved])
+    resumed = Schedule(
+        kind=kind,
+        peak=3e-4,
+        warmup_steps=7,
+        total_steps=TOTAL,
+        changes=[RateChange(**change) for change in saved],
+    )
     assert rates(resumed) == rates(whole)
     assert all(math.isfinite(rate) for rate in rates(whole))
 

@@ -108,7 +108,7 @@ def test_the_pace_is_that_of_the_last_run_of_the_model(tmp_path):
     assert last_pace(config) is None
     run = create_run(config)
     steps = [
-        ev.Step(n, 0.1, 1.0, 1e-4, 1.0, tokens=500, trained_tokens=100, seconds=0.25,
+        ev.Step(step=n, epoch=0.1, loss=1.0, learning_rate=1e-4, grad_norm=1.0, tokens=500, trained_tokens=100, seconds=0.25,
                 memory_gb=1, memory_peak_gb=1, memory_total_gb=2)
         for n in range(1, 12)
     ]  # fmt: skip

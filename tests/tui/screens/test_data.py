@@ -32,15 +32,24 @@ def row(number: int, problems=(), left_out="", tail="") -> InspectedRow:
     )
     answer = "2 and 3: no number but 1 and themselves divides them."
     tokens = [
-        InspectedToken(256, "<|user|>", "read", True),
-        *(InspectedToken(n, word, "read", False) for n, word in enumerate(words(question))),
-        InspectedToken(258, "<|end|>", "read", True),
-        InspectedToken(10, "\n", "read", False),
-        InspectedToken(257, "<|assistant|>", "read", True),
-        InspectedToken(10, "\n", "read", False),
-        *(InspectedToken(n, word, "trained", False) for n, word in enumerate(words(answer))),
-        InspectedToken(258, "<|end|>", "trained", True),
-        *(InspectedToken(n, word, "cut", False) for n, word in enumerate(words(tail))),
+        InspectedToken(id=256, text="<|user|>", fate="read", special=True),
+        *(
+            InspectedToken(id=n, text=word, fate="read", special=False)
+            for n, word in enumerate(words(question))
+        ),
+        InspectedToken(id=258, text="<|end|>", fate="read", special=True),
+        InspectedToken(id=10, text="\n", fate="read", special=False),
+        InspectedToken(id=257, text="<|assistant|>", fate="read", special=True),
+        InspectedToken(id=10, text="\n", fate="read", special=False),
+        *(
+            InspectedToken(id=n, text=word, fate="trained", special=False)
+            for n, word in enumerate(words(answer))
+        ),
+        InspectedToken(id=258, text="<|end|>", fate="trained", special=True),
+        *(
+            InspectedToken(id=n, text=word, fate="cut", special=False)
+            for n, word in enumerate(words(tail))
+        ),
     ]
     raw = f'{{\n  "prompt": "Row {number}",\n  "completion": "2 and 3{tail}"\n}}'
     return inspected(number, tokens, raw, problems, left_out)
@@ -72,12 +81,12 @@ REPORT = DataReport(
     notes={},
 )
 PREVIEW = DataPreview(
-    REPORT,
-    FakeInspector([  # type: ignore[arg-type]
+    report=REPORT,
+    inspector=FakeInspector([  # type: ignore[arg-type]
         row(1), row(2), row(3, left_out="empty answer"), row(4, ("cut",), tail=" and so are 5 and 7"),
         row(1200),
     ]),
-    checked(REPORT),
+    check=checked(REPORT),
 )  # fmt: skip
 
 
@@ -274,9 +283,9 @@ def test_a_long_look_leaves_the_screen_alive_and_can_be_stopped(app, drive, see,
 
     over = threading.Event()
     slow = DataPreview(
-        REPORT,
-        Slow([row(1), row(2), row(4), row(5)]),  # type: ignore[arg-type]
-        checked(REPORT),
+        report=REPORT,
+        inspector=Slow([row(1), row(2), row(4), row(5)]),  # type: ignore[arg-type]
+        check=checked(REPORT),
     )
     monkeypatch.setattr(data_screen, "load_preview", lambda config, job: slow)
 
@@ -566,7 +575,9 @@ def test_enter_goes_to_the_first_row_of_a_finding(app, asked, drive, see):
 
 
 def test_nothing_wrong_is_said_too(app, drive, see, monkeypatch):
-    fine = DataPreview(REPORT, PREVIEW.inspector, checked(REPORT, FINDINGS[2:]))
+    fine = DataPreview(
+        report=REPORT, inspector=PREVIEW.inspector, check=checked(REPORT, FINDINGS[2:])
+    )
     monkeypatch.setattr(data_screen, "load_preview", lambda config, job: fine)
 
     async def scenario(pilot):
@@ -578,7 +589,14 @@ def test_nothing_wrong_is_said_too(app, drive, see, monkeypatch):
 
 
 def test_what_a_row_shows_beside_others_is_told_of_it(app, drive, see, monkeypatch):
-    twice = Finding("duplicate", "amber", 1, "again", "", (Place("chats.jsonl", 1),))
+    twice = Finding(
+        code="duplicate",
+        level="amber",
+        count=1,
+        text="again",
+        meaning="",
+        places=(Place("chats.jsonl", 1),),
+    )
     preview = replace(PREVIEW, check=checked(REPORT, (twice,)))
     monkeypatch.setattr(data_screen, "load_preview", lambda config, job: preview)
 

@@ -20,8 +20,33 @@ SIZES = [(120, 36), (80, 24)]
 def finished_run(name: str = "0412-llama8b", *, saved: bool = True) -> RunDirectory:
     run = create_run(parse_config({"name": name, "output_dir": "runs"}))
     log = EventLog(run.events_file)
-    log.append(ev.ModelLoaded("llama-8b", "llama", 8_030_000_000, 1, "nf4", "bfloat16", 5.6, 9.0))
-    log.append(ev.Step(1000, 1.0, 1.2, 1e-4, 1.0, 9, 9, 0.1, 1.0, 1.0, 2.0))
+    log.append(
+        ev.ModelLoaded(
+            name="llama-8b",
+            family="llama",
+            parameters=8_030_000_000,
+            trainable=1,
+            quantization="nf4",
+            compute_dtype="bfloat16",
+            weights_gb=5.6,
+            seconds=9.0,
+        )
+    )
+    log.append(
+        ev.Step(
+            step=1000,
+            epoch=1.0,
+            loss=1.2,
+            learning_rate=1e-4,
+            grad_norm=1.0,
+            tokens=9,
+            trained_tokens=9,
+            seconds=0.1,
+            memory_gb=1.0,
+            memory_peak_gb=1.0,
+            memory_total_gb=2.0,
+        )
+    )
     log.append(ev.StateChanged("finished"))
     log.close()
     for folder in (run.adapter, run.checkpoint(500), run.checkpoint(1000)) if saved else ():

@@ -18,8 +18,14 @@ from evenfall.tui.widgets.field import TextField
 from evenfall.tui.widgets.form import Form
 
 SIZES = [(120, 36), (80, 24)]
-CPU = Machine((), 2, 25.0, 81.0, True)
-H200 = Machine((Gpu("NVIDIA H200", 149.2, 150.8),), 16, 137.0, 412.0, False)
+CPU = Machine(gpus=(), cpus=2, memory_gb=25.0, disk_free_gb=81.0, multiplexer=True)
+H200 = Machine(
+    gpus=(Gpu("NVIDIA H200", 149.2, 150.8),),
+    cpus=16,
+    memory_gb=137.0,
+    disk_free_gb=412.0,
+    multiplexer=False,
+)
 
 
 @pytest.fixture

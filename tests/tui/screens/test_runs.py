@@ -16,7 +16,15 @@ from evenfall.tui.screens.runs import RunsScreen
 from evenfall.tui.state.sources import ReplayRun
 
 SIZES = [(120, 36), (80, 24)]
-FINISHED = ev.Finished("complete", 3100, 9000.0, 101_000_000, "adapter", 2.912, 0.961)
+FINISHED = ev.Finished(
+    reason="complete",
+    step=3100,
+    seconds=9000.0,
+    tokens=101_000_000,
+    adapter="adapter",
+    first_loss=2.912,
+    last_loss=0.961,
+)
 NOW = 1_700_100_000.0
 
 

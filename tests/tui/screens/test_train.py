@@ -12,8 +12,24 @@ from evenfall.tui.widgets.charts import Chart
 from evenfall.tui.widgets.log import LogPanel
 
 SIZES = [(120, 36), (80, 24)]
-FINISHED = ev.Finished("complete", 3100, 9000.0, 101_000_000, "adapter", 2.912, 0.961)
-STOPPED = ev.Finished("stopped", 1243, 3600.0, 40_000_000, "adapter", 2.912, 1.011)
+FINISHED = ev.Finished(
+    reason="complete",
+    step=3100,
+    seconds=9000.0,
+    tokens=101_000_000,
+    adapter="adapter",
+    first_loss=2.912,
+    last_loss=0.961,
+)
+STOPPED = ev.Finished(
+    reason="stopped",
+    step=1243,
+    seconds=3600.0,
+    tokens=40_000_000,
+    adapter="adapter",
+    first_loss=2.912,
+    last_loss=1.011,
+)
 
 
 def states(script):
@@ -25,7 +41,7 @@ def states(script):
         "paused": ([*script.training(), ev.StateChanged("paused")], False),
         "lost-step": ([*script.training(), *nan, ev.Alert("grad norm 12 times its median")], False),
         "rate-changed": (
-            [*script.training(), ev.LearningRateChanged(1243, 1.2e-4, 6e-5, "scale"),
+            [*script.training(), ev.LearningRateChanged(step=1243, old=1.2e-4, new=6e-5, mode="scale"),
              ev.CommandRefused("EvaluateNow", "no rows are held out")],
             False,
         ),
@@ -298,7 +314,9 @@ def test_lines_told_while_the_window_is_too_small_are_whole_afterwards(
         await script.begin(pilot, session, *script.training(done=20))
         await pilot.resize_terminal(60, 20)
         await script.settle(pilot)
-        session.tell(ev.CheckpointSaved(20, "checkpoints/step-20", 168.0, 1.9))
+        session.tell(
+            ev.CheckpointSaved(step=20, path="checkpoints/step-20", megabytes=168.0, seconds=1.9)
+        )
         await script.settle(pilot)
         await pilot.resize_terminal(120, 36)
         await script.settle(pilot)
@@ -379,7 +397,9 @@ def test_the_dialog_goes_when_the_run_goes_on(drive, train_app, session, script)
         events = [*script.training(50), script.OOM, ev.StateChanged("out-of-memory")]
         await script.begin(pilot, session, *events)
         await script.settle(pilot)
-        session.tell(ev.RecoveryApplied(50, "recompute", "Recompute", True))
+        session.tell(
+            ev.RecoveryApplied(step=50, rung="recompute", title="Recompute", automatic=True)
+        )
         session.tell(ev.StateChanged("training"))
         await script.settle(pilot)
         assert not isinstance(train_app.screen, OutOfMemoryModal)

@@ -11,22 +11,26 @@ from evenfall.tui.state.story import Story
     ("event", "words"),
     [
         (
-            ev.MemoryPlanned(32, 0, 0, 32, 61.9, 13.96),
+            ev.MemoryPlanned(
+                kept=32, cheap=0, recomputed=0, cached=32, activations_gb=61.9, weights_gb=13.96
+            ),
             "activations kept in 32 layers: 61.9 GB; weights of 32 layers dequantised: 14.0 GB",
         ),
         (
-            ev.MemoryPlanned(3, 10, 19, 0, 14.2, 0.0),
+            ev.MemoryPlanned(
+                kept=3, cheap=10, recomputed=19, cached=0, activations_gb=14.2, weights_gb=0.0
+            ),
             (
                 "activations kept in 3 layers, norms and activations recomputed in 10 layers, "
                 "recomputed in 19 layers: 14.2 GB"
             ),
         ),
         (
-            ev.StepCaptured(16_384, 16_376, 0, 0.0),
+            ev.StepCaptured(tokens=16_384, labels=16_376, filled=0, difference=0.0),
             "micro-steps of 16,384 tokens, up to 16,376 of them learnt, run as one CUDA graph, proven here",
         ),
         (
-            ev.StepCaptured(4096, 4096, 0, 0.0),
+            ev.StepCaptured(tokens=4096, labels=4096, filled=0, difference=0.0),
             "micro-steps of 4,096 tokens run as one CUDA graph, proven here",
         ),
     ],

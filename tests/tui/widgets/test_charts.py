@@ -14,7 +14,9 @@ COLOR, AXIS = "#87afd7", "#6c6c6c"
 
 
 def curve(ys, style: Literal["band", "line", "points"] = "band", first=1):
-    return Curve([float(n) for n in range(first, first + len(ys))], list(ys), COLOR, style)
+    return Curve(
+        xs=[float(n) for n in range(first, first + len(ys))], ys=list(ys), color=COLOR, style=style
+    )
 
 
 def test_a_band_keeps_the_extremes_of_every_column():
@@ -87,7 +89,9 @@ def test_ticks_lie_inside_and_are_not_too_many(low, span, at_most):
 @pytest.mark.parametrize(("width", "height"), [(80, 12), (30, 6), (230, 70)])
 def test_a_plot_fills_its_cells_in_the_given_colours(width, height):
     data = PlotData(
-        [curve([3 / n + 1 for n in range(1, 500)])], (0, 600), marks=[(300, "▲", COLOR)]
+        curves=[curve([3 / n + 1 for n in range(1, 500)])],
+        x_range=(0, 600),
+        marks=[(300, "▲", COLOR)],
     )
     lines = draw_plot(data, width, height, AXIS)
     assert lines is not None and len(lines) == height
@@ -105,7 +109,9 @@ def test_a_plot_fills_its_cells_in_the_given_colours(width, height):
 @pytest.mark.parametrize("y_log", [False, True])
 @pytest.mark.parametrize("size", [(80, 12), (20, 4), (10, 2), (1, 1), (0, 0)])
 def test_no_data_breaks_a_plot(ys, y_log, size):
-    lines = draw_plot(PlotData([curve(ys)], (0, 10), y_log=y_log), size[0], size[1], AXIS)
+    lines = draw_plot(
+        PlotData(curves=[curve(ys)], x_range=(0, 10), y_log=y_log), size[0], size[1], AXIS
+    )
     assert lines is None or len(lines) == size[1]
     assert lines is None or all(sum(len(text) for text, _ in runs) <= size[0] for runs in lines)
 

@@ -24,7 +24,7 @@ from ...state.story import rate_text
 from ..base import EvenfallModal
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Choice:
     """One answer of a question."""
 
@@ -77,9 +77,19 @@ class QuitModal(ChoiceModal):
             Content("Quit"),
             Content("A run is going. What shall become of it?"),
             [
-                Choice("d", "Detach", "the run goes on; evenfall watch shows it", "detach"),
-                Choice("s", "Save and stop", "finish the step, save, then quit", "save"),
-                Choice("c", "Cancel", "stay here", None),
+                Choice(
+                    key="d",
+                    title="Detach",
+                    note="the run goes on; evenfall watch shows it",
+                    result="detach",
+                ),
+                Choice(
+                    key="s",
+                    title="Save and stop",
+                    note="finish the step, save, then quit",
+                    result="save",
+                ),
+                Choice(key="c", title="Cancel", note="stay here", result=None),
             ],
         )
 
@@ -92,9 +102,19 @@ class StopModal(ChoiceModal):
             Content("Stop the run"),
             Content("The step that is going on is finished first."),
             [
-                Choice("s", "Save and stop", "checkpoint and adapter are written", True),
-                Choice("w", "Stop without saving", "what came after the last save is lost", False),
-                Choice("c", "Cancel", "the run goes on", None),
+                Choice(
+                    key="s",
+                    title="Save and stop",
+                    note="checkpoint and adapter are written",
+                    result=True,
+                ),
+                Choice(
+                    key="w",
+                    title="Stop without saving",
+                    note="what came after the last save is lost",
+                    result=False,
+                ),
+                Choice(key="c", title="Cancel", note="the run goes on", result=None),
             ],
         )
 

@@ -26,7 +26,10 @@ Row = dict[str, Any]
 
 
 def rows(*values):
-    return [SourceRow("f.json", number, value) for number, value in enumerate(values, 1)]
+    return [
+        SourceRow(file="f.json", number=number, value=value)
+        for number, value in enumerate(values, 1)
+    ]
 
 
 def read(value, overrides=()):
@@ -463,7 +466,7 @@ def test_what_was_told_can_be_read_otherwise():
     assert len({(one.format, *one.columns.values()) for one in ways.candidates}) == len(
         ways.candidates
     )
-    assert ways_to_read(SourceRow("f.txt", 1, "text")) is None
+    assert ways_to_read(SourceRow(file="f.txt", number=1, value="text")) is None
 
 
 def test_an_alpaca_row_with_tools_is_no_tie():

@@ -29,7 +29,10 @@ SHARE = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
 
 
 def rows(*values):
-    return [SourceRow("f.json", number, value) for number, value in enumerate(values, 1)]
+    return [
+        SourceRow(file="f.json", number=number, value=value)
+        for number, value in enumerate(values, 1)
+    ]
 
 
 def read(value, format: Any = "auto"):

@@ -151,8 +151,23 @@ def test_the_next_problem_is_found_by_itself_or_by_the_check(inspect):
     one = at(inspector, 1)
     assert inspector.next_problem(one) == at(inspector, 150)
     assert inspector.next_problem(at(inspector, 150)) == at(inspector, 150)
-    found = Finding("duplicate", "amber", 1, "1 row", places=(at(inspector, 20),))
-    check = DataCheck(None, (found,), Statistics({}, 1, 0, 1.0, 1.0, 1, 1, 1))  # type: ignore[arg-type]
+    found = Finding(
+        code="duplicate", level="amber", count=1, text="1 row", places=(at(inspector, 20),)
+    )
+    check = DataCheck(
+        report=None,  # type: ignore[arg-type] - not looked at
+        findings=(found,),
+        statistics=Statistics(
+            percentiles={},
+            recommended_length=1,
+            over_recommended=0,
+            trained_share=1.0,
+            packing=1.0,
+            tokens=1,
+            bins=1,
+            steps=1,
+        ),
+    )  # type: ignore[arg-type]
     assert inspector.next_problem(one, check) == at(inspector, 20)
     assert inspector.next_problem(at(inspector, 150), check) == at(inspector, 20)
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from evenfall.engine.data.pack.batch import Example, collate
+from evenfall.engine.data.pack.batch import collate
+from evenfall.engine.data.pack.examples import Example
 
 
 def example(ids, trained, number=1):
-    return Example(np.array(ids, np.int32), np.array(trained, bool), number)
+    return Example(ids=np.array(ids, np.int32), trained=np.array(trained, bool), number=number)
 
 
 def test_a_batch_by_hand():

@@ -30,7 +30,10 @@ SCHEMA = {"type": "object", "properties": PROPERTIES, "required": ["city"]}
 
 
 def conversation(messages, tools=()) -> Conversation:
-    row = normalise(SourceRow("f", 1, {"messages": messages, "tools": list(tools)}), "messages")
+    row = normalise(
+        SourceRow(file="f", number=1, value={"messages": messages, "tools": list(tools)}),
+        "messages",
+    )
     assert isinstance(row, Conversation)
     return row
 

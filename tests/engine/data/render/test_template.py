@@ -37,7 +37,7 @@ U2, A2 = {"role": "user", "content": "So?"}, {"role": "assistant", "content": "N
 
 
 def row(value):
-    source = SourceRow("f.json", 7, value)
+    source = SourceRow(file="f.json", number=7, value=value)
     normal = normalise(source, detect([source]).format)
     assert isinstance(normal, Conversation | Document)
     return normal

@@ -114,7 +114,10 @@ def conversations(kind: str, count: int) -> list[Conversation]:
     made = {"alpaca": alpaca, "messages": messages, "sharegpt": sharegpt}
     make = {**made, "reasoning": reasoning, "calls": calls}[kind]
     format: Any = kind if kind in made else "messages"
-    rows = [normalise(SourceRow(kind, number, make()), format) for number in range(1, count + 1)]
+    rows = [
+        normalise(SourceRow(file=kind, number=number, value=make()), format)
+        for number in range(1, count + 1)
+    ]
     return [row for row in rows if isinstance(row, Conversation)]
 
 
@@ -213,7 +216,11 @@ def test_a_span_that_reaches_into_a_masked_turn_is_derived_instead(name):
     ]
     learnt = []
     for masked in ({}, {1}):
-        row = Conversation(SourceRow("f", 1, ""), tuple(messages), masked=frozenset(masked))
+        row = Conversation(
+            source=SourceRow(file="f", number=1, value=""),
+            messages=tuple(messages),
+            masked=frozenset(masked),
+        )
         renderer = Renderer(tokenizer)
         (one,) = renderer.encode(renderer.render(row))
         learnt.append(tokenizer.decode(one.ids[one.trained]))

@@ -43,12 +43,12 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "granite": GraniteConfig(**SIZES, attention_multiplier=0.2),
 }
 LENGTHS = (1, 7, 20, 3)
-KERNEL = Ways("kernel", "kernel", "kernel", "kernel")
+KERNEL = Ways(equal="kernel", mixed="kernel", windowed="kernel", softcapped="kernel")
 
 
 def documents_of(*lengths: int, ways: Ways = STOCK_WAYS) -> Documents:
     bounds = torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32)
-    return Documents(lengths, bounds, ways)
+    return Documents(lengths=lengths, bounds=bounds, ways=ways)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -124,7 +124,7 @@ def test_each_way_gives_the_same_numbers(lengths: tuple[int, ...]) -> None:
 
 
 def test_the_way_is_that_of_the_kind_of_documents() -> None:
-    ways = Ways("rows", "kernel", "flash", "each")
+    ways = Ways(equal="rows", mixed="kernel", windowed="flash", softcapped="each")
     equal, mixed = documents_of(6, 6, ways=ways), documents_of(6, 7, ways=ways)
     assert choose(equal) == "rows" and choose(mixed) == "kernel"
     assert choose(equal, sliding_window=5) == choose(mixed, sliding_window=6) == "flash"

@@ -16,10 +16,18 @@ pytestmark = pytest.mark.skipif(not triton_runs_on(DEVICE), reason="needs Triton
 @pytest.mark.parametrize(
     ("family", "changes", "ways"),
     [
-        ("llama", {}, Ways("rows", "kernel", "kernel", "each")),
-        ("mistral", {}, Ways("rows", "kernel", "kernel", "each")),
-        ("qwen3", {"head_dim": 24}, Ways("rows", "kernel", "kernel", "each")),
-        ("gemma2", {"sliding_window": 6}, Ways("rows", "each", "each", "kernel")),
+        ("llama", {}, Ways(equal="rows", mixed="kernel", windowed="kernel", softcapped="each")),
+        ("mistral", {}, Ways(equal="rows", mixed="kernel", windowed="kernel", softcapped="each")),
+        (
+            "qwen3",
+            {"head_dim": 24},
+            Ways(equal="rows", mixed="kernel", windowed="kernel", softcapped="each"),
+        ),
+        (
+            "gemma2",
+            {"sliding_window": 6},
+            Ways(equal="rows", mixed="each", windowed="each", softcapped="kernel"),
+        ),
     ],
 )
 def test_the_kernel_passes_for_every_kind_of_attention(family, changes, ways):

@@ -199,7 +199,7 @@ def test_kernel_that_does_not_compile_leaves_the_part_stock(monkeypatch):
     report = patch_model(tiny("llama"), DEVICE, force=True)
     (part,) = [p for p in report.parts if p.kind == "swiglu"]
     assert not part.fast and part.error is None
-    assert part.reason == "stock: the check failed with RuntimeError: ptxas died"
+    assert part.reason == "stock: the proof failed with RuntimeError: ptxas died"
 
 
 def test_model_that_differs_from_its_family_stays_stock():
