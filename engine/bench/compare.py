@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .shapes import WEIGHT_STD, Shape
+from .shapes import WEIGHT_STD, ModelShape
 from .work import StackResult
 
 LOSS_TOLERANCE = 1e-3
@@ -34,7 +34,7 @@ class Verdict:
 
 
 def judge(
-    results: Sequence[StackResult], shape: Shape, trained: Sequence[int], *, random: bool
+    results: Sequence[StackResult], shape: ModelShape, trained: Sequence[int], *, random: bool
 ) -> dict[str, Verdict]:
     """A verdict for each stack.
 
@@ -91,7 +91,7 @@ def compare(result: StackResult, reference: StackResult) -> Verdict:
     )
 
 
-def check_alone(result: StackResult, shape: Shape, *, random: bool) -> Verdict:
+def check_alone(result: StackResult, shape: ModelShape, *, random: bool) -> Verdict:
     """Losses are numbers, and at first what a model that knows nothing must have.
 
     With random weights the logits are normal with variance hidden x std^2, and the mean loss of

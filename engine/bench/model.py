@@ -18,7 +18,7 @@ import orjson
 
 from ...presets.load import demo_folder
 from ..run.files import atomic_folder
-from .shapes import PROJECTIONS, WEIGHT_STD, Shape
+from .shapes import PROJECTIONS, WEIGHT_STD, ModelShape
 from .work import LORA_ALPHA, SEED, BenchError
 
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ _B_STD = 0.02
 """Of the adapter's B: a hundred steps of AdamW at 2e-4, all in one direction."""
 
 
-def description(shape: Shape, device_type: str) -> dict[str, Any]:
+def description(shape: ModelShape, device_type: str) -> dict[str, Any]:
     return {"format": _FORMAT, "seed": SEED, "made_on": device_type, **asdict(shape)}
 
 
-def is_there(folder: Path, shape: Shape, device_type: str) -> bool:
+def is_there(folder: Path, shape: ModelShape, device_type: str) -> bool:
     """Whether the folder holds this very model."""
     try:
         stored = orjson.loads((folder / _DESCRIPTION).read_bytes())
@@ -44,7 +44,7 @@ def is_there(folder: Path, shape: Shape, device_type: str) -> bool:
     return stored == description(shape, device_type)
 
 
-def check_place(folder: Path, shape: Shape) -> None:
+def check_place(folder: Path, shape: ModelShape) -> None:
     """See that the model may be written there.
 
     Raises:
@@ -64,7 +64,7 @@ def check_place(folder: Path, shape: Shape) -> None:
 
 
 def write_model(
-    shape: Shape, folder: Path, device: "torch.device", tell: Callable[[str], None]
+    shape: ModelShape, folder: Path, device: "torch.device", tell: Callable[[str], None]
 ) -> None:
     """Write the model, its configuration and a tokenizer; the folder appears whole or not at all."""
     from safetensors.torch import save_file
@@ -94,7 +94,7 @@ def write_model(
 
 
 def _tensors(
-    shape: Shape, device: "torch.device", tell: Callable[[str], None]
+    shape: ModelShape, device: "torch.device", tell: Callable[[str], None]
 ) -> Iterator[tuple[str, "torch.Tensor"]]:
     """Every tensor of the checkpoint under its name, drawn one after the other from the seed."""
     import torch
@@ -129,7 +129,7 @@ def _tensors(
         yield "lm_head.weight", draw(shape.vocabulary, shape.hidden)
 
 
-def _configuration(shape: Shape, device: "torch.device") -> Any:
+def _configuration(shape: ModelShape, device: "torch.device") -> Any:
     from transformers import BitsAndBytesConfig, LlamaConfig
 
     from ..machine.device import compute_dtype
@@ -159,7 +159,7 @@ def _configuration(shape: Shape, device: "torch.device") -> Any:
     return config
 
 
-def _write_tokenizer(shape: Shape, folder: Path) -> None:
+def _write_tokenizer(shape: ModelShape, folder: Path) -> None:
     """The demo's: small, byte-level, and its pad token is no other's. It is there to be loaded only."""
     from transformers import AutoTokenizer
 
@@ -168,7 +168,7 @@ def _write_tokenizer(shape: Shape, folder: Path) -> None:
     tokenizer.save_pretrained(str(folder))
 
 
-def write_adapter(shape: Shape, rank: int, model: Path, folder: Path) -> None:
+def write_adapter(shape: ModelShape, rank: int, model: Path, folder: Path) -> None:
     """Write an adapter in PEFT's format, as far as training has come after some hundred steps.
 
     A as `nn.Linear` is initialised, B normal. A new adapter, whose B is zero, would not do: PEFT adds the

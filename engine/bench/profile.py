@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from .shapes import Shape
+from .shapes import ModelShape
 from .work import StepProfile
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _gaps(ran: list[tuple[float, float, str]]) -> "Counter[str]":
 
 
 def measure_matmul(
-    shape: Shape, tokens: int, device: "torch.device", *, under_load: float = 1.0
+    shape: ModelShape, tokens: int, device: "torch.device", *, under_load: float = 1.0
 ) -> float:
     """TFLOP/s of [tokens, hidden] x [intermediate, hidden]^T on random data: the median of 20 calls.
 

@@ -32,7 +32,7 @@ class Speed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class BenchReport:
     work: Work
     tokens: float
     """Of a step, mean."""
@@ -68,7 +68,7 @@ def make_report(
     results: Sequence[StackResult],
     failures: Sequence[StackFailure],
     verdicts: dict[str, Verdict],
-) -> Report:
+) -> BenchReport:
     shape = SHAPES[work.shape]
     needs = [needed_flops(shape, size.lengths, size.trained) for size in sizes]
     needed = Flops(
@@ -82,7 +82,7 @@ def make_report(
             if stack != "evenfall":
                 ratio = ours.tokens_per_second / speed.tokens_per_second
                 speeds[stack] = dataclasses.replace(speed, evenfall_is=ratio)
-    return Report(
+    return BenchReport(
         work=work,
         tokens=statistics.fmean(size.tokens for size in sizes),
         trained=statistics.fmean(size.trained for size in sizes),
@@ -116,7 +116,7 @@ def _speed(
     )
 
 
-def report_tree(report: Report) -> dict[str, Any]:
+def report_tree(report: BenchReport) -> dict[str, Any]:
     """All of it as plain values, for JSON."""
     return {
         **dataclasses.asdict(report),

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from ..config.run_config import parse_config
 from ..data.pack.examples import Example, Examples
 from ..data.pack.windows import Bins
-from .shapes import Shape
+from .shapes import ModelShape
 from .work import SEED, BenchError, Work
 
 _SPECIAL = 16
@@ -35,7 +35,7 @@ _TEXTS = 5_000
 """Rows that the tokenizer is made from."""
 
 
-def random_rows(shape: Shape, count: int, length: int) -> Bins:
+def random_rows(shape: ModelShape, count: int, length: int) -> Bins:
     """`count` bins of one row of `length` tokens each; every token but the first is learnt."""
     draw = np.random.default_rng(SEED)
     ids = draw.integers(_SPECIAL, shape.vocabulary, (count, length), dtype=np.int32)
@@ -48,7 +48,7 @@ def random_rows(shape: Shape, count: int, length: int) -> Bins:
 
 
 def real_rows(
-    path: str, tokens: int, per_step: int, shape: Shape, tell: Callable[[str], None]
+    path: str, tokens: int, per_step: int, shape: ModelShape, tell: Callable[[str], None]
 ) -> Bins:
     """The rows of a file in bins of `tokens`, as many as make whole steps of `per_step` bins.
 

@@ -10,16 +10,16 @@ from pathlib import Path
 from .children import printed_lines, run_child
 from .compare import judge
 from .model import check_place, is_there, write_adapter
-from .report import Report, make_report
+from .report import BenchReport, make_report
 from .rows import RANDOM_STEPS, random_rows, read_bins, real_rows, step_sizes, write_rows
-from .shapes import SHAPES, Shape
+from .shapes import SHAPES, ModelShape
 from .stacks import STACKS
 from .work import BenchError, StackFailure, StackResult, Work, read_result
 
 _STEP_TOKENS = 16_384
 """A step's tokens where nothing else is said: 8 rows of 2,048."""
 
-Tell = Callable[[str], None]
+TellLine = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Options:
         return self.rows or max(1, _STEP_TOKENS // self.bin_tokens)
 
 
-def run_bench(options: Options, tell: Tell) -> Report:
+def run_bench(options: Options, tell: TellLine) -> BenchReport:
     """Do all of it. `tell` hears what it is at.
 
     Raises:
@@ -81,7 +81,7 @@ def run_bench(options: Options, tell: Tell) -> Report:
 
 
 def _try_stack(
-    stack: str, work: Work, warmup: int, folder: Path, tell: Tell
+    stack: str, work: Work, warmup: int, folder: Path, tell: TellLine
 ) -> StackResult | StackFailure:
     """Let a stack do the work in a process of its own, with as many steps before it as it needs."""
     kind = STACKS[stack]
@@ -99,7 +99,7 @@ def _try_stack(
     return result
 
 
-def _check(options: Options, shape: Shape) -> None:
+def _check(options: Options, shape: ModelShape) -> None:
     for name in ("rows", "length", "steps", "pack", "rank"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -113,7 +113,7 @@ def _check(options: Options, shape: Shape) -> None:
         )
 
 
-def _device_for(shape: Shape, options: Options) -> str:
+def _device_for(shape: ModelShape, options: Options) -> str:
     """`cuda` where there is a GPU; `cpu` only for the shape that is meant for it."""
     from ..machine.device import pick_device, why_no_cuda
 
@@ -130,7 +130,12 @@ def _device_for(shape: Shape, options: Options) -> str:
 
 
 def _make_work(
-    options: Options, shape: Shape, device: str, stacks: Sequence[str], folder: Path, tell: Tell
+    options: Options,
+    shape: ModelShape,
+    device: str,
+    stacks: Sequence[str],
+    folder: Path,
+    tell: TellLine,
 ) -> Work:
     """Model, adapter and rows on disk, as much as the stack with the longest warm-up takes."""
     work = Work(
@@ -163,7 +168,7 @@ def _make_work(
     return work
 
 
-def _model_folder(options: Options, shape: Shape, device: str, folder: Path) -> Path:
+def _model_folder(options: Options, shape: ModelShape, device: str, folder: Path) -> Path:
     """Where --keep says, else in Evenfall's cache if there is one, else for this time only."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "evenfall"
     root = options.keep or (cache / "bench" if cache.is_dir() else folder)

@@ -10,7 +10,7 @@ WEIGHT_STD = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class ModelShape:
     """A Llama's sizes, in values; `rope_factor` is that of llama3 scaling (0: none)."""
 
     name: str
@@ -59,7 +59,7 @@ class Shape:
 SHAPES = {
     shape.name: shape
     for shape in (
-        Shape(
+        ModelShape(
             name="8b",
             hidden=4096,
             intermediate=14336,
@@ -72,7 +72,7 @@ SHAPES = {
             rope_factor=8.0,
             positions=131_072,
         ),  # Llama 3.1 8B
-        Shape(
+        ModelShape(
             name="1b",
             hidden=2048,
             intermediate=8192,
@@ -85,7 +85,7 @@ SHAPES = {
             rope_factor=32.0,
             positions=131_072,
         ),  # Llama 3.2 1B
-        Shape(
+        ModelShape(
             name="tiny",
             hidden=64,
             intermediate=128,
@@ -115,7 +115,7 @@ class Flops:
         return self.layers + self.head + self.attention
 
 
-def needed_flops(shape: Shape, lengths: Iterable[int], trained: int) -> Flops:
+def needed_flops(shape: ModelShape, lengths: Iterable[int], trained: int) -> Flops:
     """What one step needs at least, whatever the stack: nothing recomputed, nothing padded.
 
     A frozen weight takes two operations a token forward and two backward (no gradient of its own), and so does

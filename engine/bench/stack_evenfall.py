@@ -11,11 +11,11 @@ from typing import Any
 from ..config.run_config import RunConfig, parse_config
 from ..machine import wake
 from ..machine.allocator import grow_segments
-from ..machine.libraries import import_for_run
 from ..run import events as ev
 from ..run.control import Control
 from ..run.find import create_run
 from ..run.log import EventLog
+from ..session.imports import import_for_run
 from .rows import read_bins
 from .shapes import SHAPES
 from .stacks import Clock, PeakMemory, installed_versions

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from .report import Report, Speed
+from .report import BenchReport, Speed
 from .work import StackResult, StepProfile
 
 
-def format_report(report: Report) -> str:
+def format_report(report: BenchReport) -> str:
     """Text that is not yet safe for a terminal: notes and messages are other programs'."""
     parts = [_heading(report), _speeds(report)]
     parts += _verdicts(report)
@@ -20,7 +20,7 @@ def format_report(report: Report) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _heading(report: Report) -> str:
+def _heading(report: BenchReport) -> str:
     work = report.work
     if work.real:
         what = (
@@ -43,7 +43,7 @@ def _heading(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _speeds(report: Report) -> str:
+def _speeds(report: BenchReport) -> str:
     head = ["stack", "tokens/s", "ms/step", "MFU", "peak GB", "reserved", "loss", "grad norm"]
     if report.work.real:
         head.insert(2, "trained/s")
@@ -81,7 +81,7 @@ def _speed_row(result: StackResult, speed: Speed) -> list[str]:
     return row
 
 
-def _verdicts(report: Report) -> Iterator[str]:
+def _verdicts(report: BenchReport) -> Iterator[str]:
     lines = []
     for verdict in report.verdicts.values():
         against = f" against {verdict.against}" if verdict.against else ""
@@ -89,7 +89,7 @@ def _verdicts(report: Report) -> Iterator[str]:
     yield "\n".join(lines)
 
 
-def _profile(report: Report, profile: StepProfile) -> str:
+def _profile(report: BenchReport, profile: StepProfile) -> str:
     waits = ", ".join(f"{count} {name}" for name, count in profile.syncs.items()) or "none"
     floors = {
         "matmuls": report.milliseconds(report.needed.layers + report.needed.head),
@@ -114,7 +114,7 @@ def _profile(report: Report, profile: StepProfile) -> str:
     )
 
 
-def _starts(report: Report) -> str:
+def _starts(report: BenchReport) -> str:
     """When each stack's first step was done, with what, and what it said of itself."""
     lines = []
     for result in report.results:

@@ -108,9 +108,9 @@ def rows_seen(source: DatasetConfig, tool: str) -> Rows:
     from ..data.errors import DataError
     from ..data.formats.columns import renamed, row_keys
     from ..data.formats.detect import detect
+    from ..data.formats.fits import OPTIONAL, fits_of
     from ..data.formats.normal import Conversation
     from ..data.formats.normalise import normalise
-    from ..data.formats.shapes import OPTIONAL, shapes_of
     from ..data.read.slices import slices_of
 
     beside = {key: name for key, name in source.columns.items() if key in OPTIONAL}
@@ -145,7 +145,7 @@ def rows_seen(source: DatasetConfig, tool: str) -> Rows:
             continue
         value = renamed(row, columns).value
         assert isinstance(value, dict)  # a conversation is no running text
-        for shape in shapes_of(value, found.format, row_keys(columns)) or ():
+        for shape in fits_of(value, found.format, row_keys(columns)) or ():
             own = {key: column for key, column in shape.columns.items() if key in OPTIONAL}
             beside |= {key: columns.get(column, column) for key, column in own.items()}
             if found.format in ("messages", "sharegpt"):

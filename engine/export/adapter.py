@@ -5,11 +5,12 @@ from pathlib import Path
 
 from peft import PeftConfig
 
+from ..machine.jobs import TellStage
 from ..run.files import atomic_folder
-from .form import ExportError, Report
+from .form import ExportError
 
 
-def export_adapter(source: Path, target: Path, report: Report) -> str:
+def export_adapter(source: Path, target: Path, report: TellStage) -> str:
     report("copying the adapter", None)
     names = ("adapter_config.json", "adapter_model.safetensors")
     with atomic_folder(target) as folder:

@@ -1,12 +1,9 @@
 """What an export is: its form, where it went, how it was checked."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-
-Report = Callable[[str, float | None], None]
 
 
 class ExportError(UserError):

@@ -8,17 +8,18 @@ from typing import Any
 import torch
 
 from ..config.run_config import ExportConfig, ModelConfig, RunConfig
+from ..machine.jobs import TellStage
 from ..model.adapter import load_adapter
 from ..model.load import load_base
 from ..model.tokenizer import load_tokenizer
 from ..run.files import atomic_folder
-from .form import ExportError, Report
+from .form import ExportError
 from .proof import compare_with_live
 
 _PROBE = "The quick brown fox jumps over the lazy dog. 1 + 2 = 3; what comes next?"
 
 
-def export_merged(config: RunConfig, source: Path, target: Path, report: Report) -> str:
+def export_merged(config: RunConfig, source: Path, target: Path, report: TellStage) -> str:
     tokenizer = load_tokenizer(config)
     ids = torch.tensor([tokenizer(_PROBE).input_ids])
     model = _sixteen_bit_base(config.model, config.export, report)
@@ -41,7 +42,7 @@ def export_merged(config: RunConfig, source: Path, target: Path, report: Report)
         return compare_with_live(folder, ids, expected, config.export.dtype)
 
 
-def _sixteen_bit_base(model: ModelConfig, export: ExportConfig, report: Report) -> Any:
+def _sixteen_bit_base(model: ModelConfig, export: ExportConfig, report: TellStage) -> Any:
     """The base on the CPU in the export's dtype, from its original weights or dequantised."""
     plain = model.model_copy(update={"quantization": "none", "dtype": export.dtype})
     cpu = torch.device("cpu")

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..config.run_config import RunConfig
+from ..machine.jobs import TellStage
 from ..run.directory import RunDirectory, adapter_folder
 from .adapter import export_adapter
-from .form import Exported, ExportError, Report
+from .form import Exported, ExportError
 from .merged import export_merged
 
 
@@ -21,7 +22,7 @@ def export_run(
     forms: Sequence[str] = (),
     *,
     checkpoint: int | None = None,
-    report: Report,
+    report: TellStage,
 ) -> list[Exported]:
     """Export a run into `exports/`, in each of `forms` (`adapter`, `merged`; none: as configured).
 
@@ -40,7 +41,7 @@ def export_run(
 
 
 def _export_form(
-    config: RunConfig, form: str, source: Path, target: Path, report: Report
+    config: RunConfig, form: str, source: Path, target: Path, report: TellStage
 ) -> Exported:
     if form == "adapter":
         check = export_adapter(source, target, report)

@@ -17,7 +17,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from transformers.generation.streamers import BaseStreamer
 
 from ..machine.device import describe_device, pick_device
-from ..machine.jobs import Report
+from ..machine.jobs import TellStage
 from ..model.adapter import load_adapter
 from ..model.load import load_base
 from ..model.tokenizer import load_tokenizer
@@ -57,7 +57,7 @@ class Chat:
         self._ends = _end_tokens(model, tokenizer)
 
     @classmethod
-    def open(cls, run: RunDirectory, report: Report) -> "Chat":
+    def open(cls, run: RunDirectory, report: TellStage) -> "Chat":
         """Load a run's base, as it was trained, and its final adapter (or newest checkpoint).
 
         Raises:

@@ -80,4 +80,5 @@ class Job(Generic[Result]):
             self.trace = traceback.format_exc()
 
 
-Report = Callable[[str, float | None], None]
+TellStage = Callable[[str, float | None], None]
+"""Is told the stage of a long piece of work, and how far it is: 0 to 1, None where that is not known."""

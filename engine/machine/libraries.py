@@ -8,8 +8,6 @@ Spends nothing on what a run does not need; what is left is the libraries' own, 
   collections which free a failed step's memory look only at what came since.
 * bitsandbytes hands four functions, written for devices that it has no kernels for, to torch.compile
   while it is imported, and torch then imports its whole compiler.
-* transformers imports scikit-learn where it is installed, and with it scipy and pandas, for one kind of assisted
-  generation. Meanwhile it looks as if it was not.
 """
 
 import atexit
@@ -21,8 +19,6 @@ import threading
 from collections.abc import Callable, Iterator
 from importlib import import_module
 
-from .wake import wake_gpu, wake_kernels
-
 _lock = threading.Lock()
 
 
@@ -31,19 +27,10 @@ def import_torch() -> None:
     _import("bitsandbytes", _compiling_nothing)
 
 
-def import_libraries() -> None:
-    """Import the engine and all that it stands on. Later calls return at once."""
-    import_torch()
-    package = __name__.rpartition(".machine")[0]
-    _import(f"{package}.training.worker", lambda: _without("sklearn"))
-
-
-def import_for_run(device: str) -> None:
-    """`import_libraries`, and wake the device of a `train.device` meanwhile."""
-    import_torch()
-    wake_gpu(device)
-    import_libraries()
-    wake_kernels(device)
+def import_without(hidden: str, name: str) -> None:
+    """Import a module of ours and all that it stands on, as if a package was not installed. Later calls return
+    at once."""
+    _import(name, lambda: _without(hidden))
 
 
 def _import(name: str, way: Callable[[], contextlib.AbstractContextManager[None]]) -> None:

@@ -1,9 +1,9 @@
 """What a layer's forward leaves behind and its backward takes, in bytes: every tensor that is allocated is known."""
 
-from ..model.layers.decoder import LayerParts, Level
+from ..model.layers.decoder import ActivationLevel, LayerParts
 
 
-def saved_bytes(parts: LayerParts, tokens: int, level: Level) -> int:
+def saved_bytes(parts: LayerParts, tokens: int, level: ActivationLevel) -> int:
     """What a layer holds from its forward to its backward, its input included."""
     qkv, o, gate_up, down = parts.groups
     size = qkv.dtype.itemsize

@@ -1,6 +1,6 @@
 """Spend the memory that is there on the most speed per byte.
 
-First version: how much each layer saves for its backward (`decoder.Level`), then whether the base weights stay
+First version: how much each layer saves for its backward (`decoder.ActivationLevel`), then whether the base weights stay
 dequantised. With the bytes that a layer takes at each level, all layers start at the least, and are raised in
 the order of what a byte buys:
 
@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...kernels.linear_cross_entropy import CHUNK_BYTES
-from ..model.layers.decoder import LayerParts, Level
+from ..model.layers.decoder import ActivationLevel, LayerParts
 from .cost import adapter_bytes, passing_bytes, saved_bytes, weight_bytes
 
-LEVELS: tuple[Level, ...] = ("layer", "cheap", "kept")
+LEVELS: tuple[ActivationLevel, ...] = ("layer", "cheap", "kept")
 """From the least saved to the most."""
 
 MARGIN = 0.06
@@ -47,10 +47,10 @@ class MemoryPlan:
         """Whether it saves more than it must: there is something to give up."""
         return bool(self.kept or self.cheap or self.cached)
 
-    def levels(self) -> list[Level]:
+    def levels(self) -> list[ActivationLevel]:
         """Of each layer from the first: the last layers' activations are let go first, so they are
         those that save the most."""
-        counts: dict[Level, int] = {
+        counts: dict[ActivationLevel, int] = {
             "layer": self.recomputed, "cheap": self.cheap, "kept": self.kept,
         }  # fmt: skip
         return [level for level, count in counts.items() for _ in range(count)]

@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..config.run_config import ModelConfig
 from ..machine.device import compute_dtype
-from ..machine.jobs import Report
+from ..machine.jobs import TellStage
 from .families.table import FAMILIES
 from .layers import packed_attention as attention
 from .source import LoadError, model_source, readable_errors
@@ -40,7 +40,7 @@ class LoadedModel:
 
 
 def load_base(
-    config: ModelConfig, device: torch.device, report: Report, *, packed: bool = True
+    config: ModelConfig, device: torch.device, report: TellStage, *, packed: bool = True
 ) -> LoadedModel:
     """Load the frozen base model.
 

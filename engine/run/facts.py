@@ -77,7 +77,7 @@ def short_state(run: RunDirectory) -> str:
     return f"checkpoint of step {steps[-1]}" if steps else "nothing saved"
 
 
-def base_of(run: RunDirectory) -> str:
+def base_name(run: RunDirectory) -> str:
     """The base model of a run; empty where its configuration cannot be read."""
     try:
         return run.config().model.name_or_path

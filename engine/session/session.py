@@ -15,12 +15,12 @@ import threading
 
 from ..errors import UserError
 from ..machine.frames import drop_frames
-from ..machine.libraries import import_for_run
 from ..run import commands as cmd
 from ..run import events as ev
 from ..run.control import Control
 from ..run.directory import RunDirectory
 from ..run.log import EventLog
+from .imports import import_for_run
 
 
 class Session:

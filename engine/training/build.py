@@ -35,11 +35,11 @@ def build_run(
     packed_length: int,
 ) -> Run:
     """Adapter, kernels and optimiser on the loaded base, at step 0."""
-    recipe = config.train
+    options = config.train
     control.emit(ev.Progress("adding the adapter"))
-    model = add_adapter(loaded.model, config.adapter, recipe.seed)
+    model = add_adapter(loaded.model, config.adapter, options.seed)
     head, ways = None, STOCK_WAYS
-    if recipe.kernels == "auto":
+    if options.kernels == "auto":
         if not no_kernels_on(device):
             control.emit(ev.Progress("proving the kernels on this device"))
         ways, attention = patch_attention(model, device, _first_lengths(config, data))
@@ -48,17 +48,17 @@ def build_run(
         if not no_kernels_on(device):
             head, part = read_head(model)
             parts.append(part)
-            tokens = recipe.per_device_train_batch_size * packed_length
+            tokens = options.per_device_train_batch_size * packed_length
             matmuls = patch_matmuls(model, head, tokens, device, reporter(control))
             parts += [] if matmuls is None else [matmuls]
         control.emit(ev.PartsPatched(parts))
-    bins = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
+    bins = options.per_device_train_batch_size * options.gradient_accumulation_steps
     state = LoopState(packed_length=packed_length, bins_per_update=bins)
     settings = AdamWSettings(
-        beta1=recipe.adam_beta1, beta2=recipe.adam_beta2, eps=recipe.adam_epsilon, weight_decay=recipe.weight_decay,
-        max_norm=recipe.max_grad_norm,
+        beta1=options.adam_beta1, beta2=options.adam_beta2, eps=options.adam_epsilon, weight_decay=options.weight_decay,
+        max_norm=options.max_grad_norm,
     )  # fmt: skip
-    optimizer = FlatAdamW(trainable_parameters(model), settings, recipe.optim)
+    optimizer = FlatAdamW(trainable_parameters(model), settings, options.optim)
     for layer in fast_states(model):
         layer.accumulate = True  # into the optimiser's buffer
     trained = TrainedModel(model=model, device=device, packed=loaded.packed, ways=ways, head=head)

@@ -47,14 +47,14 @@ def train(run: Run) -> Literal["complete"] | Ending:
     """
     control, device, data = run.control, run.trained.device, run.data
     state, optimizer, model = run.state, run.optimizer, run.trained.model
-    recipe = run.config.train
+    options = run.config.train
     last_step = total_steps(run.config, data.train.bins_in_epoch, state.bins_per_update)
     schedule = Schedule(
-        kind=recipe.lr_scheduler_type, peak=recipe.learning_rate, warmup_steps=in_steps(recipe.warmup_steps, last_step),
+        kind=options.lr_scheduler_type, peak=options.learning_rate, warmup_steps=in_steps(options.warmup_steps, last_step),
         total_steps=last_step, changes=state.rate_changes,
     )  # fmt: skip
-    evaluate_every = in_steps(recipe.eval_steps or 0, last_step)
-    save_every = in_steps(recipe.save_steps, last_step)
+    evaluate_every = in_steps(options.eval_steps or 0, last_step)
+    save_every = in_steps(options.save_steps, last_step)
     streamed = data.report.share < 1
     micro_step = MicroStep(run)
     replay = changes_to_replay(control, len(state.rate_changes))
@@ -141,7 +141,7 @@ def train(run: Run) -> Literal["complete"] | Ending:
         # One update.
         if pending is None:
             mark = time.perf_counter()
-        chosen = next_update(data.train, state, recipe.seed, run.config.data.shuffle)
+        chosen = next_update(data.train, state, options.seed, run.config.data.shuffle)
         batches = micro_batches(chosen, run.config, run.trained.packed)
         trained = sum(batch.trained_tokens for batch in batches)
         rate = schedule.rate(state.step)

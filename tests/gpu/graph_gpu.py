@@ -25,14 +25,14 @@ from evenfall.engine.bench import run as bench
 from evenfall.engine.bench import stack_evenfall
 from evenfall.engine.bench.model import write_adapter, write_model
 from evenfall.engine.bench.rows import write_rows
-from evenfall.engine.bench.shapes import SHAPES, Shape
+from evenfall.engine.bench.shapes import SHAPES, ModelShape
 from evenfall.engine.bench.stacks import Clock
 from evenfall.engine.bench.work import StackResult, Work
 from evenfall.engine.data.pack.examples import Example, Examples
 from evenfall.engine.data.pack.windows import Bins
 from evenfall.engine.training import graphs, micro_step
 
-SMALL = Shape(
+SMALL = ModelShape(
     name="small",
     hidden=512,
     intermediate=1536,

@@ -23,7 +23,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from evenfall.engine.model.layers import packed_attention as attention
-from evenfall.engine.model.layers.decoder import Level
+from evenfall.engine.model.layers.decoder import ActivationLevel
 from evenfall.engine.model.patch.attention import patch_attention
 from evenfall.engine.model.patch.layers import patch_layers
 from evenfall.engine.model.patch.norms_and_mlps import patch_model
@@ -143,7 +143,7 @@ def main() -> int:
     if not all(part.fast for part in parts):
         return 1
     layers = base.model.layers
-    levels: tuple[Level, ...] = ("kept", "cheap", "layer")
+    levels: tuple[ActivationLevel, ...] = ("kept", "cheap", "layer")
     for level in levels:
         for layer in layers:
             layer.evenfall.level = level

@@ -58,11 +58,11 @@ def talk(chat: "Chat", *, max_new_tokens: int, temperature: float) -> int:
 
 
 def _chat(args: argparse.Namespace) -> int:
-    from ...engine.machine.libraries import import_libraries
     from ...engine.run.find import find_run
+    from ...engine.session.imports import import_engine
 
     run = find_run(args.run, args.runs)
-    import_libraries()
+    import_engine()
     from ...engine.inference.chat import Chat
 
     chat = Chat.open(run, report)

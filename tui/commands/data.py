@@ -28,11 +28,11 @@ def check(args: argparse.Namespace) -> int:
     Exit codes: 0 green or amber; 1 red; 2 the data cannot be read, or something is asked.
     """
     config = _config(args.source, args.overrides)
-    from ...engine.machine.libraries import import_libraries
     from ...engine.run.pace import last_pace
+    from ...engine.session.imports import import_engine
     from ..safe_text import safe_str
 
-    import_libraries()
+    import_engine()
     from ...engine.data.inspector.preview import build_preview
 
     try:

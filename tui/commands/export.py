@@ -13,13 +13,13 @@ def add(commands: Commands) -> None:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from ...engine.machine.libraries import import_libraries
     from ...engine.run.find import find_run
+    from ...engine.session.imports import import_engine
     from .plain import PlainLines
 
     say = PlainLines().say
     run = find_run(args.run, args.runs)
-    import_libraries()
+    import_engine()
     from ...engine.export.run import export_run
 
     done = export_run(

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from ...engine.machine.jobs import Job
-from ...engine.machine.libraries import import_libraries
+from ...engine.session.imports import import_engine
 
 
-def _import_engine(job: Job[None]) -> None:
+def _import(job: Job[None]) -> None:
     del job
-    import_libraries()
+    import_engine()
 
 
 class WarmUp:
@@ -27,7 +27,7 @@ class WarmUp:
 
     def start(self) -> Job[None] | None:
         if self._import is None and self.wanted:
-            self._import = Job(_import_engine, "warm-up")
+            self._import = Job(_import, "warm-up")
         return self._import
 
     def job(self, work: Callable[[Job[Any]], Any], name: str) -> Job[Any]:

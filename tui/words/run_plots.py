@@ -24,7 +24,7 @@ class Palette:
     memory: str
 
 
-def window_range(history: History, total: int | None, window: int | None) -> tuple[float, float]:
+def shown_range(history: History, total: int | None, window: int | None) -> tuple[float, float]:
     """The steps that the plots show."""
     last = history.steps[-1]
     if window is None:
@@ -57,7 +57,7 @@ def loss_plot(
             Curve(xs=history.steps, ys=history.smooth, color=colors.smooth),
             held_out,
         ],
-        x_range=window_range(history, progress.total_steps, window),
+        x_range=shown_range(history, progress.total_steps, window),
         y_log=y_log,
         marks=marks,
     )
@@ -90,7 +90,7 @@ def rate_plot(
 ) -> PlotData | None:
     if not history.steps:
         return None
-    x_range = window_range(history, progress.total_steps, window)
+    x_range = shown_range(history, progress.total_steps, window)
     return PlotData(
         curves=[Curve(xs=history.steps, ys=history.rate, color=colors.rate)],
         x_range=x_range,
@@ -109,7 +109,7 @@ def memory_plot(
 ) -> PlotData | None:
     if not history.steps:
         return None
-    x_range = window_range(history, progress.total_steps, window)
+    x_range = shown_range(history, progress.total_steps, window)
     return PlotData(
         curves=[Curve(xs=history.steps, ys=history.memory, color=colors.memory)],
         x_range=x_range,

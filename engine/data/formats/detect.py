@@ -1,7 +1,7 @@
 """Which format the rows have.
 
 Detect, never guess: rows spread over the whole file are looked at, all must have the same shape
-(`shapes.py` says which there are), and what is told is shown with the columns that are read. What
+(`fits.py` says which there are), and what is told is shown with the columns that are read. What
 is told from a name that says little counts as likely, and is shown as such. Where two shapes fit
 or none does, `UndecidedFormat` asks: it holds what there is to choose from, for a form on screen,
 and its message the keys to set, for the command line. So does data that supervised fine-tuning can
@@ -17,8 +17,8 @@ from ...config.run_config import DataFormat
 from ..errors import DataError, listed, shown
 from ..row import SourceRow
 from .columns import CHAT_COLUMNS, TURN_KEYS, renamed, row_keys
+from .fits import ANSWERS, Fit, fits_of, text_columns, without_nulls
 from .normalise import ACCEPTED, columns_text
-from .shapes import ANSWERS, Shape, shapes_of, text_columns, without_nulls
 from .turns import ROLES, style_of
 
 Confidence = Literal["certain", "likely"]
@@ -88,7 +88,7 @@ class Detection:
     settled: dict[str, str] = field(default_factory=dict)
     """What to add to `data.columns` so that every row is read from the same columns, where the rows
     themselves do not tell."""
-    shapes: tuple[Shape, ...] = ()
+    shapes: tuple[Fit, ...] = ()
     """What the rows look like, renamed by `data.columns`."""
 
 
@@ -111,8 +111,8 @@ def detect(
     count = min(sample, len(rows))
     originals = [rows[place * (len(rows) - 1) // max(count - 1, 1)] for place in range(count)]
     picked = [renamed(row, columns) for row in originals]
-    seen: dict[tuple[str, ...], Shape] = {}
-    first: tuple[SourceRow, Shape] | None = None
+    seen: dict[tuple[str, ...], Fit] = {}
+    first: tuple[SourceRow, Fit] | None = None
     blank: SourceRow | None = None
     for row in picked:
         shape = _shape(row, format, columns, picked)
@@ -153,7 +153,7 @@ def detect(
     )
 
 
-def _settled(shape: Shape, columns: Mapping[str, str], given: bool) -> dict[str, str]:
+def _settled(shape: Fit, columns: Mapping[str, str], given: bool) -> dict[str, str]:
     """The columns that names do not tell; and those that have the names of a given format."""
     return {
         key: column
@@ -174,20 +174,20 @@ def _in_file(keys: Mapping[str, str], columns: Mapping[str, str]) -> dict[str, s
 
 def _shape(
     row: SourceRow, format: DataFormat, columns: Mapping[str, str], picked: Sequence[SourceRow]
-) -> Shape | None:
+) -> Fit | None:
     """The one shape of a row; None for what says nothing (an empty conversation, an object without anything, null
     where the text would be), and for what does not fit a given format, since reading it will say so better."""
     if isinstance(row.value, str):
         return (
-            Shape(format="text", columns={}, reason="running text")
+            Fit(format="text", columns={}, reason="running text")
             if format in ("auto", "text")
             else None
         )
-    shapes = shapes_of(row.value, format, row_keys(columns))
+    shapes = fits_of(row.value, format, row_keys(columns))
     if shapes is None or (not shapes and format != "auto") or not row.value:
         return None
     if not shapes and _has_null(row):
-        filled = shapes_of(without_nulls(row.value), format, row_keys(columns))
+        filled = fits_of(without_nulls(row.value), format, row_keys(columns))
         if filled is None or filled:
             return None
     if format != "auto" and len(shapes) > 1:  # its own names are what it was given for
@@ -206,14 +206,14 @@ def _has_null(row: SourceRow) -> bool:
 
 
 def _undecided(
-    row: SourceRow, message: str, shapes: Iterable[Shape], columns: Mapping[str, str]
+    row: SourceRow, message: str, shapes: Iterable[Fit], columns: Mapping[str, str]
 ) -> UndecidedFormat:
     return UndecidedFormat(
         message, [_candidate(shape, columns) for shape in shapes], _columns_of(row, columns), row
     )
 
 
-def _candidate(shape: Shape, columns: Mapping[str, str]) -> Candidate:
+def _candidate(shape: Fit, columns: Mapping[str, str]) -> Candidate:
     """A shape as settings: its required columns, and others where they have names of their own."""
     own = {k: c for k, c in shape.columns.items() if k in shape.required or k != c}
     turns = {key: name for key, name in columns.items() if key in TURN_KEYS}
@@ -230,7 +230,7 @@ def ways_to_read(row: SourceRow) -> UndecidedFormat | None:
     """The ways in which a row may be read, though it was told how it is; None for running text."""
     if not isinstance(row.value, dict):
         return None
-    fit = [_candidate(shape, {}) for shape in shapes_of(row.value) or []]
+    fit = [_candidate(shape, {}) for shape in fits_of(row.value) or []]
     known = [(one.format, one.columns) for one in fit]
     other = [
         one for one in _by_columns_of_text(row, {}, [row]) if (one.format, one.columns) not in known
@@ -281,7 +281,7 @@ def _in_other_case(row: SourceRow, columns: Mapping[str, str]) -> list[Candidate
             _in_file({key: small[name] for key, name in shape.columns.items()}, columns),
             f"{shape.reason}, but for capital letters",
         )
-        for shape in shapes_of(value) or []
+        for shape in fits_of(value) or []
     ]
 
 
@@ -374,13 +374,13 @@ def ask_what_to_learn(found: Detection, row: SourceRow, columns: Mapping[str, st
     raise UndecidedFormat(f"is {what}; {why}", ways, _columns_of(row, columns), row)
 
 
-def _settings(shape: Shape, columns: Mapping[str, str]) -> dict[str, str]:
+def _settings(shape: Fit, columns: Mapping[str, str]) -> dict[str, str]:
     own = {key: column for key, column in shape.columns.items() if key != column}
     turns = {key: name for key, name in columns.items() if key in TURN_KEYS}
     return _in_file(own, columns) | row_keys(columns) | turns
 
 
-def _chosen_answers(shape: Shape, columns: Mapping[str, str]) -> list[Candidate]:
+def _chosen_answers(shape: Fit, columns: Mapping[str, str]) -> list[Candidate]:
     """The chosen answers as data of another format."""
     keys = shape.columns
     if "prompt" not in keys:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..row import SourceRow
+from .fits import Fit
 from .normal import Message
-from .shapes import Shape
 from .turns import Style, Turns, read_tools, read_turns, style_of, text_of
 
 
@@ -21,7 +21,7 @@ class Fields:
     """As it stands in its file."""
     value: dict[str, Any]
     """Renamed by `columns`."""
-    shape: Shape
+    shape: Fit
     columns: Mapping[str, str]
 
     def __contains__(self, key: str) -> bool:

@@ -1,6 +1,6 @@
 """Each row in one normal form: a reader for each format.
 
-Which columns a row is read from is told by its shape (`shapes.py`). What does not fit its format is
+Which columns a row is read from is told by its shape (`fits.py`). What does not fit its format is
 an error that names the row and the column; what has nothing to learn is dropped under its reason.
 """
 
@@ -15,8 +15,8 @@ from ..errors import DataError, listed, shown
 from ..row import SourceRow
 from .columns import renamed, row_keys
 from .fields import Fields
+from .fits import Fit, as_label, fits_of
 from .normal import LABELLED_BAD, Conversation, Dropped, Message, Normal, conversation
-from .shapes import Shape, as_label, shapes_of
 from .turns import Turns, read_tools, text_of
 from .verbatim import document, read_segments, read_text, read_tokens
 
@@ -90,7 +90,7 @@ def _numbers_as_text(row: Fields) -> dict[str, str]:
 def _fields(row: SourceRow, format: DataFormat, columns: Mapping[str, str]) -> Fields:
     value = renamed(row, columns).value
     assert isinstance(value, dict)
-    shapes = shapes_of(value, format, row_keys(columns)) or []
+    shapes = fits_of(value, format, row_keys(columns)) or []
     if len(shapes) > 1:
         both = "; or ".join(shape.reason for shape in shapes)
         raise row.error(
@@ -307,7 +307,7 @@ def _kto(row: Fields) -> Normal:
         raise row.source.error(
             f"`{row.name('label')}`: expected true or false, got {shown(row.get('label'))}"
         )
-    inner: Shape | None = row.shape.inner
+    inner: Fit | None = row.shape.inner
     assert inner is not None
     normal = _READERS[inner.format](replace(row, shape=inner))
     return normal if good else Dropped(row.source, LABELLED_BAD)

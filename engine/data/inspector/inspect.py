@@ -31,7 +31,7 @@ from ..render.special import special_ids
 from ..render.template import Encoded
 from ..report.findings import DataCheck, Place
 from ..row import SourceRow
-from .reread import Reread, Tell, all_rows, silent
+from .reread import Reread, TellRows, all_rows, silent
 from .token_text import as_text, raw_text, token_texts
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Inspector:
         self._tested = tested
         self._all_sources = (*self._sources, tested) if tested else self._sources
         self._tokenizer = tokenizer
-        self._renderer = self._sources[0].recipe.renderer(tokenizer)
+        self._renderer = self._sources[0].settings.renderer(tokenizer)
         self._look = RowProblems(tokenizer)
         self._special = special_ids(tokenizer)
         self._rereads = [Reread(source) for source in self._all_sources]
@@ -155,7 +155,7 @@ class Inspector:
 
     # One row
 
-    def look(self, place: Place, tell: Tell = silent) -> InspectedRow:
+    def look(self, place: Place, tell: TellRows = silent) -> InspectedRow:
         """Take a row apart.
 
         Raises:
@@ -173,7 +173,7 @@ class Inspector:
                 return self._trained_on(place, source, row, raw_text(row))
             return self._left_out(place, source, row)
 
-    def _row(self, place: Place, tell: Tell) -> tuple[Source, SourceRow]:
+    def _row(self, place: Place, tell: TellRows) -> tuple[Source, SourceRow]:
         for reread in self._rereads:
             if place.file.startswith(reread.source.config.path.rstrip("/")):
                 row = reread.row(place, tell)
@@ -228,7 +228,7 @@ class Inspector:
         except DataError:  # the file is another one by now
             return pieces, ()
         bits = self._look.of(normal, whole)
-        longest = source.recipe.max_length
+        longest = source.settings.max_length
         if any(len(one.ids) > longest for one in whole):
             bits |= BIT[CUT]
         return _joined(pieces, whole, longest), _codes(bits)
@@ -245,7 +245,7 @@ class Inspector:
         except DataError as error:
             return self._inspected(place, [], 0, 0, raw, (BAD,), str(error), None)
         account = Account()
-        examples, cut = fit_length(normal, whole, source.recipe, account)
+        examples, cut = fit_length(normal, whole, source.settings, account)
         bits = self._look.of(normal, whole) | (BIT[CUT] if cut and examples else 0)
         reason = next(iter(account.dropped.counts), "") or self._why_out(source, examples, bits)
         pieces = [_Piece(one.ids, ["cut"] * len(one.ids)) for one in whole]
@@ -316,7 +316,7 @@ class Inspector:
     # Other rows
 
     def find(
-        self, text: str, start: Place | None, back: bool = False, tell: Tell = silent
+        self, text: str, start: Place | None, back: bool = False, tell: TellRows = silent
     ) -> Place | None:
         """The next row (or the one before) whose raw text holds the text, whatever its case; wrapping round.
 
@@ -346,12 +346,12 @@ class Inspector:
             return start
         return found
 
-    def _holds(self, place: Place, wanted: str, tell: Tell) -> bool:
+    def _holds(self, place: Place, wanted: str, tell: TellRows) -> bool:
         with self._one_at_a_time:
             return wanted in as_text(self._row(place, tell)[1]).casefold()
 
     def next_problem(
-        self, start: Place | None, check: DataCheck | None = None, tell: Tell = silent
+        self, start: Place | None, check: DataCheck | None = None, tell: TellRows = silent
     ) -> Place | None:
         """The next row with which something is wrong, by itself or in what a check found; wrapping round.
 
@@ -376,7 +376,7 @@ class Inspector:
         odd = set()
         for source, group in itertools.groupby(chunk, lambda one: one[0]):
             rows = [row for _, row in group]
-            block = make_block(rows, source.recipe, self._renderer)
+            block = make_block(rows, source.settings, self._renderer)
             found = block.account.found.first.values()
             bad = block.account.dropped.first.get(in_words(BAD), [])
             odd |= {Place(*place) for places in (*found, bad) for place in places}
@@ -384,8 +384,8 @@ class Inspector:
 
 
 def _normal(source: Source, row: SourceRow) -> Normal:
-    recipe = source.recipe
-    return normalise(row, recipe.format, dict(recipe.columns), drop_system=recipe.drop_system)
+    settings = source.settings
+    return normalise(row, settings.format, dict(settings.columns), drop_system=settings.drop_system)
 
 
 def _joined(pieces: list[_Piece], whole: Sequence[Encoded], longest: int) -> list[_Piece]:

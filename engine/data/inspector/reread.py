@@ -14,7 +14,7 @@ from ..read.read import read_rows
 from ..report.findings import Place
 from ..row import SourceRow
 
-Tell = Callable[[int], None]
+TellRows = Callable[[int], None]
 """Is told rows that were read; what it raises ends the reading."""
 
 _KEPT = 300
@@ -30,7 +30,7 @@ def rows_of(source: Source) -> Iterator[SourceRow]:
     return itertools.islice(read_rows(source.config, keep_broken=True), source.config.max_rows)
 
 
-def all_rows(sources: Sequence[Source], tell: Tell) -> Iterator[tuple[Source, SourceRow]]:
+def all_rows(sources: Sequence[Source], tell: TellRows) -> Iterator[tuple[Source, SourceRow]]:
     """Every row of every data set, in order."""
     count = 0
     for source in sources:
@@ -53,7 +53,7 @@ class Reread:
         self._kept: deque[SourceRow] = deque(maxlen=_KEPT)
         self._read: dict[str, int] = {}  # file -> the last row of it that was read
 
-    def row(self, place: Place, tell: Tell = silent) -> SourceRow | None:
+    def row(self, place: Place, tell: TellRows = silent) -> SourceRow | None:
         """The row, or None where the data set has none there.
 
         Raises:
@@ -69,7 +69,7 @@ class Reread:
             self._begin()  # what is read to its end finds nothing any more
         return found
 
-    def _read_on(self, place: Place, tell: Tell) -> SourceRow | None:
+    def _read_on(self, place: Place, tell: TellRows) -> SourceRow | None:
         try:
             for count, row in enumerate(self._ahead):
                 self._kept.append(row)

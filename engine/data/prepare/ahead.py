@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from ..read.slices import Slice
 from ..render.template import Renderer
-from .block import Block, Recipe, make_block
+from .block import Block, BlockSettings, make_block
 from .cache import BlockCache, cache_folder
 from .row_process import RowProcess
 
@@ -32,7 +32,7 @@ class _Begun(NamedTuple):
     """A block that is being made: there, or here when it is its turn."""
 
     part: Slice
-    recipe: Recipe
+    settings: BlockSettings
     key: str
     future: Future[Block] | None
 
@@ -81,16 +81,20 @@ class Ahead:
                 process.end()
             self._running.clear()
 
-    def block(self, part: Slice, recipe: Recipe) -> Block:
+    def block(self, part: Slice, settings: BlockSettings) -> Block:
         """The block of one slice, made here and now: a process would still have to start.
 
         Raises:
             DataError: as `make_block`.
         """
-        return self._finished(self._begun(part, recipe, here=True), 0, lambda rows: None)
+        return self._finished(self._begun(part, settings, here=True), 0, lambda rows: None)
 
     def blocks(
-        self, slices: Iterable[Slice], recipe: Recipe, name: str, at: Callable[[int], float | None]
+        self,
+        slices: Iterable[Slice],
+        settings: BlockSettings,
+        name: str,
+        at: Callable[[int], float | None],
     ) -> Generator[Block]:
         """The block of each slice, in order.
 
@@ -110,7 +114,7 @@ class Ahead:
         try:
             for part in itertools.chain(slices, itertools.repeat(None)):
                 if part is not None:
-                    waiting.append(self._begun(part, recipe))
+                    waiting.append(self._begun(part, settings))
                     if len(waiting) <= 2 * self.processes:
                         continue
                 if not waiting:
@@ -123,20 +127,22 @@ class Ahead:
                 if begun.future is not None:
                     begun.future.cancel()
 
-    def _begun(self, part: Slice, recipe: Recipe, here: bool = False) -> "_Begun":
-        key = self._cache.key(part, recipe) if self._cache else ""
+    def _begun(self, part: Slice, settings: BlockSettings, here: bool = False) -> "_Begun":
+        key = self._cache.key(part, settings) if self._cache else ""
         if self._threads is None or here or (self._cache and self._cache.has(key)):
-            return _Begun(part, recipe, key, None)
-        return _Begun(part, recipe, key, self._threads.submit(self._made_there, part, recipe, key))
+            return _Begun(part, settings, key, None)
+        return _Begun(
+            part, settings, key, self._threads.submit(self._made_there, part, settings, key)
+        )
 
     def _finished(self, begun: "_Begun", done: int, tell: Callable[[int], None]) -> Block:
-        part, recipe, key, future = begun
+        part, settings, key, future = begun
         if future is None:
             found = self._cache.load(key, part) if self._cache else None
             if found is not None:
                 return found
             block = make_block(
-                part.rows, recipe, self._renderer(recipe), lambda more: tell(done + more)
+                part.rows, settings, self._renderer(settings), lambda more: tell(done + more)
             )
             return self._kept(key, part, block)
         while True:
@@ -152,10 +158,10 @@ class Ahead:
             self._cache.save(key, part, block)
         return block
 
-    def _made_there(self, part: Slice, recipe: Recipe, key: str) -> Block:
-        return self._kept(key, part, self._made_by_process(part, recipe))
+    def _made_there(self, part: Slice, settings: BlockSettings, key: str) -> Block:
+        return self._kept(key, part, self._made_by_process(part, settings))
 
-    def _made_by_process(self, part: Slice, recipe: Recipe) -> Block:
+    def _made_by_process(self, part: Slice, settings: BlockSettings) -> Block:
         process: RowProcess | None = getattr(self._own, "process", None)
         try:
             if process is None:
@@ -164,17 +170,17 @@ class Ahead:
                         raise EOFError("closed")
                     process = self._own.process = RowProcess(self._tokenizer)
                     self._running.append(process)
-            return process.make(part.rows, recipe)
+            return process.make(part.rows, settings)
         except (OSError, EOFError):
             # It was killed (for its memory, say). What it was at is done here; a row that no process
             # survives then fails here, where that is seen.
             if not self.processes:
                 raise
             self._own.process = None
-            return make_block(part.rows, recipe, recipe.renderer(self._tokenizer))
+            return make_block(part.rows, settings, settings.renderer(self._tokenizer))
 
-    def _renderer(self, recipe: Recipe) -> Renderer:
-        kind = (recipe.assistant_only_loss, recipe.assistant_turns)
+    def _renderer(self, settings: BlockSettings) -> Renderer:
+        kind = (settings.assistant_only_loss, settings.assistant_turns)
         if kind not in self._renderers:
-            self._renderers[kind] = recipe.renderer(self._tokenizer)
+            self._renderers[kind] = settings.renderer(self._tokenizer)
         return self._renderers[kind]

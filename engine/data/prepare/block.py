@@ -1,7 +1,7 @@
 """From a slice of rows to a block of examples, with the account of every row.
 
 This is all that is done to a row by itself, so it runs as well on another process, or is taken from a cache:
-a block depends on nothing but its rows, the recipe and the tokenizer. What is wrong with a row is told beside it and
+a block depends on nothing but its rows, the settings and the tokenizer. What is wrong with a row is told beside it and
 decided on later (`dropping.py`): so what `data.drop` says changes nothing that was tokenised.
 
 A row longer than `max_length` is cut at its end or dropped. A document is neither: continued
@@ -38,7 +38,7 @@ _CHUNK = 64  # rows rendered and tokenised at once: what the tokenizer tells of 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class BlockSettings:
     """What decides what a row becomes, besides the tokenizer."""
 
     format: DataFormat
@@ -51,8 +51,8 @@ class Recipe:
     over_long: str
 
     @staticmethod
-    def of(data: DataConfig, source: DatasetConfig, format: DataFormat) -> "Recipe":
-        return Recipe(
+    def of(data: DataConfig, source: DatasetConfig, format: DataFormat) -> "BlockSettings":
+        return BlockSettings(
             format=format, columns=tuple(sorted(source.columns.items())), drop_system=data.drop_system,
             assistant_only_loss=data.assistant_only_loss, assistant_turns=data.assistant_turns, max_length=data.max_length, over_long=data.over_long,
         )  # fmt: skip
@@ -108,7 +108,7 @@ class Block:
 
 def make_block(
     rows: Sequence[SourceRow],
-    recipe: Recipe,
+    settings: BlockSettings,
     renderer: Renderer,
     tell: Callable[[int], None] = lambda done: None,
 ) -> Block:
@@ -119,7 +119,7 @@ def make_block(
         tell: is told how many rows are done; what it raises ends the work.
     """
     account = Account(rows=len(rows))
-    columns = dict(recipe.columns)
+    columns = dict(settings.columns)
     look = RowProblems(renderer.tokenizer)
     kept: list[list[Example]] = []
     problems: list[int] = []
@@ -132,7 +132,7 @@ def make_block(
                 account.note_bad(row, row.broken)
                 continue
             try:
-                one = normalise(row, recipe.format, columns, drop_system=recipe.drop_system)
+                one = normalise(row, settings.format, columns, drop_system=settings.drop_system)
                 if isinstance(one, Dropped):
                     account.dropped.note(one.reason, row)
                     continue
@@ -147,7 +147,7 @@ def make_block(
         for one, count in zip(normal, counts, strict=True):
             whole = list(itertools.islice(encoded, count))
             account.lengths.update(len(example.ids) for example in whole)
-            examples, cut = fit_length(one, whole, recipe, account)
+            examples, cut = fit_length(one, whole, settings, account)
             if examples:
                 kept.append(examples)
                 problems.append(look.of(one, whole) | (BIT[CUT] if cut else 0))
@@ -179,18 +179,18 @@ def note_rows(places: Places, kind: str, examples: Examples, chosen: np.ndarray)
 
 
 def fit_length(
-    normal: Learnable, encoded: list[Encoded], recipe: Recipe, account: Account
+    normal: Learnable, encoded: list[Encoded], settings: BlockSettings, account: Account
 ) -> tuple[list[Example], bool]:
     """The examples of a row within max_length (none, and the reason counted, where none is left), and
     whether they are cut."""
-    longest = recipe.max_length
+    longest = settings.max_length
     if isinstance(normal, Document):
         pieces = [piece for one in encoded for piece in _pieces(one, longest)]
         if not pieces:
             account.dropped.note(NOTHING_LEARNT, normal.source)
         return pieces, False
     long = any(len(one.ids) > longest for one in encoded)
-    if long and recipe.over_long == "drop":
+    if long and settings.over_long == "drop":
         account.dropped.note(TOO_LONG, normal.source)
         return [], False
     examples = [_example(one, 0, longest) for one in encoded if one.trained[:longest].any()]

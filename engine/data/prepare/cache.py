@@ -1,6 +1,6 @@
 """Tokenised blocks on disk, found again by their content.
 
-A block's key is a hash of its rows, the recipe, and all of the tokenizer: so a renamed file, a second run or an
+A block's key is a hash of its rows, the settings, and all of the tokenizer: so a renamed file, a second run or an
 epoch that begins again finds what was made, and nothing that has changed is ever found. Files are safetensors in
 `~/.cache/evenfall/tokens`, about five bytes a token; those that nobody has used for 30 days are removed.
 
@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 from ..pack.examples import Examples
 from ..read.slices import Slice
 from ..report.places import Places
-from .block import Account, Block, Recipe
+from .block import Account, Block, BlockSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,10 +51,10 @@ class BlockCache:
         self._tokenizer = _fingerprint(tokenizer)
         self._pruned = False
 
-    def key(self, part: Slice, recipe: Recipe) -> str:
+    def key(self, part: Slice, settings: BlockSettings) -> str:
         """What the block of these rows is found under."""
         digest = hashlib.blake2b(self._tokenizer, digest_size=20)
-        digest.update(repr(recipe).encode() + part.digest)
+        digest.update(repr(settings).encode() + part.digest)
         return digest.hexdigest()
 
     def has(self, key: str) -> bool:

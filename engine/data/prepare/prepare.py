@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...config.run_config import DataConfig, DatasetConfig, RunConfig
+from ...machine.jobs import TellStage
 from ..errors import DataError
 from ..pack.examples import Examples
 from ..pack.stream import Stream
@@ -39,8 +40,6 @@ from .source import Source, begin, nothing_left, whole_block
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Report = Callable[[str, float | None], None]
 
 STREAM_ABOVE = 128_000_000
 """Bytes of rows that are read whole: some 30 million tokens, made in half a minute on a few cores."""
@@ -69,7 +68,7 @@ class PreparedData:
 
 
 def prepare(
-    config: RunConfig, tokenizer: "PreTrainedTokenizerBase", report: Report
+    config: RunConfig, tokenizer: "PreTrainedTokenizerBase", report: TellStage
 ) -> PreparedData:
     """Read, render and pack what `config.data` names.
 
@@ -122,7 +121,7 @@ def _held_whole(
     tokenizer: "PreTrainedTokenizerBase",
     sources: list[Source],
     tested: Tested | None,
-    report: Report,
+    report: TellStage,
 ) -> PreparedData:
     data, seed = config.data, config.train.seed
     dropping = Dropping(data.drop, tested and tested.hashes)
@@ -222,7 +221,7 @@ def _streamed(
     tokenizer: "PreTrainedTokenizerBase",
     sources: list[Source],
     tested: Tested | None,
-    report: Report,
+    report: TellStage,
 ) -> PreparedData:
     """Windows that are made while training runs; the account is that of the first."""
     data, seed = config.data, config.train.seed
@@ -236,11 +235,11 @@ def _streamed(
     ahead = Ahead(tokenizer, sum(source.size for source in sources), _silent)
 
     def blocks(source: Source, slices: Iterator[Slice]) -> Generator[Block]:
-        return ahead.blocks(slices, source.recipe, source.config.path, lambda rows: None)
+        return ahead.blocks(slices, source.settings, source.config.path, lambda rows: None)
 
     report("rendering the first rows", None)
     dropping = Dropping(data.drop, separate)
-    firsts = [dropping.of(ahead.block(source.first, source.recipe)) for source in sources]
+    firsts = [dropping.of(ahead.block(source.first, source.settings)) for source in sources]
     for source, block in zip(sources, firsts, strict=True):
         if not len(block.examples):
             raise DataError(nothing_left(source.config.path, block.account, data))
@@ -390,7 +389,7 @@ def lengths_of(sources: Sequence[Source], accounts: Sequence[Account]) -> tuple[
     rows: Counter[int] = Counter()
     documents: Counter[int] = Counter()
     for source, account in zip(sources, accounts, strict=True):
-        (documents if source.recipe.format == "text" else rows).update(account.lengths)
+        (documents if source.settings.format == "text" else rows).update(account.lengths)
     return (rows, False) if rows else (documents, True)
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from ..errors import DataError
 from ..render.template import Renderer
 from ..row import SourceRow
-from .block import Block, Recipe, make_block
+from .block import Block, BlockSettings, make_block
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,14 +50,14 @@ class RowProcess:
         self._to, self._from = self._process.stdin, self._process.stdout
         _send(self._to, tokenizer)
 
-    def make(self, rows: Sequence[SourceRow], recipe: Recipe) -> Block:
+    def make(self, rows: Sequence[SourceRow], settings: BlockSettings) -> Block:
         """`make_block` over there.
 
         Raises:
             DataError: as `make_block`.
             OSError, EOFError: the process has ended.
         """
-        _send(self._to, (list(rows), recipe))
+        _send(self._to, (list(rows), settings))
         answer = _receive(self._from)
         if isinstance(answer, Exception):
             raise answer
@@ -96,14 +96,14 @@ def main() -> None:
     renderers: dict[tuple[bool, str], Renderer] = {}
     while True:
         try:
-            rows, recipe = _receive(source)
+            rows, settings = _receive(source)
         except EOFError:
             return
-        kind = (recipe.assistant_only_loss, recipe.assistant_turns)
+        kind = (settings.assistant_only_loss, settings.assistant_turns)
         if kind not in renderers:
-            renderers[kind] = recipe.renderer(tokenizer)
+            renderers[kind] = settings.renderer(tokenizer)
         try:
-            answer: Block | DataError = make_block(rows, recipe, renderers[kind])
+            answer: Block | DataError = make_block(rows, settings, renderers[kind])
         except DataError as error:
             answer = error
         _send(answers, answer)

@@ -12,7 +12,7 @@ from ..pack.examples import Examples
 from ..problems.codes import BAD, in_words
 from ..read.slices import Slice, slices_of
 from .ahead import Ahead
-from .block import CUT_AWAY, TOO_LONG, Account, Block, Recipe
+from .block import CUT_AWAY, TOO_LONG, Account, Block, BlockSettings
 from .dropping import LEAVE_OUT, Dropping
 
 _LOOKED_AT_LATER = 20
@@ -25,7 +25,7 @@ class Source:
 
     config: DatasetConfig
     detection: Detection
-    recipe: Recipe
+    settings: BlockSettings
     size: int
     """Bytes of content, about."""
     slice_bytes: int
@@ -47,13 +47,13 @@ class Source:
         if not rows:
             return
         try:
-            found = detect(rows, dict(self.recipe.columns), sample=_LOOKED_AT_LATER)
+            found = detect(rows, dict(self.settings.columns), sample=_LOOKED_AT_LATER)
         except UndecidedFormat:
             return  # one that is of no format is for its reader to tell, with its place
-        if found.shapes and found.format != self.recipe.format:
+        if found.shapes and found.format != self.settings.format:
             raise rows[0].error(
                 f"from about here on rows are {found.format} ({found.reason}), but the first ones are "
-                f"{self.recipe.format} ({self.detection.reason}); a file holds rows of one format: split it, "
+                f"{self.settings.format} ({self.detection.reason}); a file holds rows of one format: split it, "
                 "or set data.format= if both fit one"
             )
 
@@ -76,11 +76,11 @@ def begin(data: DataConfig, source: DatasetConfig, size: int, slice_bytes: int) 
     if source.format == "auto":
         ask_what_to_learn(detection, good[0], source.columns)
     settled = source.model_copy(update={"columns": {**detection.settled, **source.columns}})
-    recipe = Recipe.of(data, settled, detection.format)
+    settings = BlockSettings.of(data, settled, detection.format)
     return Source(
         config=source,
         detection=detection,
-        recipe=recipe,
+        settings=settings,
         size=size,
         slice_bytes=slice_bytes,
         first=first,
@@ -110,7 +110,7 @@ def all_blocks(source: Source, ahead: Ahead) -> Generator[Block]:
         guess = rows or source.size / per_row
         return min(1.0, done / guess) if guess else None
 
-    yield from ahead.blocks(source.slices(), source.recipe, source.config.path, at)
+    yield from ahead.blocks(source.slices(), source.settings, source.config.path, at)
 
 
 def nothing_left(path: str, account: Account, data: DataConfig) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 import orjson
 
 from ..errors import DataError, listed, shown
-from ..formats.shapes import shapes_of
+from ..formats.fits import fits_of
 from ..row import SourceRow
 from .folder import SPLITS, same_split
 from .sniff import decoded, lines_of, text_of
@@ -170,7 +170,7 @@ def _is_row(whole: dict[str, Any]) -> bool:
     An instruction is as good as a row: rows beside it would be learnt without it."""
     if isinstance(whole.get("instruction"), str):
         return True
-    shapes = shapes_of(whole)
+    shapes = fits_of(whole)
     if shapes is None:
         return True
     return any(
@@ -225,7 +225,7 @@ def _from_columns(whole: dict[str, Any], name: str) -> list[dict[str, Any]] | No
         return None
     if len(columns) == 1:  # may be a row of any kind, unless its name says what a row holds
         first = {key: column[0] for key, column in columns.items()}
-        if all(shape.loose for shape in shapes_of(first) or []):
+        if all(shape.loose for shape in fits_of(first) or []):
             return None
     lengths = {key: len(column) for key, column in columns.items()}
     if len(set(lengths.values())) > 1:

@@ -20,7 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ....kernels.qlora import Projection
 from ..layers import packed_attention as packed
 from ..layers.attention import Attention, GraphAttention, KernelAttention
-from ..layers.decoder import Call, LayerParts, Level, decoder_layer
+from ..layers.decoder import ActivationLevel, Call, LayerParts, decoder_layer
 from .projections import (
     ATTENTION_PROJECTIONS,
     base_layer,
@@ -46,7 +46,7 @@ class FastState:
     """The active adapters of those that have any: TRL's DPO switches to a copy of the first one."""
     window_of_all: bool = False
     """See `table.Family`."""
-    level: Level = "kept"
+    level: ActivationLevel = "kept"
     leads: bool = False
     """The model's first fast layer: its forward rounds the adapters of all of them anew."""
     accumulate: bool = False

@@ -39,7 +39,7 @@ from ....kernels.rms_norm import rms_norm_backward, rms_norm_forward
 from ....kernels.rope import rope_
 from .attention import Attended, Attention
 
-Level = Literal["kept", "cheap", "layer"]
+ActivationLevel = Literal["kept", "cheap", "layer"]
 """How much of a layer's activations is saved for its backward."""
 
 
@@ -383,7 +383,7 @@ def _norm_heads_backward(
         grad.copy_(dx.view(grad.shape))
 
 
-def _reduced(saved: _Saved, level: Level) -> _Saved:
+def _reduced(saved: _Saved, level: ActivationLevel) -> _Saved:
     """What of a layer's tensors is kept for the backward."""
     if level == "kept":
         return saved
@@ -395,7 +395,12 @@ def _reduced(saved: _Saved, level: Level) -> _Saved:
 class _DecoderLayer(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, hidden: Tensor, parts: LayerParts, call: Call, level: Level, *parameters: Tensor
+        ctx,
+        hidden: Tensor,
+        parts: LayerParts,
+        call: Call,
+        level: ActivationLevel,
+        *parameters: Tensor,
     ) -> Tensor:
         out, saved, attended = _forward(parts, call, hidden, _NO_MASKS, grad=level != "layer")
         ctx.parts, ctx.call, ctx.level = parts, call, level
@@ -427,7 +432,9 @@ class _DecoderLayer(torch.autograd.Function):
         return dhidden, None, None, None, *gradients
 
 
-def decoder_layer(hidden: Tensor, parts: LayerParts, call: Call, level: Level = "kept") -> Tensor:
+def decoder_layer(
+    hidden: Tensor, parts: LayerParts, call: Call, level: ActivationLevel = "kept"
+) -> Tensor:
     """Run one layer.
 
     Args:

@@ -23,7 +23,7 @@ from ....kernels.accuracy import Comparison, relative_rms_error
 from ..base import base_of
 from ..layers.packed_attention import NAME, STOCK_WAYS, Documents, Way, Ways, attend
 from .part import PatchedPart
-from .proof import Proof, compute_dtype, no_kernels_on, prove, stock_part
+from .proof import Proof, hidden_dtype, no_kernels_on, prove, stock_part
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def patch_attention(
         softcap=getattr(config, "attn_logit_softcapping", None),
         window=getattr(config, "sliding_window", None),
     )
-    return _find_ways(heads, device, compute_dtype(base), tuple(lengths), layers)
+    return _find_ways(heads, device, hidden_dtype(base), tuple(lengths), layers)
 
 
 def _find_ways(

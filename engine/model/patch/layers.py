@@ -31,8 +31,8 @@ from ..layers.decoder import Stream
 from ..layers.packed_attention import STOCK_WAYS, Documents, Ways
 from .part import PatchedPart
 from .proof import (
-    compute_dtype,
     fast_class,
+    hidden_dtype,
     no_kernels_on,
     prove,
     stock_class,
@@ -84,7 +84,7 @@ def patch_layers(
     if blocked := "" if force else no_kernels_on(device):
         return [stock_part(name, _KIND, len(layers), blocked)]
     rotary: Any = base.base_model.rotary_emb
-    workspace, stream, dtype = Workspace(), Stream(), compute_dtype(base)
+    workspace, stream, dtype = Workspace(), Stream(), hidden_dtype(base)
     kinds: dict[Any, list[Any]] = defaultdict(list)
     unknown: dict[str, int] = defaultdict(int)
     for layer in layers:

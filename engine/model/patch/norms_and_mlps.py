@@ -34,8 +34,8 @@ from ..families.table import NO_KERNEL, family_of
 from .part import PatchedPart
 from .proof import (
     Proof,
-    compute_dtype,
     fast_class,
+    hidden_dtype,
     no_kernels_on,
     prove,
     stock_class,
@@ -137,7 +137,7 @@ def patch_model(
     """
     device = torch.device(device)
     config: Any = model.config
-    dtype = compute_dtype(model)
+    dtype = hidden_dtype(model)
     model_type, family = family_of(config)
     kinds = {} if family is None else {"RMSNorm": family.norm, "MLP": family.mlp}
     blocked = "" if force else no_kernels_on(device)

@@ -76,7 +76,7 @@ def stock_part(name: str, kind: str, count: int, reason: str) -> PatchedPart:
     return PatchedPart(name=name, kind=kind, count=count, fast=False, reason=reason)
 
 
-def compute_dtype(model: nn.Module) -> torch.dtype:
+def hidden_dtype(model: nn.Module) -> torch.dtype:
     """The dtype of hidden states: the embedding's, which adapters and 4-bit layers leave alone."""
     return next(p.dtype for p in model.parameters() if p.is_floating_point())
 

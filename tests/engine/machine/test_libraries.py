@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from evenfall.engine.machine import libraries
+from evenfall.engine.session import imports
 
 NEEDLESS = (
     "torch._inductor.compile_fx", "networkx", "datasets", "pandas", "pyarrow", "trl", "textual",
@@ -32,9 +33,9 @@ def nothing_frozen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_importing_the_engine():
     code = f"""
 import gc, os, sys
-from evenfall.engine.machine.libraries import import_libraries
+from evenfall.engine.session.imports import import_engine
 print([name for name in ("torch", "bitsandbytes", "peft") if name in sys.modules])
-import_libraries()
+import_engine()
 print([name for name in {NEEDLESS!r} if name in sys.modules])
 print(gc.isenabled(), gc.get_freeze_count() > 100_000, os.environ.get("TORCHDYNAMO_DISABLE"))
 import torch
@@ -45,7 +46,7 @@ def backend(graph, _):
 compiled = torch.compile(lambda x: 2 * x, backend=backend)
 print(compiled(torch.ones(1)).item(), len(graphs))
 frozen = gc.get_freeze_count()
-import_libraries()
+import_engine()
 print(gc.get_freeze_count() <= frozen)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -96,9 +97,9 @@ def test_scikit_learn_is_not_seen_by_what_is_imported(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         libraries, "import_module", lambda name: seen.append((name, "sklearn" in sys.modules))
     )
-    monkeypatch.setattr(libraries, "import_torch", lambda: None)
+    monkeypatch.setattr(imports, "import_torch", lambda: None)
     monkeypatch.delitem(sys.modules, "sklearn", raising=False)
-    libraries.import_libraries()
+    imports.import_engine()
     assert seen == [("evenfall.engine.training.worker", True)] and "sklearn" not in sys.modules
 
 

@@ -17,7 +17,7 @@ from evenfall.engine.data.report.findings import Finding, Fix, Place
 from evenfall.engine.data.report.report import DataReport, SourceReport
 from evenfall.tui.app import EvenfallApp
 from evenfall.tui.screens import data as data_screen
-from evenfall.tui.screens.panes.token_view import Run, _line, _wrapped
+from evenfall.tui.screens.panes.token_view import Stretch, _line, _wrapped
 from evenfall.tui.widgets.field import Choice
 from evenfall.tui.widgets.histogram import length_plot, length_title
 from evenfall.tui.widgets.plot import decimate, draw_plot
@@ -421,9 +421,9 @@ def test_lengths_take_the_place_of_the_rows_and_give_it_back(
 @pytest.mark.parametrize("width", [6, 20, 71])
 def test_lines_fit_and_never_mix_fates_or_documents(width):
     runs = [
-        Run("<s>", "read", True), Run("a prompt of some words\nand a second line ", "read", False),
-        Run("日本語" * 20, "trained", False), Run("x" * 50 + " end", "trained", False),
-        Run("\n", "read", False), Run("another", "read", False, 1), Run(" tail", "cut", False, 1),
+        Stretch("<s>", "read", True), Stretch("a prompt of some words\nand a second line ", "read", False),
+        Stretch("日本語" * 20, "trained", False), Stretch("x" * 50 + " end", "trained", False),
+        Stretch("\n", "read", False), Stretch("another", "read", False, 1), Stretch(" tail", "cut", False, 1),
     ]  # fmt: skip
     lines = _wrapped(runs, width)
     for line in lines:
@@ -434,7 +434,7 @@ def test_lines_fit_and_never_mix_fates_or_documents(width):
 
 
 def test_fates_differ_without_colour():
-    lines = [_line([Run("x", fate, False)]) for fate in ("trained", "read", "cut")]
+    lines = [_line([Stretch("x", fate, False)]) for fate in ("trained", "read", "cut")]
     assert all(isinstance(line, Content) for line in lines)
     assert len({line.plain for line in lines}) == 3
 

@@ -7,7 +7,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from ....engine.run.directory import RunDirectory
-from ....engine.run.facts import base_of, short_state
+from ....engine.run.facts import base_name, short_state
 from ....engine.run.find import list_runs
 from ...widgets.pick_list import Column, PickList, PickRow
 from ..base import EvenfallModal, EvenfallScreen
@@ -40,7 +40,7 @@ class PickRunModal(EvenfallModal):
         runs = self.query_one(PickList)
         runs.set_rows(
             [
-                PickRow(path, (run.name, short_state(run), base_of(run)), path == chosen)
+                PickRow(path, (run.name, short_state(run), base_name(run)), path == chosen)
                 for path, run in self._runs.items()
             ],
             highlight=chosen,

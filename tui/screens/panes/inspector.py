@@ -22,14 +22,14 @@ from ...safe_text import safe_text
 from ...state.notices import notice
 from ...widgets.field import TextField
 from ...words import data
-from .token_view import LEGEND, TokenView, runs_of
+from .token_view import LEGEND, TokenView, stretches_of
 
 if TYPE_CHECKING:
     from ....engine.data.inspector.inspect import InspectedRow
     from ....engine.data.inspector.preview import DataPreview
     from ...app import EvenfallApp
 
-Tell = Callable[[int], None]
+TellRows = Callable[[int], None]
 Question = Literal["find", "go"]
 
 _MOMENT = 0.05
@@ -138,7 +138,7 @@ class InspectorPane(Vertical):
         self._target = place  # at once: a key that comes before the row is there goes on from it
         self._go_where(lambda tell: place, "")
 
-    def _go_where(self, place_of: Callable[[Tell], Place | None], none: str) -> None:
+    def _go_where(self, place_of: Callable[[TellRows], Place | None], none: str) -> None:
         """Look at the row that `place_of` gives; where it gives None, say `none`."""
         preview = self._preview
         if preview is None:
@@ -254,7 +254,7 @@ class InspectorPane(Vertical):
             head = data.inspected(row, before, count, between)
             tokens = self.query_one("#data-tokens", TokenView)
             if row.tokens or self.screen.has_class("-widest"):
-                tokens.set_runs(runs_of(row, self._ids))
+                tokens.set_stretches(stretches_of(row, self._ids))
             else:  # there is nothing to show of it but the row in its file, which has no place beside it
                 tokens.set_raw(row.raw)
             self.query_one("#data-raw", TokenView).set_raw(row.raw)

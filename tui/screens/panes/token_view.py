@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ....engine.data.inspector.inspect import Fate, InspectedRow
 
 
-class Run(NamedTuple):
+class Stretch(NamedTuple):
     """Tokens that follow each other and are of one kind."""
 
     text: str
@@ -52,16 +52,16 @@ class TokenView(VerticalScroll):
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
-        self._runs: tuple[Run, ...] = ()
+        self._stretches: tuple[Stretch, ...] = ()
         self._raw: str | None = None
         self._body = Static("", markup=False)
 
     def compose(self) -> ComposeResult:
         yield self._body
 
-    def set_runs(self, runs: Iterable[Run]) -> None:
+    def set_stretches(self, runs: Iterable[Stretch]) -> None:
         """Show a tokenised row."""
-        self._runs, self._raw = tuple(runs), None
+        self._stretches, self._raw = tuple(runs), None
         self._draw()
         self.scroll_home(animate=False)
 
@@ -79,32 +79,32 @@ class TokenView(VerticalScroll):
             self._body.update(safe_text(self._raw, LIMIT, lines=True))
         elif self.size.width > 12:
             lines = [
-                _line(spans) for spans in _wrapped(self._runs, self.size.width - 6)
+                _line(spans) for spans in _wrapped(self._stretches, self.size.width - 6)
             ]  # gutter 5, line-break mark 1
             self._body.update(Content("\n").join(lines))
 
 
-def runs_of(row: "InspectedRow", ids: bool) -> Iterator[Run]:
+def stretches_of(row: "InspectedRow", ids: bool) -> Iterator[Stretch]:
     """The tokens of a row as runs; with `ids` each token by itself, behind its id."""
     starts, document = set(row.starts), -1
-    held: Run | None = None
+    held: Stretch | None = None
     for place, token in enumerate(row.tokens):
         document += place in starts
         text = f"⟦{token.id}⟧{token.text}" if ids else token.text
-        run = Run(text, token.fate, token.special, document)
-        if held is not None and not ids and held[1:] == run[1:] and not token.special:
+        stretch = Stretch(text, token.fate, token.special, document)
+        if held is not None and not ids and held[1:] == stretch[1:] and not token.special:
             held = held._replace(text=held.text + text)
             continue
         if held is not None:
             yield held
-        held = run
+        held = stretch
     if held is not None:
         yield held
 
 
-def _wrapped(runs: Sequence[Run], width: int) -> list[list[Run]]:
+def _wrapped(runs: Sequence[Stretch], width: int) -> list[list[Stretch]]:
     """Cut runs into lines of at most `width` cells; every line is of one fate and one document."""
-    lines: list[list[Run]] = [[]]
+    lines: list[list[Stretch]] = [[]]
     shown = used = 0
     for run in runs:
         if lines[-1] and (lines[-1][-1].fate, lines[-1][-1].document) != (run.fate, run.document):
@@ -154,7 +154,7 @@ _STYLE = {"trained": "bold underline", "read": "$text-muted", "cut": "$text-mute
 _SPECIAL = {"trained": "$accent bold underline", "read": "$accent", "cut": "$accent strike"}
 
 
-def _line(pieces: Sequence[Run]) -> Content:
+def _line(pieces: Sequence[Stretch]) -> Content:
     fate = pieces[0].fate
     line = Content.styled(_GUTTER[fate], _COLOUR[fate])
     for piece in pieces:

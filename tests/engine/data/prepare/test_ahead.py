@@ -14,7 +14,7 @@ import pytest
 from evenfall.engine.config.run_config import DataConfig, DatasetConfig
 from evenfall.engine.data.prepare import ahead as ahead_module
 from evenfall.engine.data.prepare.ahead import Ahead
-from evenfall.engine.data.prepare.block import Account, Block, Recipe
+from evenfall.engine.data.prepare.block import Account, Block, BlockSettings
 from evenfall.engine.data.read.slices import slices_of
 
 
@@ -31,14 +31,14 @@ def write(path, count, bad=(), word="q"):
     return DatasetConfig(path=str(path))
 
 
-def recipe(max_length=64, **more):
+def settings(max_length=64, **more):
     data = DataConfig(max_length=max_length, **more)
-    return Recipe.of(data, data.sources[0], "prompt_completion")
+    return BlockSettings.of(data, data.sources[0], "prompt_completion")
 
 
-def blocks(tokenizer, source, *, size=0, recipe=recipe(), then=lambda ahead: None):  # noqa: B008
+def blocks(tokenizer, source, *, size=0, settings=settings(), then=lambda ahead: None):  # noqa: B008
     with Ahead(tokenizer, size, lambda stage, fraction: None) as ahead:
-        made = ahead.blocks(slices_of(source, 2000), recipe, "a", lambda rows: None)
+        made = ahead.blocks(slices_of(source, 2000), settings, "a", lambda rows: None)
         result = []
         for block in made:
             result.append(block)
@@ -85,7 +85,7 @@ def test_a_block_is_found_again_by_its_content(chatml, make_tokenizer, tmp_path,
         assert renamed[0].examples.files == (str(tmp_path / "b.jsonl"),)
         assert renamed[0].account.dropped.first["empty answer"][0][0] == str(tmp_path / "b.jsonl")
         other = make_tokenizer(special=["<|new|>"])
-        for changed in ({"tokenizer": other}, {"recipe": recipe(over_long="drop")}):
+        for changed in ({"tokenizer": other}, {"settings": settings(over_long="drop")}):
             with pytest.raises(AssertionError, match="made anew"):
                 blocks(
                     **{
@@ -199,15 +199,15 @@ import itertools, sys, time
 from transformers import AutoTokenizer
 from evenfall.presets.load import demo_folder
 from evenfall.engine.data.prepare.ahead import Ahead
-from evenfall.engine.data.prepare.block import Recipe
+from evenfall.engine.data.prepare.block import BlockSettings
 from evenfall.engine.config.run_config import DataConfig, DatasetConfig
 from evenfall.engine.data.read.slices import slices_of
 data = DataConfig()
 source = DatasetConfig(path=sys.argv[1])
 tokenizer = AutoTokenizer.from_pretrained(str(demo_folder() / "model"))
 ahead = Ahead(tokenizer, 10**8, lambda stage, fraction: None)
-recipe = Recipe.of(data, source, "prompt_completion")
-for block in ahead.blocks(itertools.cycle(slices_of(source, 2000)), recipe, "a", lambda rows: None):
+settings = BlockSettings.of(data, source, "prompt_completion")
+for block in ahead.blocks(itertools.cycle(slices_of(source, 2000)), settings, "a", lambda rows: None):
     print("block", flush=True)
     time.sleep(0.1)
 """

@@ -15,7 +15,7 @@ from evenfall.engine.model.families.fast_layer import FastDecoderLayer
 from evenfall.engine.model.families.llama import read_llama_layer
 from evenfall.engine.model.families.projections import NotFast
 from evenfall.engine.model.layers import attention as layer_attention
-from evenfall.engine.model.layers.decoder import Level, Stream
+from evenfall.engine.model.layers.decoder import ActivationLevel, Stream
 from evenfall.engine.model.patch.proof import fast_class
 from evenfall.kernels.accuracy import relative_rms_error
 from evenfall.kernels.backend import triton_runs_on
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def fast(model, level: Level = "kept"):
+def fast(model, level: ActivationLevel = "kept"):
     """The same model on fast layers."""
     model = copy.deepcopy(model)
     workspace, stream = Workspace(), Stream()

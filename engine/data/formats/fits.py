@@ -30,7 +30,7 @@ Value = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class Fit:
     """A format that a row fits."""
 
     format: DataFormat
@@ -42,7 +42,7 @@ class Shape:
     """Told from a name that says less than the format's own names do."""
     loose: bool = False
     """Told from the values alone: the columns' names say nothing."""
-    inner: "Shape | None" = None
+    inner: "Fit | None" = None
     """KTO: what the row is without its label."""
 
     @property
@@ -100,9 +100,9 @@ _BESIDE = {
 """Columns of text that say something about a row, and are not the row."""
 
 
-def shapes_of(
+def fits_of(
     value: Value, format: DataFormat = "auto", named: Collection[str] = ()
-) -> list[Shape] | None:
+) -> list[Fit] | None:
     """The shapes that fit a row, several where it is a tie.
 
     Args:
@@ -141,7 +141,7 @@ def text_columns(value: Value) -> list[str]:
     ]  # fmt: skip
 
 
-def _using(shapes: list[Shape], value: Value, named: Collection[str]) -> list[Shape]:
+def _using(shapes: list[Fit], value: Value, named: Collection[str]) -> list[Fit]:
     """Those that read all named columns, without those whose columns another has and more."""
     fit = [
         shape
@@ -167,24 +167,22 @@ def _beside(value: Value, **keys: tuple[str, ...]) -> dict[str, str]:
     return {k: c for key, names in keys.items() for k, c in _first(value, key, *names).items()}
 
 
-def _tokens(value: Value) -> list[Shape]:
+def _tokens(value: Value) -> list[Fit]:
     if "input_ids" not in value:
         return []
     columns = _beside(
         value, input_ids=("input_ids",), attention_mask=("attention_mask",), labels=("labels",)
     )
     return [
-        Shape(
-            format="tokens", columns=columns, reason=" and ".join(f"`{name}`" for name in columns)
-        )
+        Fit(format="tokens", columns=columns, reason=" and ".join(f"`{name}`" for name in columns))
     ]
 
 
-def _segments(value: Value) -> list[Shape]:
+def _segments(value: Value) -> list[Fit]:
     if "segments" not in value:
         return []
     return [
-        Shape(
+        Fit(
             format="segments",
             columns={"segments": "segments"},
             reason="`segments` with text and label",
@@ -192,7 +190,7 @@ def _segments(value: Value) -> list[Shape]:
     ]
 
 
-def _certain_segments(value: Value) -> list[Shape]:
+def _certain_segments(value: Value) -> list[Fit]:
     segments = value.get("segments")
     fits = isinstance(segments, list) and segments and all(
         isinstance(one, dict) and "text" in one and "label" in one for one in segments
@@ -200,7 +198,7 @@ def _certain_segments(value: Value) -> list[Shape]:
     return _segments(value) if fits else []
 
 
-def _preferences(value: Value) -> list[Shape]:
+def _preferences(value: Value) -> list[Fit]:
     for chosen, rejected in _PREFERENCES:
         if chosen in value and rejected in value:
             break
@@ -212,7 +210,7 @@ def _preferences(value: Value) -> list[Shape]:
     pair = f"`{chosen}` and `{rejected}`"
     if isinstance(best, list) and _opens(best):
         return [
-            Shape(
+            Fit(
                 format="preference",
                 columns=columns,
                 reason=f"{pair} as whole conversations (implicit prompt)",
@@ -223,17 +221,13 @@ def _preferences(value: Value) -> list[Shape]:
     prompt = next((name for name in _PROMPTS if name in value and name != chosen), None)
     if prompt is None:
         return [
-            Shape(
-                format="preference", columns=columns, reason=f"{pair} as {said}, without a prompt"
-            )
+            Fit(format="preference", columns=columns, reason=f"{pair} as {said}, without a prompt")
         ]
     columns["prompt"] = prompt
     if prompt != "input" and isinstance(value[prompt], str):
         columns |= _beside(value, input=("input",))
     more = " with `input`" if "input" in columns else ""
-    return [
-        Shape(format="preference", columns=columns, reason=f"`{prompt}`{more}, {pair} as {said}")
-    ]
+    return [Fit(format="preference", columns=columns, reason=f"`{prompt}`{more}, {pair} as {said}")]
 
 
 def _opens(turns: list[Any]) -> bool:
@@ -245,7 +239,7 @@ def _opens(turns: list[Any]) -> bool:
     return isinstance(role, str) and ROLES.get(role.strip().lower()) in ("user", "system")
 
 
-def _kto(value: Value) -> list[Shape]:
+def _kto(value: Value) -> list[Fit]:
     label = next((name for name in _LABELS if as_label(value.get(name)) is not None), None)
     return _labelled(value, label) if label else []
 
@@ -257,7 +251,7 @@ def as_label(value: Any) -> bool | None:
     return bool(value) if isinstance(value, int | float) and value in (0, 1) else None
 
 
-def _labelled(value: Value, label: str) -> list[Shape]:
+def _labelled(value: Value, label: str) -> list[Fit]:
     """What the row is without its label, which may be missing."""
     return [
         replace(
@@ -269,14 +263,14 @@ def _labelled(value: Value, label: str) -> list[Shape]:
     ]  # fmt: skip
 
 
-def _chat(value: Value, column: str, *, loose: bool = False) -> list[Shape]:
+def _chat(value: Value, column: str, *, loose: bool = False) -> list[Fit]:
     style = style_of(value[column])
     if style is None:
         return []
     columns = {"messages": column, **_beside(value, system=_SYSTEM, tools=("tools",))}
     pair = "role and content" if style == "messages" else "from and value"
     return [
-        Shape(
+        Fit(
             format=style,
             columns=columns,
             reason=f"`{column}` with {pair}",
@@ -286,13 +280,13 @@ def _chat(value: Value, column: str, *, loose: bool = False) -> list[Shape]:
     ]
 
 
-def _named_chats(value: Value) -> list[Shape]:
+def _named_chats(value: Value) -> list[Fit]:
     found = (_chat(value, column) for column in CHAT_COLUMNS if isinstance(value.get(column), list))
     return [shape for shapes in found for shape in shapes]
 
 
-def _loose_chats(value: Value) -> list[Shape]:
-    found: list[Shape] = []
+def _loose_chats(value: Value) -> list[Fit]:
+    found: list[Fit] = []
     for column, turns in value.items():
         if isinstance(turns, list) and column not in {*_NO_CHAT, *CHAT_COLUMNS}:
             objects = [turn for turn in turns if isinstance(turn, dict)]
@@ -303,26 +297,26 @@ def _loose_chats(value: Value) -> list[Shape]:
     return found
 
 
-def _as_chat(style: DataFormat) -> Callable[[Value], list[Shape]]:
+def _as_chat(style: DataFormat) -> Callable[[Value], list[Fit]]:
     """The shapes of a chat whose format is given: a column of its name need not hold turns."""
 
-    def shapes(value: Value) -> list[Shape]:
+    def shapes(value: Value) -> list[Fit]:
         for found in (_named_chats(value), _loose_chats(value)):
             if fit := [shape for shape in found if shape.format == style]:
                 return fit
         there = [column for column in CHAT_COLUMNS if column in value]
         beside = _beside(value, system=_SYSTEM, tools=("tools",))
         return [
-            Shape(format=style, columns={"messages": column, **beside}, reason=f"`{column}`")
+            Fit(format=style, columns={"messages": column, **beside}, reason=f"`{column}`")
             for column in there[:1]
         ]
 
     return shapes
 
 
-def _alpaca(value: Value) -> list[Shape]:
+def _alpaca(value: Value) -> list[Fit]:
     return [
-        Shape(
+        Fit(
             format="alpaca",
             columns={
                 "instruction": instruction, "output": output,
@@ -338,11 +332,11 @@ def _alpaca(value: Value) -> list[Shape]:
     ]  # fmt: skip
 
 
-def _pairs(value: Value) -> list[Shape]:
+def _pairs(value: Value) -> list[Fit]:
     return [shape for row in _PAIRS for shape in _pair(value, *row)]
 
 
-def _pair(value: Value, prompt: str, completion: str, likely: bool) -> Iterator[Shape]:
+def _pair(value: Value, prompt: str, completion: str, likely: bool) -> Iterator[Fit]:
     if prompt not in value or completion not in value:
         return
     columns = {"prompt": prompt, "completion": completion}
@@ -351,35 +345,33 @@ def _pair(value: Value, prompt: str, completion: str, likely: bool) -> Iterator[
     if prompt == "question" and isinstance(value.get("context"), str):
         columns["context"] = "context"
         reason, likely = f"`context`, {reason}", True
-    yield Shape(format="prompt_completion", columns=columns, reason=reason, likely=likely)
+    yield Fit(format="prompt_completion", columns=columns, reason=reason, likely=likely)
 
 
-def _pairs_and_alpaca(value: Value) -> list[Shape]:
+def _pairs_and_alpaca(value: Value) -> list[Fit]:
     return _alpaca(value) + _pairs(value)
 
 
-def _text(value: Value) -> list[Shape]:
+def _text(value: Value) -> list[Fit]:
     if "text" in value:
-        return [Shape(format="text", columns={"text": "text"}, reason="`text`")]
+        return [Fit(format="text", columns={"text": "text"}, reason="`text`")]
     if found := [name for name in _TEXTS if isinstance(value.get(name), str)]:
         return [
-            Shape(format="text", columns={"text": name}, reason=f"`{name}`", likely=True)
+            Fit(format="text", columns={"text": name}, reason=f"`{name}`", likely=True)
             for name in found
         ]
     texts = text_columns(value)
     if len(texts) != 1 or texts[0] in _NO_TEXT:
         return []
     reason = f"`{texts[0]}`, the only column of text"
-    return [
-        Shape(format="text", columns={"text": texts[0]}, reason=reason, likely=True, loose=True)
-    ]
+    return [Fit(format="text", columns={"text": texts[0]}, reason=reason, likely=True, loose=True)]
 
 
-_LEVELS: tuple[Callable[[Value], list[Shape]], ...] = (
+_LEVELS: tuple[Callable[[Value], list[Fit]], ...] = (
     _tokens, _certain_segments, _preferences, _kto, _named_chats, _loose_chats, _pairs_and_alpaca,
     _text,
 )  # fmt: skip
-_FORMATS: dict[DataFormat, Callable[[Value], list[Shape]]] = {
+_FORMATS: dict[DataFormat, Callable[[Value], list[Fit]]] = {
     "tokens": _tokens,
     "segments": _segments,
     "preference": _preferences,
