@@ -62,10 +62,10 @@ def run_app(
     with native_output_to(log):
         app.run()
     screens_gone.set()
-    if app.session and not app.session.done:
-        app.session.set_attended(False)
+    if app.desk.session and not app.desk.session.done:
+        app.desk.session.set_attended(False)
         if not terminated.is_set():  # else whoever ended this waits until the run is saved
-            name = app.session.run.name
+            name = app.desk.session.run.name
             with contextlib.suppress(OSError):
                 if not app.hung_up:
                     print(
@@ -74,16 +74,16 @@ def run_app(
                 sys.stdout.flush()
             leave_terminal(log)
             release()
-        app.session.wait()
+        app.desk.session.wait()
     return _exit_code(app, terminated) if train or terminated.is_set() else 0
 
 
 def _exit_code(app: EvenfallApp, terminated: threading.Event) -> int:
     code = 0
-    if app.session:
+    if app.desk.session:
         from ..engine.session.headless import EXIT_CODES
 
-        code = EXIT_CODES.get(app.session.state, 1)
+        code = EXIT_CODES.get(app.desk.session.state, 1)
     return 128 + signal.SIGTERM if terminated.is_set() and code == 0 else code
 
 
@@ -92,14 +92,14 @@ def _handle_signals(
 ) -> None:
     def watchdog() -> None:
         if not screens_gone.wait(WATCHDOG_SECONDS):
-            if app.session:
-                app.session.wait()
+            if app.desk.session:
+                app.desk.session.wait()
             os._exit(_exit_code(app, terminated))
 
     def leave(number: int, _: Any) -> None:
         if number == signal.SIGTERM:
             terminated.set()
-            app.stop_session()
+            app.desk.stop_session()
         if screens_gone.is_set():
             return
         app.hung_up = True

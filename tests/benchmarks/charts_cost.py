@@ -70,7 +70,7 @@ async def measure(seconds: float, size: tuple[int, int], history: int) -> tuple[
         app = EvenfallApp(root=Path(folder), first="train")
         async with app.run_test(size=size) as pilot:
             await pilot.pause()
-            app.begin(told)  # type: ignore[arg-type]
+            app.desk.begin(told)  # type: ignore[arg-type]
             await asyncio.sleep(3)
             idle = await _share(seconds / 2)
             ended = threading.Event()

@@ -70,7 +70,7 @@ async def answer_in_app(session: Session, folder: Path) -> None:
         answered = None
         while not session.done:
             await pilot.pause(0.1)
-            question = app.live.progress.out_of_memory if app.live else None
+            question = app.desk.live.progress.out_of_memory if app.desk.live else None
             if question is not None and question is not answered:
                 await pilot.pause(0.6)
                 print(f"  the app shows {type(app.screen).__name__}; pressing 1", flush=True)

@@ -259,7 +259,7 @@ def script() -> SimpleNamespace:
 async def begin(pilot: Pilot[Any], session: FakeSession, *events: ev.Event) -> None:
     """Show a run that has told these events."""
     session.tell(*events)
-    pilot.app.begin(session)  # type: ignore[attr-defined]
+    pilot.app.desk.begin(session)  # type: ignore[attr-defined]
     await settle(pilot)
 
 

@@ -201,7 +201,7 @@ def test_a_given_session_is_shown_at_once(drive, see, tmp_path, session, script)
     app = EvenfallApp(root=tmp_path / "runs", train=session, leave_when_done=True)
 
     async def scenario(pilot):
-        assert app.current_mode == "train" and app.session is session
+        assert app.current_mode == "train" and app.desk.session is session
         session.tell(*script.training(10))
         await script.settle(pilot)
         assert "step 10/3100" in see(app)
@@ -269,9 +269,9 @@ def test_watch_shows_a_run_read_only(drive, see, tmp_path, script, monkeypatch):
 
     async def scenario(pilot):
         for _ in range(50):
-            app.poll()
+            app._poll()
             await pilot.pause(0.02)
-            if app.source and not app.source.loading:
+            if app.desk.source and not app.desk.source.loading:
                 break
         with run.lock():
             monkeypatch.setattr(ReplayRun, "LIVE_CHECK_SECONDS", -1.0)

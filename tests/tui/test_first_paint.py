@@ -54,7 +54,7 @@ async def main():
     app = EvenfallApp()
     async with app.run_test(size=(120, 36)) as pilot:
         await pilot.pause()
-        print("pydantic" in sys.modules, app.draft.model.name_or_path)
+        print("pydantic" in sys.modules, app.desk.draft.model.name_or_path)
 
 asyncio.run(main())
 """

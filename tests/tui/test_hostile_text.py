@@ -104,7 +104,7 @@ def test_data(app, drive, monkeypatch, text, many, weight):
         await pilot.pause()
         assert_clean(app)
         await pilot.press("escape")
-        app.update_draft(["train.seed=1"])
+        app.desk.update_draft(["train.seed=1"])
         await until(pilot, lambda: app.screen._job is None)
         assert_clean(app)
 

@@ -6,7 +6,7 @@ Below 80x24 a page says so in place of the body; runs are not touched by the siz
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from textual import events, on
 from textual.app import ComposeResult
@@ -18,16 +18,34 @@ from textual.timer import Timer
 from textual.widgets import Static
 
 from ..keys import ScreenName, bindings_of, verbs_of
-from ..state.notices import notice
+from ..state.notices import Severity, notice
 from ..widgets.keybar import KeyBar, KeyItem, shown_key
 from ..widgets.nav import NavStrip
 
 if TYPE_CHECKING:
-    from ..app import EvenfallApp
+    from ..state.desk import Desk
     from ..state.sources import RunSource
 
 WIDTH_CLASSES = [(0, "-too-narrow"), (80, "-narrow"), (100, "-wide")]
 HEIGHT_CLASSES = [(0, "-too-short"), (24, "-short"), (30, "-tall")]
+
+
+class EvenfallLike(Protocol):
+    """What a screen needs of the app that it is in, beside what is on the desk."""
+
+    desk: "Desk"
+    painted: bool
+    """The first paint is done: screens may import the engine."""
+
+    def show(self, name: ScreenName) -> None: ...
+
+    def why_not(self, verb: str) -> str | None:
+        """Why a verb of every screen cannot be done now."""
+        ...
+
+    def ask_recovery(self) -> None:
+        """Show what helps against the out-of-memory error that the live run waits with."""
+        ...
 
 
 class EvenfallScreen(Screen[None]):
@@ -62,9 +80,14 @@ class EvenfallScreen(Screen[None]):
     # What screens use
 
     @property
-    def evenfall(self) -> "EvenfallApp":
+    def evenfall(self) -> EvenfallLike:
         """The app, with its type."""
-        return cast("EvenfallApp", self.app)
+        return cast("EvenfallLike", self.app)
+
+    @property
+    def desk(self) -> "Desk":
+        """What the screens share."""
+        return self.evenfall.desk
 
     @property
     def shown(self) -> bool:
@@ -84,10 +107,10 @@ class EvenfallScreen(Screen[None]):
         return None
 
     def source_changed(self) -> None:
-        """The viewed run has news, or the screen has just come into view. At most 4 Hz."""
+        """The viewed run has news, or the screen has just come into view. At most twice a second."""
 
     def draft_changed(self) -> None:
-        """`app.draft` is another one now, or the screen has just come into view."""
+        """The draft is another one now, or the screen has just come into view."""
 
     def poll_every(self, seconds: float, callback: Callable[[], object]) -> Timer:
         """A timer that rests while the screen is hidden or lies under a dialog."""
@@ -95,11 +118,9 @@ class EvenfallScreen(Screen[None]):
         self._own_timers.append(timer)
         return timer
 
-    def tell(
-        self, text: object, severity: Literal["information", "warning", "error"] = "information"
-    ) -> None:
+    def tell(self, text: object, severity: Severity = "information") -> None:
         """Show a passing notice; any text is safe."""
-        notice(self.evenfall, text, severity)
+        notice(self.app, text, severity)
 
     def refresh_keys(self) -> None:
         """Look anew at which verbs can be done, and show it."""
@@ -118,8 +139,8 @@ class EvenfallScreen(Screen[None]):
         self.query_one(KeyBar).set_data(items)
 
     def refresh_nav(self) -> None:
-        app = self.evenfall
-        self.query_one(NavStrip).set_data(app.marks(), _memory_gb(app.live or app.source))
+        desk = self.desk
+        self.query_one(NavStrip).set_data(desk.marks(), _memory_gb(desk.live or desk.source))
 
     # How it is done
 
@@ -201,11 +222,12 @@ class EvenfallModal(ModalScreen[Any]):
     VERTICAL_BREAKPOINTS = HEIGHT_CLASSES
 
     @property
-    def evenfall(self) -> "EvenfallApp":
-        return cast("EvenfallApp", self.app)
+    def desk(self) -> "Desk":
+        """What the screens share."""
+        return cast("EvenfallLike", self.app).desk
 
     def source_changed(self) -> None:
-        """The live run has news. At most 4 Hz."""
+        """The live run has news. At most twice a second."""
 
     def action_close(self) -> None:
         self.dismiss(None)

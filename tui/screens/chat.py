@@ -93,8 +93,8 @@ class ChatScreen(EvenfallScreen):
     # Loading
 
     def source_changed(self) -> None:
-        run = self.evenfall.chosen_run
-        if run is not None and not self.evenfall.busy and self._answering is None:
+        run = self.desk.chosen_run
+        if run is not None and not self.desk.busy and self._answering is None:
             saved = saved_key(run)
             if saved is not None and (run.path, saved) != self._key:
                 self._load(run, (run.path, saved))
@@ -125,7 +125,7 @@ class ChatScreen(EvenfallScreen):
                 raise
             return chat
 
-        self._loading = self.evenfall.start_job(load, "open-chat")
+        self._loading = self.desk.start_job(load, "open-chat")
         self._poll()
 
     def _unload(self) -> None:
@@ -145,7 +145,7 @@ class ChatScreen(EvenfallScreen):
             self._closing_job = Job(close, "close-chat")
 
     def _make_way(self) -> None:
-        if self.evenfall.busy and (self._chat is not None or self._loading is not None):
+        if self.desk.busy and (self._chat is not None or self._loading is not None):
             self._unload()
             self._key = None
             self._show()
@@ -202,7 +202,7 @@ class ChatScreen(EvenfallScreen):
     # What is shown
 
     def _show(self) -> None:
-        run, talking = self.evenfall.chosen_run, bool(self._talk.turns)
+        run, talking = self.desk.chosen_run, bool(self._talk.turns)
         reason = self._why_silent()
         loading = self._loading is not None
         self.query_one("#chat-run", Static).update(
@@ -228,10 +228,10 @@ class ChatScreen(EvenfallScreen):
 
     def _why_silent(self) -> str | None:
         """Why no prompt can be sent now."""
-        run = self.evenfall.chosen_run
+        run = self.desk.chosen_run
         if run is None:
             return "there is no run yet: 3 starts one"
-        if self.evenfall.busy:
+        if self.desk.busy:
             return TRAINING
         if saved_key(run) is None:
             return "this run has saved nothing yet"
@@ -301,7 +301,7 @@ class ChatScreen(EvenfallScreen):
             return "an answer is on its way: esc stops it"
         if verb == "new_chat" and not self._talk.turns:
             return "there is no conversation yet"
-        if verb == "chat_pick" and self.evenfall.chosen_run is None:
+        if verb == "chat_pick" and self.desk.chosen_run is None:
             return "there is no run yet: 3 starts one"
         if verb == "recall" and not self._prompts:
             return "there is no prompt yet"
@@ -313,7 +313,7 @@ class ChatScreen(EvenfallScreen):
         return "One answer" if verb == "compare" and self._mode == "both" else None
 
     def action_write(self) -> None:
-        run = self.evenfall.chosen_run
+        run = self.desk.chosen_run
         if run is not None and self._chat is None and self._loading is None:
             self._load(run, (run.path, saved_key(run)))
             self._show()

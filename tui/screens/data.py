@@ -117,7 +117,7 @@ class DataScreen(EvenfallScreen):
     # The draft and its preview
 
     def draft_changed(self) -> None:
-        draft = self.evenfall.draft
+        draft = self.desk.draft
         for name, key in KEYS.items():
             control = self.query_one(f"#{name}")
             if isinstance(control, TextField | Choice) and not (
@@ -136,9 +136,9 @@ class DataScreen(EvenfallScreen):
     def _read(self) -> None:
         if self._job:
             self._job.cancel()
-        config = self.evenfall.draft
+        config = self.desk.draft
         self._key, self._error, self._question = preview_key(config), "", None
-        self._job = self.evenfall.start_job(lambda job: load_preview(config, job), "preview")
+        self._job = self.desk.start_job(lambda job: load_preview(config, job), "preview")
         self._show()
         self._poll()
 
@@ -162,7 +162,7 @@ class DataScreen(EvenfallScreen):
         self._pane.set_data(self._preview)
         check = self._preview.check if self._preview else None
         self._checks.set_data(check)
-        self.evenfall.set_mark("data", "done" if check and check.level != "red" else "attention")
+        self.desk.set_mark("data", "done" if check and check.level != "red" else "attention")
         self._show()
         if job.error is not None and not job.cancelled:
             self._ask(job.exception)
@@ -172,10 +172,10 @@ class DataScreen(EvenfallScreen):
         from ...engine.data.formats.detect import UndecidedFormat
 
         # Of several data sets the message has the keys: they stand in run.yaml.
-        if isinstance(error, UndecidedFormat) and self.evenfall.draft.data.path is not None:
+        if isinstance(error, UndecidedFormat) and self.desk.draft.data.path is not None:
             self._question = error
             self._show()
-            if self.shown and self.evenfall.screen is self:
+            if self.shown and self.app.screen is self:
                 self.action_columns()
 
     # What is shown
@@ -214,12 +214,12 @@ class DataScreen(EvenfallScreen):
     def _set(self, control: TextField | Choice, text: str) -> None:
         key = KEYS[control.id or ""]
         overrides = [override_of(key, text)]
-        if key == "data.path" and text.strip() != (self.evenfall.draft.data.path or ""):
+        if key == "data.path" and text.strip() != (self.desk.draft.data.path or ""):
             overrides += self._of_the_old_data()
         elif key == "data.format":
             overrides.append("data.columns={}")  # they were those of the other format
         try:
-            self.evenfall.update_draft(overrides)
+            self.desk.update_draft(overrides)
         except ConfigError as error:
             if isinstance(control, TextField):
                 control.mark_bad(True)
@@ -234,7 +234,7 @@ class DataScreen(EvenfallScreen):
 
     def _of_the_old_data(self) -> list[str]:
         """What takes back the settings that were made for the rows of one data set; the user is told of them."""
-        data, plain = self.evenfall.draft.data, DataConfig()
+        data, plain = self.desk.draft.data, DataConfig()
         back = {
             "name": "null", "split": plain.split, "format": plain.format, "columns": "{}",
             "drop": "[]", "keep": "[]",
@@ -320,7 +320,7 @@ class DataScreen(EvenfallScreen):
     def _fix(self, verb: str) -> None:
         override = self._override_of(verb)
         if override is not None:
-            self.evenfall.update_draft([override])
+            self.desk.update_draft([override])
 
     def action_columns(self) -> None:
         if self._question is not None:
@@ -328,7 +328,7 @@ class DataScreen(EvenfallScreen):
 
     def _take_columns(self, overrides: list[str] | None) -> None:
         if overrides:
-            self.evenfall.update_draft(["data.columns={}", *overrides])
+            self.desk.update_draft(["data.columns={}", *overrides])
 
     def action_drop_rows(self) -> None:
         self._fix("drop_rows")

@@ -78,8 +78,8 @@ class ExportScreen(EvenfallScreen):
     # The run
 
     def source_changed(self) -> None:
-        run = self.evenfall.chosen_run
-        key = None if run is None else (run.path, saved_key(run), self.evenfall.busy)
+        run = self.desk.chosen_run
+        key = None if run is None else (run.path, saved_key(run), self.desk.busy)
         if run is not None and key != self._key:
             if self._facts and self._facts.run.path != run.path:
                 self._facts, self._outcome = None, None
@@ -123,7 +123,7 @@ class ExportScreen(EvenfallScreen):
             self._outcome = data.failure(job.error, "x tries again")
         else:
             self._outcome = export.exported(job.result)
-            self.evenfall.set_mark("export", "done")
+            self.desk.set_mark("export", "done")
         if self._facts:
             self._read(self._facts.run)
         self._show()
@@ -135,10 +135,10 @@ class ExportScreen(EvenfallScreen):
         for part in self.query("#export-from, .export-form, #export-disk"):
             part.display = usable
         line = self.query_one("#export-run", Static)
-        if self.evenfall.chosen_run is None:
+        if self.desk.chosen_run is None:
             line.update(export.no_run("to export"))
         elif facts is None:
-            line.update(safe_text(f"reading {self.evenfall.chosen_run.name}…", style="$text-muted"))
+            line.update(safe_text(f"reading {self.desk.chosen_run.name}…", style="$text-muted"))
         else:
             line.update(export.run_line(facts))
         if facts and usable:
@@ -185,8 +185,8 @@ class ExportScreen(EvenfallScreen):
         if self._writing is not None:
             return "an export is going; esc cancels it"
         if verb == "export_pick":
-            return None if self.evenfall.chosen_run else "there is no run yet: 3 starts one"
-        if self.evenfall.chosen_run is None:
+            return None if self.desk.chosen_run else "there is no run yet: 3 starts one"
+        if self.desk.chosen_run is None:
             return "there is no run yet: 3 starts one"
         if self._facts is None:
             return "the run is still being read"
@@ -194,7 +194,7 @@ class ExportScreen(EvenfallScreen):
             return "this run has saved nothing yet"
         if not self._forms():
             return "tick what to write first (space ticks)"
-        if "merged" in self._forms() and self.evenfall.busy:
+        if "merged" in self._forms() and self.desk.busy:
             return "merging needs the memory that the run uses: stop or finish it first"
         return None
 
@@ -204,7 +204,7 @@ class ExportScreen(EvenfallScreen):
             return
         forms, step = self._forms(), self._kept(facts).step
         self._outcome = None
-        self._writing = self.evenfall.start_job(
+        self._writing = self.desk.start_job(
             lambda job: write_export(facts.run, forms, step, job), "export"
         )
         self._poll()

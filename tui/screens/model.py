@@ -73,7 +73,7 @@ class ModelScreen(EvenfallScreen):
         self._list_recipes(None)
         self.query_one("#models", PickList).focus_rows()
         self._show_machine()
-        output_dir = self.evenfall.root
+        output_dir = self.desk.root
         self._machine = Job(lambda job: read_machine(output_dir), "machine")
         self.poll_every(0.25, self._poll_machine)
 
@@ -84,12 +84,12 @@ class ModelScreen(EvenfallScreen):
         if self._editor is None:
             from ..state.settings import DraftEditor
 
-            self._editor = DraftEditor(self.evenfall)
+            self._editor = DraftEditor(self.desk)
             self._editor.begin()
         return self._editor
 
     def draft_changed(self) -> None:
-        recipe, draft = self._edit.recipe, self.evenfall.draft
+        recipe, draft = self._edit.recipe, self.desk.draft
         if draft == self._filled_from:
             return
         self._filled_from = draft
@@ -163,7 +163,7 @@ class ModelScreen(EvenfallScreen):
             found, self._machine = self._machine, None
             if found.error is None and not found.cancelled and found.result.gpus:
                 # The driver has answered; whether torch can use the GPU takes torch to tell.
-                self._gpu = self.evenfall.start_job(lambda job: why_gpu_is_unused(), "gpu")
+                self._gpu = self.desk.start_job(lambda job: why_gpu_is_unused(), "gpu")
         if self._gpu and self._gpu.done:
             checked, self._gpu = self._gpu, None
             if checked.error is None and checked.result:
@@ -200,7 +200,7 @@ class ModelScreen(EvenfallScreen):
             self._hint(str(error), bad=True)
             return
         self._hint("")
-        self.evenfall.set_mark("model", "done")
+        self.desk.set_mark("model", "done")
         if keys:
             self.tell(f"Set {', '.join(keys)}")
         else:

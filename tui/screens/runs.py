@@ -95,7 +95,7 @@ class RunsScreen(EvenfallScreen):
             self.scan_again()
 
     def scan_again(self) -> None:
-        scanner = self._scanner = self._scanner or RunScanner(self.evenfall.root)
+        scanner = self._scanner = self._scanner or RunScanner(self.desk.root)
         wanted = self._wanted
         self._job = Job(lambda job: scanner.scan(wanted, job.report), "scan-runs")
 
@@ -107,7 +107,7 @@ class RunsScreen(EvenfallScreen):
         self.rows = rows
         self.query_one("#no-runs").display = not rows
         self.query_one(DataTable).display = bool(rows)
-        root = safe_str(self.evenfall.root, 60)
+        root = safe_str(self.desk.root, 60)
         if not rows:
             lines = [
                 Content.styled(f"No runs in {root}/ yet", "bold"),
@@ -150,7 +150,7 @@ class RunsScreen(EvenfallScreen):
                     table.move_cursor(row=index)
 
     def _styled(self, row: RunSummary, texts: tuple[str, ...]) -> dict[str, Text]:
-        colors = self.evenfall.theme_variables
+        colors = self.app.theme_variables
         styles = dict.fromkeys(COLUMNS, colors["text"])
         styles["state"] = colors[STATES[row.state][1]]
         styles["when"] = styles["size"] = colors["text-muted"]
@@ -194,7 +194,7 @@ class RunsScreen(EvenfallScreen):
                 return "this run is complete"
             if not row.resumable:
                 return "this run has no checkpoint to go on from"
-            return "a run is going: stop it first" if self.evenfall.busy else None
+            return "a run is going: stop it first" if self.desk.busy else None
         if verb in ("export_run", "chat_run") and not row.run.adapter.exists():
             return "this run has no adapter yet" if not row.checkpoints else None
         return None
@@ -215,12 +215,12 @@ class RunsScreen(EvenfallScreen):
 
     def action_open_run(self) -> None:
         if row := self._chosen():
-            self.evenfall.chosen_run = row.run
-            self.evenfall.view_run(row.run)
+            self.desk.chosen_run = row.run
+            self.desk.view_run(row.run)
 
     def action_resume_run(self) -> None:
         if row := self._chosen():
-            self.evenfall.resume_run(row.run)
+            self.desk.resume_run(row.run)
 
     def action_clone_run(self) -> None:
         row = self._chosen()
@@ -231,15 +231,15 @@ class RunsScreen(EvenfallScreen):
         except ConfigError as error:
             self.tell(error, "error")
             return
-        self.evenfall.set_draft(config.model_copy(update={"name": None}))
+        self.desk.set_draft(config.model_copy(update={"name": None}))
         self.tell(f"The next run is set up like {row.run.name}: 1 and 2 change it, 3 starts it")
 
     def action_export_run(self) -> None:
         if row := self._chosen():
-            self.evenfall.chosen_run = row.run
+            self.desk.chosen_run = row.run
             self.evenfall.show("export")
 
     def action_chat_run(self) -> None:
         if row := self._chosen():
-            self.evenfall.chosen_run = row.run
+            self.desk.chosen_run = row.run
             self.evenfall.show("chat")

@@ -71,11 +71,11 @@ class TrainScreen(EvenfallScreen):
     # What is shown
 
     def draft_changed(self) -> None:
-        if not self.evenfall.source:
+        if not self.desk.source:
             self._show_empty()
 
     def source_changed(self) -> None:
-        source = self.evenfall.source
+        source = self.desk.source
         self.query_one("#no-run").display = source is None
         self.query_one("#run").display = source is not None
         if source is None:
@@ -96,7 +96,7 @@ class TrainScreen(EvenfallScreen):
         self.query_one(LogPanel).forget()
 
     def _show_empty(self) -> None:
-        draft = self.evenfall.draft
+        draft = self.desk.draft
         lines = [
             Content.styled("No run yet", "bold"),
             Content(""),
@@ -120,11 +120,11 @@ class TrainScreen(EvenfallScreen):
         self._show_card(view.card(source))
 
     def _status_right(self, source: RunSource) -> Content:
-        session = self.evenfall.session
-        if source is self.evenfall.live and session and session.log_error:
+        session = self.desk.session
+        if source is self.desk.live and session and session.log_error:
             words = view.safe_str(session.log_error, 40)
             return Content.styled(f"! the run's log is not on disk: {words}", "$error")
-        if self.evenfall.leaving:
+        if self.desk.leaving:
             return Content.styled("○ saving, then leaving …", "$accent")
         return view.status_right(source)
 
@@ -147,11 +147,11 @@ class TrainScreen(EvenfallScreen):
         self.query_one(LogPanel).tell([self._log_line(line) for line in lines])
 
     def _log_line(self, line: StoryLine) -> tuple[int | None, str, str]:
-        return line.step, line.text, self.evenfall.theme_variables[TONES[line.tone]]
+        return line.step, line.text, self.app.theme_variables[TONES[line.tone]]
 
     def draw_charts(self) -> None:
         """Draw what is new since the last time."""
-        source = self.evenfall.source
+        source = self.desk.source
         if source is None:
             return
         progress = source.progress
@@ -178,7 +178,7 @@ class TrainScreen(EvenfallScreen):
         )
 
     def _palette(self) -> run_plots.Palette:
-        names = self.evenfall.theme_variables
+        names = self.app.theme_variables
         return run_plots.Palette(
             band=names["chart-band"],
             smooth=names["accent"],
@@ -192,9 +192,9 @@ class TrainScreen(EvenfallScreen):
     # Verbs
 
     def why_not(self, verb: str) -> str | None:
-        source = self.evenfall.source
+        source = self.desk.source
         if verb == "run_draft":
-            return "a run is going: x stops it" if self.evenfall.busy else None
+            return "a run is going: x stops it" if self.desk.busy else None
         if source is None:
             return "there is no run yet: r starts one"
         if verb not in STEERING:
@@ -220,7 +220,7 @@ class TrainScreen(EvenfallScreen):
         return None
 
     def verb_title(self, verb: str) -> str | None:
-        source = self.evenfall.source
+        source = self.desk.source
         if verb == "pause" and source and source.progress.state == "paused":
             return "Go on"
         if verb == "run_draft" and self._resumable():
@@ -229,7 +229,7 @@ class TrainScreen(EvenfallScreen):
 
     def _resumable(self) -> bool:
         """Whether `r` takes up the viewed run rather than starting the draft."""
-        source = self.evenfall.source
+        source = self.desk.source
         if source is None or not source.done or source.loading:
             return False
         state, progress = view.state_of(source), source.progress
@@ -238,19 +238,19 @@ class TrainScreen(EvenfallScreen):
         return state == "interrupted" or (state == "stopped" and bool(progress.checkpoints))
 
     def action_run_draft(self) -> None:
-        source = self.evenfall.source
+        source = self.desk.source
         if source and self._resumable():
-            self.evenfall.resume_run(source.run)
+            self.desk.resume_run(source.run)
         else:
-            self.evenfall.start_run()
+            self.desk.start_run()
 
     def _submit(self, command: cmd.Command) -> None:
-        if self.evenfall.source:
-            self.evenfall.source.submit(command)
-            self._show_texts(self.evenfall.source)
+        if self.desk.source:
+            self.desk.source.submit(command)
+            self._show_texts(self.desk.source)
 
     def action_pause(self) -> None:
-        source = self.evenfall.source
+        source = self.desk.source
         paused = source is not None and source.progress.state == "paused"
         self._submit(cmd.Resume() if paused else cmd.Pause())
 
@@ -261,17 +261,17 @@ class TrainScreen(EvenfallScreen):
         self._submit(cmd.EvaluateNow())
 
     def action_stop_run(self) -> None:
-        self.evenfall.push_screen(StopModal(), self._stop_answered)
+        self.app.push_screen(StopModal(), self._stop_answered)
 
     def _stop_answered(self, save: bool | None) -> None:
         if save is not None:
             self._submit(cmd.Stop(save=save))
 
     def action_rate(self) -> None:
-        source = self.evenfall.source
+        source = self.desk.source
         if source and source.progress.steps:
             current = source.progress.steps[-1].learning_rate
-            self.evenfall.push_screen(LearningRateModal(current), self._rate_answered)
+            self.app.push_screen(LearningRateModal(current), self._rate_answered)
         else:
             self.tell("The first step is not done yet", "warning")
 
@@ -292,11 +292,11 @@ class TrainScreen(EvenfallScreen):
         self.draw_charts()
 
     def action_run_info(self) -> None:
-        source = self.evenfall.source
+        source = self.desk.source
         if source:
             rows = [
                 ("run", view.safe_text(source.run.path)),
                 *view.facts(source, source.config),
             ]
             parts = source.progress.parts.parts if source.progress.parts else []
-            self.evenfall.push_screen(InfoModal(rows, parts))
+            self.app.push_screen(InfoModal(rows, parts))

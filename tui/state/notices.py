@@ -7,11 +7,13 @@ from ..safe_text import safe_str
 if TYPE_CHECKING:
     from textual.app import App
 
+Severity = Literal["information", "warning", "error"]
+
 
 def notice(
     app: "App[str]",
     text: object,
-    severity: Literal["information", "warning", "error"] = "information",
+    severity: Severity = "information",
 ) -> None:
     """Show untrusted text for a few seconds, longer where something went wrong."""
     seconds = 4.0 if severity == "information" else 8.0

@@ -16,7 +16,7 @@ from ..widgets.form import FormRow
 from .model_catalog import ModelEntry
 
 if TYPE_CHECKING:
-    from ..app import EvenfallApp
+    from .desk import Desk
 
 FIELDS: dict[str, ConfigField] = {field.key: field for field in config_fields()}
 _SETTINGS = (
@@ -103,26 +103,26 @@ def recipe_in(draft: RunConfig, preferred: str | None = None) -> str | None:
 
 
 class DraftEditor:
-    """Edits the app's draft by presets and by single keys; says which keys each edit changed.
+    """Edits the draft on the desk by presets and by single keys; says which keys each edit changed.
 
     Every edit raises ConfigError, and changes nothing, where a value does not fit.
     """
 
-    def __init__(self, app: "EvenfallApp") -> None:
-        self._app = app
+    def __init__(self, desk: "Desk") -> None:
+        self._desk = desk
         self._applied: dict[str, Any] = {}
         self._preferred: str | None = None
 
     def begin(self) -> None:
         """A draft that says nothing yet becomes the demo's."""
-        draft = self._app.draft
+        draft = self._desk.draft
         if draft == parse_config({"output_dir": draft.output_dir}):
             self._apply("demo", model_preset("demo").recipe)
 
     @property
     def recipe(self) -> str | None:
         """The recipe that the draft follows."""
-        return recipe_in(self._app.draft, self._preferred)
+        return recipe_in(self._desk.draft, self._preferred)
 
     def take_model(self, entry: ModelEntry) -> list[str]:
         """Use a model, by its preset where it has one."""
@@ -135,20 +135,20 @@ class DraftEditor:
     def take_recipe(self, id: str) -> list[str]:
         """Follow a recipe, as far as the model's preset does not say otherwise."""
         self._preferred = id
-        return self._apply(model_in(self._app.draft), id)
+        return self._apply(model_in(self._desk.draft), id)
 
     def _apply(
         self, model: str | None, recipe: str | None, overrides: Sequence[str] = ()
     ) -> list[str]:
         wanted = preset_settings(model, recipe)
-        overrides = [*overrides, *overrides_between(self._app.draft, self._applied, wanted)]
-        self._app.update_draft(overrides)
+        overrides = [*overrides, *overrides_between(self._desk.draft, self._applied, wanted)]
+        self._desk.update_draft(overrides)
         self._applied = wanted
         return [override.partition("=")[0] for override in overrides]
 
     def set(self, key: str, text: str) -> None:
         """Set one key to what was typed."""
-        self._app.update_draft([override_of(key, text)])
+        self._desk.update_draft([override_of(key, text)])
 
     @staticmethod
     def rows() -> list[FormRow]:
@@ -170,5 +170,5 @@ class DraftEditor:
 
     def values(self) -> dict[str, str]:
         """Texts of the form's fields."""
-        draft = self._app.draft
+        draft = self._desk.draft
         return {key: field_text(value_of(draft, key)) for key, _ in _SETTINGS}

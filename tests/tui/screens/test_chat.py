@@ -275,11 +275,13 @@ def test_options_reach_the_model_and_bad_ones_do_not(app, chat, drive, see):
 @pytest.mark.parametrize("size", SIZES)
 def test_it_does_not_load_while_a_run_trains(app, chat, drive, see, same_as_snapshot, size):
     async def scenario(pilot):
-        app.session = SimpleNamespace(done=False, run=app.chosen_run, set_attended=lambda on: None)
+        app.desk.session = SimpleNamespace(
+            done=False, run=app.desk.chosen_run, set_attended=lambda on: None
+        )
         await show_chat(pilot)
         assert "stop or finish it first" in " ".join(see(app).split())
         same_as_snapshot(app, "chat-training")
-        app.session = None
+        app.desk.session = None
         app.screen.source_changed()  # what the app calls when the run has ended
         await until(pilot, lambda: "on NVIDIA H200" in see(app))
 
@@ -288,7 +290,7 @@ def test_it_does_not_load_while_a_run_trains(app, chat, drive, see, same_as_snap
 
 def test_it_does_not_load_what_another_process_trains(app, chat, drive, see):
     async def scenario(pilot):
-        with app.chosen_run.lock():
+        with app.desk.chosen_run.lock():
             await show_chat(pilot)
             assert "another process trains this run" in see(app)
         await pilot.press("escape", "i")
@@ -306,9 +308,11 @@ def test_it_gives_the_memory_back_when_a_run_starts(app, chat, drive, see):
         await send(pilot, "hello")
         await until(pilot, lambda: "Tuned answer number" in see(app))
         await pilot.press("f2")
-        app.session = SimpleNamespace(done=False, run=app.chosen_run, set_attended=lambda on: None)
+        app.desk.session = SimpleNamespace(
+            done=False, run=app.desk.chosen_run, set_attended=lambda on: None
+        )
         await until(pilot, lambda: chat.closed)  # though the screen is hidden and an answer runs
-        app.session = None
+        app.desk.session = None
         assert app.screen.NAME == "model"
 
     drive(app, scenario)
@@ -319,7 +323,7 @@ def test_another_runs_chat_begins_anew(app, chat, drive, see, monkeypatch):
         await show_chat(pilot)
         await send(pilot, "hello")
         await until(pilot, answered(pilot))
-        app.chosen_run = saved_run("0413-other")
+        app.desk.chosen_run = saved_run("0413-other")
         app.screen.source_changed()
         await until(pilot, lambda: chat.closed and app.screen._loading is None)
         assert "0413-other" in see(app) and "› hello" not in see(app)

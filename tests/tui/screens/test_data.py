@@ -317,7 +317,7 @@ def test_a_changed_field_reads_anew_and_an_unchanged_one_does_not(app, asked, dr
 
     drive(app, scenario)
     assert len(asked) == 3
-    assert app.draft.data.path == asked[1].data.path == "my: rows.jsonl"
+    assert app.desk.draft.data.path == asked[1].data.path == "my: rows.jsonl"
     assert asked[2].data.format == "alpaca"
 
 
@@ -326,7 +326,7 @@ def test_another_model_means_another_tokenizer_so_it_reads_anew(app, asked, driv
         await show_data(pilot)
         app.show("model")
         await pilot.pause()
-        app.update_draft(["model.name_or_path=other/model"])
+        app.desk.update_draft(["model.name_or_path=other/model"])
         await show_data(pilot)
 
     drive(app, scenario)
@@ -347,7 +347,7 @@ def test_a_value_that_does_not_fit_is_refused_beside_its_field(app, asked, drive
         assert "got 'long'" not in see(app)
 
     drive(app, scenario)
-    assert app.draft.data.max_length == 512
+    assert app.desk.draft.data.max_length == 512
 
 
 def test_only_the_last_of_several_changes_is_shown(app, drive, see, monkeypatch):
@@ -365,7 +365,7 @@ def test_only_the_last_of_several_changes_is_shown(app, drive, see, monkeypatch)
     async def scenario(pilot):
         await pilot.press("f3")
         await pilot.pause()
-        app.update_draft(["data.path=other.jsonl"])
+        app.desk.update_draft(["data.path=other.jsonl"])
         await until(pilot, lambda: "the newer one" in see(app))
         first.set()
         await asyncio.sleep(0.4)
@@ -468,12 +468,12 @@ def test_a_key_too_many_takes_nothing_back(app, drive, see, monkeypatch):
 
     async def scenario(pilot):
         await show_data(pilot)
-        app.update_draft(["data.drop=[end_untrained]"])
+        app.desk.update_draft(["data.drop=[end_untrained]"])
         await until(pilot, lambda: app.screen._job is None)
         await pilot.press("c", "x")
-        assert app.draft.data.drop == ["end_untrained"]
+        assert app.desk.draft.data.drop == ["end_untrained"]
         await pilot.press("down", "up", "x")  # somebody went there
-        assert app.draft.data.drop == []
+        assert app.desk.draft.data.drop == []
 
     drive(app, scenario)
 
@@ -483,18 +483,18 @@ def test_what_was_said_of_one_file_is_not_said_of_the_next(app, asked, drive, se
 
     async def scenario(pilot):
         await show_data(pilot)
-        app.update_draft([f"data.{one}" for one in said])
+        app.desk.update_draft([f"data.{one}" for one in said])
         await until(pilot, lambda: app.screen._job is None)
         await pilot.press("slash", *["backspace"] * 4, *"b.csv", "enter")
         await until(pilot, lambda: app.screen._job is None)
         assert "data.format, data.columns, data.drop" in see(app)
-        data = app.draft.data
+        data = app.desk.draft.data
         assert (data.path, data.format, data.columns, data.max_length) == ("b.csv", "auto", {}, 512)
         assert not data.drop and not data.keep
-        app.update_draft(["data.columns={output: b}"])
+        app.desk.update_draft(["data.columns={output: b}"])
         app.screen.query_one("#data-format", Choice).action_turn(1)
         await pilot.pause()
-        assert app.draft.data.columns == {}
+        assert app.desk.draft.data.columns == {}
 
     drive(app, scenario)
 
@@ -503,7 +503,7 @@ def test_escape_leaves_a_field_as_it_was(app, asked, drive, see):
     async def scenario(pilot):
         await show_data(pilot)
         await pilot.press("slash", *"zzz", "escape")
-        assert app.draft.data.path == "demo" and "zzz" not in see(app)
+        assert app.desk.draft.data.path == "demo" and "zzz" not in see(app)
         app.screen.query_one("#data-length").focus()
         await pilot.press("a", "tab")
         assert "whole number" in see(app)
@@ -543,23 +543,23 @@ def test_keys_that_settle_a_finding_change_the_run(app, asked, drive, see):
         assert "does nothing for the finding" in see(app)
         await pilot.press("x")
         await until(pilot, lambda: app.screen._job is None)
-        assert app.draft.data.drop == ["end_untrained"]
+        assert app.desk.draft.data.drop == ["end_untrained"]
         assert asked[-1].data.drop == ["end_untrained"]  # the data are read again, without them
         await pilot.press("v")
         await until(pilot, lambda: app.screen._job is None)
-        assert app.draft.data.keep == ["end_untrained"]
+        assert app.desk.draft.data.keep == ["end_untrained"]
         await pilot.press("down", "x")
         await until(pilot, lambda: app.screen._job is None)
-        assert app.draft.data.over_long == "drop"
+        assert app.desk.draft.data.over_long == "drop"
         await pilot.press("down", "l")
         await until(pilot, lambda: app.screen._job is None)
-        assert app.draft.data.max_length == 512
+        assert app.desk.draft.data.max_length == 512
         await pilot.press("down", "down", "s")
         await until(pilot, lambda: app.screen._job is None)
-        assert app.draft.data.over_long == "cut"
+        assert app.desk.draft.data.over_long == "cut"
         await pilot.press("l")  # this finding asks for no length: the recommended one
         await until(pilot, lambda: app.screen._job is None)
-        assert app.draft.data.max_length == 320
+        assert app.desk.draft.data.max_length == 320
 
     drive(app, scenario)
 
@@ -659,7 +659,7 @@ def test_rows_that_fit_two_formats_are_asked_about(
     (tmp_path / "rows.jsonl").write_text(rows)
 
     async def scenario(pilot):
-        app.update_draft(["data.path=rows.jsonl"])
+        app.desk.update_draft(["data.path=rows.jsonl"])
         await pilot.press("f3")
         await until(pilot, lambda: "How are these rows to be read?" in see(app), 60)
         assert '"instruction":"add"' in see(app)
@@ -669,7 +669,7 @@ def test_rows_that_fit_two_formats_are_asked_about(
         same_as_snapshot(app, "data-asked")
         await pilot.press("down", "enter")
         await until(pilot, lambda: app.screen._preview is not None, 60)
-        assert app.draft.data.format != "auto"
+        assert app.desk.draft.data.format != "auto"
         assert "3 read" in see(app)
 
     drive(app, scenario, size)
@@ -680,7 +680,7 @@ def test_columns_are_mapped_by_hand(app, drive, see, tmp_path):
     (tmp_path / "rows.jsonl").write_text(rows)
 
     async def scenario(pilot):
-        app.update_draft(["data.path=rows.jsonl"])
+        app.desk.update_draft(["data.path=rows.jsonl"])
         await pilot.press("f3")
         await until(pilot, lambda: "How are these rows to be read?" in see(app), 60)
         modal = app.screen
@@ -699,8 +699,8 @@ def test_columns_are_mapped_by_hand(app, drive, see, tmp_path):
             await pilot.press(*["right"] * times)
         await pilot.press("ctrl+s")
         await until(pilot, lambda: getattr(app.screen, "_preview", None) is not None, 60)
-        assert app.draft.data.format == "prompt_completion"
-        assert app.draft.data.columns == {"prompt": "frage", "completion": "antwort"}
+        assert app.desk.draft.data.format == "prompt_completion"
+        assert app.desk.draft.data.columns == {"prompt": "frage", "completion": "antwort"}
         row = app.screen._preview.inspector.look(app.screen._preview.inspector.places[0])
         assert "1+1" in "".join(token.text for token in row.tokens)
         assert row.trained > 0

@@ -224,13 +224,13 @@ def test_merging_waits_for_a_run_that_trains(app, drive, see, exports):
     run = finished_run()
 
     async def scenario(pilot):
-        app.session = SimpleNamespace(done=False, run=run, set_attended=lambda on: None)
+        app.desk.session = SimpleNamespace(done=False, run=run, set_attended=lambda on: None)
         await show_export(pilot)
         await pilot.press("tab", "space", "x")
         assert "or finish it first" in see(app)
         await pilot.press("space", "x")  # the adapter alone is a copy of small files
         await until(pilot, lambda: "✓ adapter" in see(app))
-        app.session = None
+        app.desk.session = None
 
     drive(app, scenario)
     assert [forms for _, forms, _ in exports] == [("adapter",)]
@@ -250,7 +250,7 @@ def test_another_run_can_be_picked(app, drive, see, same_as_snapshot, exports, s
         await until(pilot, lambda: "0411-first ·" in see(app))
 
     drive(app, scenario, size)
-    assert app.chosen_run is not None and app.chosen_run.name == "0411-first"
+    assert app.desk.chosen_run is not None and app.desk.chosen_run.name == "0411-first"
 
 
 def test_a_broken_run_yaml_is_told_and_no_crash(app, drive, see):

@@ -58,8 +58,8 @@ def test_first_screen_shows_the_demo_and_the_way_on(app, drive, see, same_as_sna
         same_as_snapshot(app, "model-first")
 
     drive(app, scenario, size)
-    assert app.draft.model.name_or_path == "demo"
-    assert app.draft.data.max_length == 256  # the demo's own, over the recipe's 1,024
+    assert app.desk.draft.model.name_or_path == "demo"
+    assert app.desk.draft.data.max_length == 256  # the demo's own, over the recipe's 1,024
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -114,7 +114,7 @@ def test_escape_empties_the_search_and_goes_back_to_the_list(app, drive, see):
         await pilot.press("home", "down", "enter")
 
     drive(app, scenario)
-    assert app.draft.model.name_or_path.endswith("SmolLM2-135M-Instruct")
+    assert app.desk.draft.model.name_or_path.endswith("SmolLM2-135M-Instruct")
 
 
 def test_machine_that_cannot_be_read_is_no_crash(app, drive, see, monkeypatch):
@@ -138,9 +138,9 @@ def test_choosing_a_model_takes_its_recipe_and_leaves_nothing_of_the_demo(app, d
         assert "1 Model ✓" in see(app)
 
     drive(app, scenario)
-    assert app.draft.model.name_or_path == "meta-llama/Llama-3.2-1B-Instruct"
-    assert app.draft.train.max_steps is None and app.draft.data.max_rows is None
-    assert app.draft.data.max_length == 2048
+    assert app.desk.draft.model.name_or_path == "meta-llama/Llama-3.2-1B-Instruct"
+    assert app.desk.draft.train.max_steps is None and app.desk.draft.data.max_rows is None
+    assert app.desk.draft.data.max_length == 2048
 
 
 def test_own_recipe_stays_when_the_model_changes(app, drive):
@@ -149,18 +149,18 @@ def test_own_recipe_stays_when_the_model_changes(app, drive):
         await pilot.press("shift+tab", "down", "enter")
 
     drive(app, scenario)
-    assert app.draft.model.name_or_path.endswith("SmolLM2-135M-Instruct")
-    assert app.draft.train.num_train_epochs == 3
+    assert app.desk.draft.model.name_or_path.endswith("SmolLM2-135M-Instruct")
+    assert app.desk.draft.train.num_train_epochs == 3
 
 
 def test_a_value_of_ones_own_survives_a_recipe_that_does_not_set_it(app, drive):
     async def scenario(pilot):
-        app.update_draft(["data.max_rows=5000", "train.seed=7"])
+        app.desk.update_draft(["data.max_rows=5000", "train.seed=7"])
         await pilot.press("tab", "end", "up", "enter")
 
     drive(app, scenario)
-    assert app.draft.data.max_rows == 5000 and app.draft.train.seed == 7
-    assert app.draft.train.max_steps == 120  # the demo's own, whatever the recipe
+    assert app.desk.draft.data.max_rows == 5000 and app.desk.draft.train.seed == 7
+    assert app.desk.draft.train.max_steps == 120  # the demo's own, whatever the recipe
 
 
 def test_search_narrows_the_list_and_enter_goes_to_it(app, drive, see):
@@ -172,7 +172,7 @@ def test_search_narrows_the_list_and_enter_goes_to_it(app, drive, see):
         await pilot.press("enter", "enter")
 
     drive(app, scenario)
-    assert app.draft.model.name_or_path == "Qwen/Qwen2.5-Coder-0.5B-Instruct"
+    assert app.desk.draft.model.name_or_path == "Qwen/Qwen2.5-Coder-0.5B-Instruct"
 
 
 def test_hub_id_is_taken_as_typed(app, drive, see):
@@ -183,7 +183,7 @@ def test_hub_id_is_taken_as_typed(app, drive, see):
         assert "● allenai/OLMo-2" in see(app)
 
     drive(app, scenario)
-    assert app.draft.model.name_or_path == "allenai/OLMo-2"
+    assert app.desk.draft.model.name_or_path == "allenai/OLMo-2"
 
 
 def test_local_folder_shows_its_config(app, drive, see, tmp_path):
@@ -199,7 +199,7 @@ def test_local_folder_shows_its_config(app, drive, see, tmp_path):
         assert "● mine" in see(app)
 
     drive(app, scenario)
-    assert Path(app.draft.model.name_or_path).resolve() == folder
+    assert Path(app.desk.draft.model.name_or_path).resolve() == folder
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_what_is_no_model_is_refused_beside_the_field(app, drive, see, tmp_path,
         assert app.screen.query_one("#model-find", TextField).has_class("-bad")
 
     drive(app, scenario)
-    assert app.draft.model.name_or_path == "demo"
+    assert app.desk.draft.model.name_or_path == "demo"
 
 
 def test_models_in_the_hub_cache_are_listed(app, drive, see, tmp_path):
@@ -253,7 +253,7 @@ def test_settings_refuse_beside_the_field_and_keep_the_draft(app, drive, see):
         app.screen.focused.value = "many"
         await pilot.press("enter")
         assert "adapter.r: got 'many', takes whole number from 1 to 1024" in see(app)
-        assert app.draft.adapter.r == 16
+        assert app.desk.draft.adapter.r == 16
         await pilot.press("shift+tab")
         app.screen.focused.value = "64"
         await pilot.press("enter")
@@ -262,7 +262,7 @@ def test_settings_refuse_beside_the_field_and_keep_the_draft(app, drive, see):
         assert "● Quick test" not in see(app)  # the draft is no longer that recipe
 
     drive(app, scenario, (80, 24))
-    assert app.draft.adapter.r == 64
+    assert app.desk.draft.adapter.r == 64
 
 
 def test_settings_take_lists_words_and_switches(app, drive):
@@ -279,16 +279,16 @@ def test_settings_take_lists_words_and_switches(app, drive):
         await pilot.pause()
 
     drive(app, scenario)
-    assert app.draft.adapter.target_modules == ["q_proj", "v_proj"]
-    assert app.draft.train.max_steps is None
-    assert app.draft.train.learning_rate == 1e-5
-    assert app.draft.model.quantization == "none"
+    assert app.desk.draft.adapter.target_modules == ["q_proj", "v_proj"]
+    assert app.desk.draft.train.max_steps is None
+    assert app.desk.draft.train.learning_rate == 1e-5
+    assert app.desk.draft.model.quantization == "none"
 
 
 def test_settings_follow_the_draft(app, drive):
     async def scenario(pilot):
         await pilot.press("a")
-        app.update_draft(["train.seed=123"])
+        app.desk.update_draft(["train.seed=123"])
         await pilot.pause()
         assert "123" in [field.value for field in app.screen.query(Form).first().query(Input)]
 
@@ -305,7 +305,7 @@ def test_a_given_configuration_is_not_overwritten_by_the_demo(tmp_path, monkeypa
         await pilot.pause()
 
     drive(app, scenario)
-    assert app.draft == config
+    assert app.desk.draft == config
 
 
 @pytest.mark.parametrize(

@@ -121,10 +121,12 @@ def test_enter_opens_a_run_read_only(drive, see, tmp_path, four_runs, script):
         await pilot.press("enter")
         for _ in range(100):
             await script.settle(pilot)
-            if app.source and not app.source.loading:
+            if app.desk.source and not app.desk.source.loading:
                 break
         assert app.current_mode == "train"
-        assert isinstance(app.source, ReplayRun) and app.chosen_run == four_runs["0412-live"]
+        assert (
+            isinstance(app.desk.source, ReplayRun) and app.desk.chosen_run == four_runs["0412-live"]
+        )
         assert "step 1243/3100" in see(app) and "read-only" in see(app)
 
     drive(app, scenario)
@@ -136,7 +138,7 @@ def test_the_own_live_run_opens_with_its_verbs(drive, tmp_path, four_runs, scrip
 
     async def scenario(pilot):
         await script.begin(pilot, session, *script.training(20))
-        app.view_run(four_runs["0409-good"])
+        app.desk.view_run(four_runs["0409-good"])
         await pilot.press("6")
         await look(pilot, script.settle)
         await pilot.press("enter")
@@ -176,7 +178,7 @@ def test_clone_sets_the_next_run_up_without_its_name(drive, tmp_path, four_runs,
         await look(pilot, script.settle)
         await pilot.press("c")
         await pilot.pause()
-        assert app.draft.train.num_train_epochs == 3 and app.draft.name is None
+        assert app.desk.draft.train.num_train_epochs == 3 and app.desk.draft.name is None
 
     drive(app, scenario)
 
@@ -195,7 +197,7 @@ def test_a_run_is_taken_along_to_export_and_chat(
         await look(pilot, script.settle)
         await pilot.press("down", "down", "down", key)
         await pilot.pause()
-        assert shown[-1] == screen and app.chosen_run == four_runs["0409-good"]
+        assert shown[-1] == screen and app.desk.chosen_run == four_runs["0409-good"]
 
     drive(app, scenario)
 

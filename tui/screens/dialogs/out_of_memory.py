@@ -78,7 +78,7 @@ class OutOfMemoryModal(EvenfallModal):
         return Content.styled(f"{number} or enter: apply and go on   {keys}", "$text-muted")
 
     def source_changed(self) -> None:
-        live = self.evenfall.live
+        live = self.desk.live
         now = live.progress.out_of_memory if live else None
         if self.is_current and (now is None or now.n != self._trouble.n):
             self.dismiss(None)

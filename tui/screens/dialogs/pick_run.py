@@ -57,8 +57,8 @@ def pick_run(screen: EvenfallScreen) -> None:
 
     def take(run: RunDirectory | None) -> None:
         if run is not None:
-            screen.evenfall.chosen_run = run
+            screen.desk.chosen_run = run
             screen.source_changed()
 
-    app = screen.evenfall
-    app.push_screen(PickRunModal(list_runs(app.root), app.chosen_run), take)
+    desk = screen.desk
+    screen.app.push_screen(PickRunModal(list_runs(desk.root), desk.chosen_run), take)

@@ -27,7 +27,8 @@ from .token_view import LEGEND, TokenView, stretches_of
 if TYPE_CHECKING:
     from ....engine.data.inspector.inspect import InspectedRow
     from ....engine.data.inspector.preview import DataPreview
-    from ...app import EvenfallApp
+    from ...state.desk import Desk
+    from ..base import EvenfallLike
 
 TellRows = Callable[[int], None]
 Question = Literal["find", "go"]
@@ -154,7 +155,7 @@ class InspectorPane(Vertical):
 
         self.cancel()
         self._none = none
-        self._job = self._evenfall.start_job(work, "row")
+        self._job = self._desk.start_job(work, "row")
         self._job.wait(_MOMENT)
         self.poll()
 
@@ -177,17 +178,17 @@ class InspectorPane(Vertical):
             return
         self._job = None
         if job.error is not None:
-            notice(self._evenfall, job.error, "error")
+            notice(self.app, job.error, "error")
         elif not job.cancelled and job.result is None:
-            notice(self._evenfall, self._none, "information")
+            notice(self.app, self._none, "information")
         elif not job.cancelled:
             self._row = job.result
         self._target = self._row.place if self._row else None
         self._show()
 
     @property
-    def _evenfall(self) -> "EvenfallApp":
-        return cast("EvenfallApp", self.app)
+    def _desk(self) -> "Desk":
+        return cast("EvenfallLike", self.app).desk
 
     # Questions
 
@@ -220,7 +221,7 @@ class InspectorPane(Vertical):
         elif text.replace(",", "").isdecimal():
             self._go_to(int(text.replace(",", "")))
         else:
-            notice(self._evenfall, f"{text!r} is no row number", "warning")
+            notice(self.app, f"{text!r} is no row number", "warning")
 
     def _go_to(self, number: int) -> None:
         if self._target is not None:

@@ -1,0 +1,209 @@
+"""Desk: what the six screens share, whatever shows it.
+
+On it lie the draft of the next run, the session that trains in this process, the run that is viewed, and the run that
+Export and Chat work on. The app polls it twice a second; the engine never calls it. It tells the app what is new
+through a `Host` and knows no screen.
+
+Light until the first paint: the engine's own modules (pydantic, the events) are imported where they are first used.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ...engine.machine.jobs import Job
+from ..keys import ScreenName
+from .notices import Severity
+from .warm_up import WarmUp
+
+if TYPE_CHECKING:
+    from ...engine.config.run_config import RunConfig
+    from ...engine.run.directory import RunDirectory
+    from ...engine.session.session import Session
+    from .sources import LiveRun, RunSource
+
+
+class Host(Protocol):
+    """Whoever shows what is on the desk."""
+
+    def show(self, name: ScreenName) -> None:
+        """Bring a screen to the front."""
+        ...
+
+    def tell(self, text: object, severity: Severity = "information") -> None:
+        """Show a passing notice; any text is safe."""
+        ...
+
+    def draft_changed(self) -> None:
+        """The draft is another one now."""
+        ...
+
+    def marks_changed(self) -> None:
+        """A mark in the nav strip is another one now."""
+        ...
+
+    def run_changed(self) -> None:
+        """The run that is viewed, or that trains here, has news."""
+        ...
+
+    def run_ended(self, session: "Session") -> None:
+        """The session of this process is done. Told once."""
+        ...
+
+
+class Desk:
+    """Args:
+    host: is told what is new.
+    root: the folder of run directories.
+    config: the draft to begin with; none: the demo's.
+    """
+
+    def __init__(self, host: Host, *, root: Path, config: "RunConfig | None" = None) -> None:
+        self.root = root
+        self.session: Session | None = None
+        """The run that this process trains, or trained last."""
+        self.live: LiveRun | None = None
+        """The same, as a source."""
+        self.source: RunSource | None = None
+        """The run that Train shows."""
+        self.chosen_run: RunDirectory | None = None
+        """The run that Export and Chat work on."""
+        self.leaving = False
+        """The app ends once the session has saved and stopped."""
+        self.warm_up = WarmUp()
+        self._host = host
+        self._draft = config
+        self._own_marks: dict[ScreenName, str] = {}
+        if config is not None:
+            self._own_marks |= {"model": "done", "data": "done"}
+        self._opening: Job[Session] | None = None
+        self._told_end = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether this process trains a run now (or takes one up)."""
+        return self.opening or (self.session is not None and not self.session.done)
+
+    @property
+    def opening(self) -> bool:
+        """Whether a run is being taken up, and nothing trains yet."""
+        return self._opening is not None
+
+    # The draft
+
+    @property
+    def draft(self) -> "RunConfig":
+        """What the next run will be."""
+        if self._draft is None:
+            from ...engine.config.run_config import RunConfig
+
+            self._draft = RunConfig(output_dir=str(self.root))
+        return self._draft
+
+    def update_draft(self, overrides: Sequence[str]) -> None:
+        """Change the next run.
+
+        Raises:
+            ConfigError: a key or value that does not fit; the draft stays as it was.
+        """
+        self.set_draft(self.draft.with_overrides(overrides))
+
+    def set_draft(self, config: "RunConfig") -> None:
+        self._draft = config
+        self._host.draft_changed()
+
+    # Marks of the nav strip
+
+    def set_mark(self, name: ScreenName, mark: str) -> None:
+        """Mark a screen in the nav strip: `done`, `attention`, or an empty string."""
+        self._own_marks[name] = mark
+        self._host.marks_changed()
+
+    def marks(self) -> dict[ScreenName, str]:
+        marks = dict(self._own_marks)
+        if self.live:
+            marks["train"] = self.live.mark(self.busy)
+        return marks
+
+    # Runs
+
+    def start_job(self, work: Callable[[Job[Any]], Any], name: str) -> Job[Any]:
+        """A Job that may import heavy modules."""
+        return self.warm_up.job(work, name)
+
+    def start_run(self) -> bool:
+        """Train the draft as a new run and show it; False (and a notice why) where it cannot."""
+        from ...engine.run.directory import RunError
+        from ...engine.run.find import create_run
+        from ...engine.session.session import Session
+
+        if self._told_busy():
+            return False
+        try:
+            run = create_run(self.draft)
+        except RunError as error:
+            self._host.tell(error, "error")
+            return False
+        self.begin(Session(run, attended=True))
+        return True
+
+    def resume_run(self, run: "RunDirectory") -> bool:
+        """Take a run up from its last checkpoint and show it; False where it cannot be tried."""
+        from ...engine.session.session import Session
+
+        if self._told_busy():
+            return False
+        # A session reads the run's whole history when it is made.
+        self._opening = Job(lambda job: Session(run, resume=True, attended=True), "open-run")
+        self._host.show("train")
+        return True
+
+    def view_run(self, run: "RunDirectory") -> None:
+        """Show a run in Train: the own one with its verbs, any other read-only."""
+        from .sources import ReplayRun
+
+        own = self.live is not None and self.live.run.path == run.path
+        self.source = self.live if own else ReplayRun(run)
+        self._host.show("train")
+
+    def begin(self, session: "Session") -> None:
+        """Start a session, show it, and work on its run from now on."""
+        from .sources import LiveRun
+
+        self.session = session
+        self.live = self.source = LiveRun(session)
+        self.chosen_run = session.run
+        self._own_marks |= {"model": "done", "data": "done"}
+        self._told_end = False
+        session.start()
+        self._host.show("train")
+        self.poll()
+
+    def stop_session(self) -> None:
+        """Save the run of this process, if there is one, and stop it. May be called from a signal handler."""
+        if self.live:
+            from ...engine.run.commands import Stop
+
+            self.live.submit(Stop(save=True))
+
+    def poll(self) -> None:
+        """Take in what the engine has told since the last time."""
+        if self._opening and self._opening.done:
+            opening, self._opening = self._opening, None
+            if opening.error:
+                self._host.tell(opening.error, "error")
+            else:
+                self.begin(opening.result)
+        sources = [self.source] if self.source is self.live else [self.live, self.source]
+        news = [source.poll() for source in sources if source]
+        if any(news):
+            self._host.run_changed()
+        if self.session and self.session.done and not self._told_end:
+            self._told_end = True
+            self._host.run_ended(self.session)
+
+    def _told_busy(self) -> bool:
+        if self.busy:
+            text = "A run is going already: stop it first (x on the Train screen)"
+            self._host.tell(text, "warning")
+        return self.busy
