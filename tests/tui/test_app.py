@@ -17,6 +17,7 @@ from evenfall.tui.app import EvenfallApp
 from evenfall.tui.screens.dialogs.common import QuitModal
 from evenfall.tui.screens.dialogs.out_of_memory import OutOfMemoryModal
 from evenfall.tui.screens.train import TrainScreen
+from evenfall.tui.state.desk import Desk
 from evenfall.tui.state.sources import ReplayRun
 
 
@@ -38,7 +39,7 @@ def fake_sessions(monkeypatch, script):
 @pytest.mark.parametrize("key", ["{}", "f{}"])
 def test_each_screen_has_a_digit_and_a_function_key(drive, see, tmp_path, monkeypatch, key):
     waiting = Job(lambda job: threading.Event().wait(30))
-    monkeypatch.setattr(EvenfallApp, "start_job", lambda *_: waiting)  # screens read nothing
+    monkeypatch.setattr(Desk, "start_job", lambda *_: waiting)  # screens read nothing
     app = EvenfallApp(root=tmp_path)
 
     async def scenario(pilot):
@@ -54,7 +55,7 @@ def test_each_screen_has_a_digit_and_a_function_key(drive, see, tmp_path, monkey
 @pytest.mark.parametrize("name", ["data", "train", "export", "chat", "runs"])
 def test_a_key_that_comes_before_the_first_paint_does_no_harm(see, tmp_path, monkeypatch, name):
     waiting = Job(lambda job: threading.Event().wait(30))
-    monkeypatch.setattr(EvenfallApp, "start_job", lambda *_: waiting)  # screens read nothing
+    monkeypatch.setattr(Desk, "start_job", lambda *_: waiting)  # screens read nothing
 
     async def main() -> None:
         app = EvenfallApp(root=tmp_path)
@@ -269,7 +270,7 @@ def test_watch_shows_a_run_read_only(drive, see, tmp_path, script, monkeypatch):
 
     async def scenario(pilot):
         for _ in range(50):
-            app._poll()
+            app.poll()
             await pilot.pause(0.02)
             if app.desk.source and not app.desk.source.loading:
                 break

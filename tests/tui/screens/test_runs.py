@@ -13,6 +13,7 @@ from evenfall.engine.run.summary import RunScanner, read_ends, summarise
 from evenfall.tui.app import EvenfallApp
 from evenfall.tui.screens import runs as runs_screen
 from evenfall.tui.screens.runs import RunsScreen
+from evenfall.tui.state.desk import Desk
 from evenfall.tui.state.sources import ReplayRun
 
 SIZES = [(120, 36), (80, 24)]
@@ -158,7 +159,7 @@ def test_only_a_run_that_can_go_on_is_resumed(
     drive, see, tmp_path, four_runs, script, monkeypatch, row, reason
 ):
     taken_up = []
-    monkeypatch.setattr(EvenfallApp, "resume_run", lambda self, run: taken_up.append(run.name))
+    monkeypatch.setattr(Desk, "resume_run", lambda self, run: taken_up.append(run.name))
     app = EvenfallApp(root=tmp_path / "runs", first="runs")
 
     async def scenario(pilot):

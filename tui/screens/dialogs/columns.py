@@ -29,7 +29,7 @@ _WAYS = (Column("FORMAT", 18), Column("BECAUSE", 0))
 class ColumnsModal(EvenfallModal):
     """Closes with the overrides of `data.format` and `data.columns`, or with None."""
 
-    CSS_PATH = "../styles/columns.tcss"
+    CSS_PATH = "../../styles/columns.tcss"
 
     def __init__(self, question: "UndecidedFormat") -> None:
         super().__init__()

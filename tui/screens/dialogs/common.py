@@ -37,7 +37,7 @@ class Choice:
 class ChoiceModal(EvenfallModal):
     """A question. The first choice is the default one; esc gives None."""
 
-    CSS_PATH = "../styles/modals.tcss"
+    CSS_PATH = "../../styles/modals.tcss"
 
     def __init__(self, title: Content, text: Content, choices: Sequence[Choice]) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class StopModal(ChoiceModal):
 class LearningRateModal(EvenfallModal):
     """One line: the new learning rate; how it goes on; a question where it is far off."""
 
-    CSS_PATH = "../styles/modals.tcss"
+    CSS_PATH = "../../styles/modals.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("up,down", "other_mode", "Mode")]
     FAR = 5.0
     """A change by more than this factor is asked about once."""
@@ -203,7 +203,7 @@ class LearningRateModal(EvenfallModal):
 class InfoModal(EvenfallModal):
     """Facts about a run, and which of its parts run on which kernels, and why."""
 
-    CSS_PATH = "../styles/modals.tcss"
+    CSS_PATH = "../../styles/modals.tcss"
 
     def __init__(self, rows: Sequence[tuple[str, Content]], parts: Sequence[PatchedPart]) -> None:
         super().__init__()
@@ -244,7 +244,7 @@ class InfoModal(EvenfallModal):
 class TextModal(EvenfallModal):
     """Some text with a title, to read and close."""
 
-    CSS_PATH = "../styles/modals.tcss"
+    CSS_PATH = "../../styles/modals.tcss"
 
     def __init__(self, title: str, text: str) -> None:
         super().__init__()

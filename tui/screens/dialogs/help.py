@@ -13,7 +13,7 @@ from ..base import EvenfallModal
 class HelpModal(EvenfallModal):
     """The verbs of the screen it was opened on, then those of every screen."""
 
-    CSS_PATH = "../styles/modals.tcss"
+    CSS_PATH = "../../styles/modals.tcss"
 
     def __init__(self, screen_name: str) -> None:
         super().__init__()

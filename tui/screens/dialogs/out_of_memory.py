@@ -19,7 +19,7 @@ class OutOfMemoryModal(EvenfallModal):
     """Gives ApplyRecovery, Stop, or None where it was closed; closes by itself once it is answered
     elsewhere."""
 
-    CSS_PATH = "../styles/modals.tcss"
+    CSS_PATH = "../../styles/modals.tcss"
 
     def __init__(self, trouble: OutOfMemory) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ COLUMNS = (Column("RUN", 30), Column("SAVED", 18), Column("BASE", 0))
 class PickRunModal(EvenfallModal):
     """Closes with the chosen RunDirectory, or with None."""
 
-    CSS_PATH = "../styles/pick_run.tcss"
+    CSS_PATH = "../../styles/pick_run.tcss"
 
     def __init__(self, runs: list[RunDirectory], chosen: RunDirectory | None) -> None:
         super().__init__()
