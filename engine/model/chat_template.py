@@ -7,14 +7,14 @@ are for base models, whose tokenizers have none; they write the special tokens a
 from pathlib import Path
 
 from ...presets.load import PresetError, chat_template, chat_template_names
-from ..data.errors import DataError
+from ..config.run_config import ConfigError
 
 
 def read_chat_template(given: str) -> str:
     """The jinja text that `data.chat_template` stands for.
 
     Raises:
-        DataError: it is no name, no file and no jinja, or the file cannot be read.
+        ConfigError: it is no name, no file and no jinja, or the file cannot be read.
     """
     if "{{" in given or "{%" in given:
         return given
@@ -25,10 +25,10 @@ def read_chat_template(given: str) -> str:
         if file.is_file():
             return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"data.chat_template: {given} cannot be read: {error}") from error
+        raise ConfigError(f"data.chat_template: {given} cannot be read: {error}") from error
     try:
         return chat_template(given)
     except PresetError as error:
-        raise DataError(
+        raise ConfigError(
             f"data.chat_template: {error}. It takes a name, a jinja file, or jinja text"
         ) from error

@@ -14,7 +14,7 @@ def load_tokenizer(run: RunConfig) -> Any:
 
     Raises:
         LoadError: not found, no network, gated, or only a slow tokenizer exists.
-        DataError: `data.chat_template` cannot be read.
+        ConfigError: `data.chat_template` cannot be read.
     """
     config = run.model
     with readable_errors(config.name_or_path):

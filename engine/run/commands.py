@@ -6,6 +6,9 @@ A command takes effect between two updates and leaves an event: applied, or refu
 from dataclasses import dataclass
 from typing import Literal
 
+RateMode = Literal["scale", "hold"]
+"""How a learning rate is changed; see `SetLearningRate`."""
+
 
 @dataclass(frozen=True)
 class Pause:
@@ -32,7 +35,7 @@ class SetLearningRate:
     """`scale`: multiply the rest of the schedule; `hold`: keep the value to the end."""
 
     value: float
-    mode: Literal["scale", "hold"] = "scale"
+    mode: RateMode = "scale"
 
 
 @dataclass(frozen=True)

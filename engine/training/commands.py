@@ -1,26 +1,109 @@
-"""Commands at a step: why one is refused, which changes are made again after a resume, and who hears them before
-there is a loop.
+"""Commands at a step: obeyed between two updates, refused with a reason, made again after a resume; and who hears
+them before there is a loop.
 """
 
 import time
+from collections.abc import Callable
 
 from ..run import commands as cmd
 from ..run import events as ev
 from ..run.control import Control
-from .state import Run
+from .checkpoint import save_now
+from .late_figures import LateFigures
+from .schedule import Schedule
+from .state import Ending, Run
 
 
-def why_refused(command: cmd.Command, run: Run) -> str:
-    match command:
-        case cmd.Pause():
-            return "the run is paused already"
-        case cmd.Resume():
-            return "the run is not paused"
-        case cmd.EvaluateNow():
-            return "no rows are held out: set data.eval_fraction or data.eval_path"
-        case cmd.SetLearningRate(value):
-            return f"a learning rate is a number from 0 to 10, got {value:g}"
-    return f"there is no out-of-memory question to answer ({run.control.state})"
+class StepCommands:
+    """What is asked of a run in its loop.
+
+    Args:
+        evaluate: on the held-out rows.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        schedule: Schedule,
+        figures: LateFigures,
+        evaluate: Callable[[], Ending | None],
+    ) -> None:
+        self._run, self._schedule, self._figures = run, schedule, figures
+        self._evaluate = evaluate
+        self._replay = changes_to_replay(run.control, len(run.state.rate_changes))
+        self._paused = False
+
+    def obey(self) -> Ending | None:
+        """Do what was asked for since the last update; stay while the run is paused or its rows are not made yet.
+
+        Returns:
+            How the loop is to end; None: it goes on.
+        """
+        control, state = self._run.control, self._run.state
+        for change in self._replay.pop(state.step, []):
+            self._set_rate(change.new, change.mode, replayed=True)
+        while True:
+            waits = self._paused or not self._run.data.train.ready(state.epoch, state.window)
+            command = control.next_command(0.2 if waits else 0.0)
+            if command is None:
+                if waits:
+                    continue
+                return None
+            if refused := self._why_refused(command):
+                control.emit(ev.CommandRefused(type(command).__name__, refused))
+                continue
+            if not isinstance(command, cmd.Stop):
+                if ending := self._do(command):
+                    return ending
+                control.emit(ev.CommandApplied(type(command).__name__, state.step))
+                continue
+            self._figures.settle()
+            control.emit(ev.CommandApplied("Stop", state.step))
+            if command.save:
+                save_now(self._run)
+            return "stopped" if command.save else "abandoned"
+
+    def _do(self, command: cmd.Command) -> Ending | None:
+        control = self._run.control
+        match command:
+            case cmd.Pause():
+                self._figures.settle()
+                self._paused = True
+                on_gpu = self._run.trained.device.type == "cuda"
+                control.set_state("paused", "GPU memory is kept" if on_gpu else "")
+            case cmd.Resume():
+                self._paused = False
+                control.set_state("training")
+                self._figures.start_clock()
+            case cmd.SaveNow():
+                self._figures.outside_the_clock(lambda: save_now(self._run))
+            case cmd.EvaluateNow():
+                return self._figures.outside_the_clock(self._evaluate)
+            case cmd.SetLearningRate(value, mode):
+                self._set_rate(value, mode)
+        return None
+
+    def _set_rate(self, value: float, mode: cmd.RateMode, *, replayed: bool = False) -> None:
+        step = self._run.state.step
+        old = self._schedule.change(step, value, mode)
+        self._run.control.emit(
+            ev.LearningRateChanged(step=step, old=old, new=value, mode=mode, replayed=replayed)
+        )
+
+    def _why_refused(self, command: cmd.Command) -> str:
+        """Why a command cannot be done now; empty where it can."""
+        match command:
+            case cmd.Pause() if self._paused:
+                return "the run is paused already"
+            case cmd.Resume() if not self._paused:
+                return "the run is not paused"
+            case cmd.EvaluateNow() if self._run.data.evaluation is None:
+                return "no rows are held out: set data.eval_fraction or data.eval_path"
+            case cmd.SetLearningRate(value) if not 0 <= value <= 10:
+                return f"a learning rate is a number from 0 to 10, got {value:g}"
+            case cmd.ApplyRecovery():
+                return f"there is no out-of-memory question to answer ({self._run.control.state})"
+        return ""
 
 
 def changes_to_replay(control: Control, held: int) -> dict[int, list[ev.LearningRateChanged]]:

@@ -184,13 +184,13 @@ def test_a_small_window_says_what_it_needs_and_leaves_the_run_alone(
 
 def test_r_starts_the_draft(drive, train_app, fake_sessions):
     async def scenario(pilot):
-        train_app.update_draft(["train.max_steps=7", "name=first"])
+        train_app.desk.update_draft(["train.max_steps=7", "name=first"])
         await pilot.press("r")
         await pilot.pause()
         (session,) = fake_sessions
         assert session.run.config().train.max_steps == 7
         assert session.attended and not session.resume
-        assert train_app.chosen_run == session.run
+        assert train_app.desk.chosen_run == session.run
         await pilot.press("r")
         await pilot.pause()
         assert len(fake_sessions) == 1, "one run at a time"
@@ -217,7 +217,7 @@ def test_a_taken_name_is_told_and_nothing_starts(
     drive, see, train_app, run_directory, fake_sessions
 ):
     async def scenario(pilot):
-        train_app.update_draft([f"name={run_directory.name}"])
+        train_app.desk.update_draft([f"name={run_directory.name}"])
         await pilot.press("r")
         await pilot.pause()
         assert not fake_sessions
@@ -228,23 +228,23 @@ def test_a_taken_name_is_told_and_nothing_starts(
 
 def test_a_draft_that_does_not_fit_is_refused_and_changes_nothing(drive, train_app):
     async def scenario(pilot):
-        before = train_app.draft
+        before = train_app.desk.draft
         with pytest.raises(ConfigError, match="learning_rate"):
-            train_app.update_draft(["train.learning_rate=fast"])
-        assert train_app.draft is before
+            train_app.desk.update_draft(["train.learning_rate=fast"])
+        assert train_app.desk.draft is before
 
     drive(train_app, scenario)
 
 
 def test_resume_opens_a_session_that_resumes(drive, train_app, run_directory, fake_sessions):
     async def scenario(pilot):
-        assert train_app.resume_run(run_directory)
+        assert train_app.desk.resume_run(run_directory)
         for _ in range(50):
-            if fake_sessions and train_app.session:
+            if fake_sessions and train_app.desk.session:
                 break
             await asyncio.sleep(0.02)
             train_app.poll()
-        assert fake_sessions[0].resume and train_app.session is fake_sessions[0]
+        assert fake_sessions[0].resume and train_app.desk.session is fake_sessions[0]
 
     drive(train_app, scenario)
 

@@ -104,7 +104,7 @@ def test_the_adapter_loads_in_stock_peft_with_equal_logits(
     real = loop.train
 
     def keep_model(job):
-        kept["model"] = job.model
+        kept["model"] = job.trained.model
         return real(job)
 
     monkeypatch.setattr("evenfall.engine.training.worker.train", keep_model)
