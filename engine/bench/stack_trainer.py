@@ -40,7 +40,6 @@ def run(stack: str, work: Work, clock: Clock, folder: Path) -> StackResult:
     import transformers
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
-    from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
     from ..machine.device import describe_device, pick_device
@@ -55,40 +54,10 @@ def run(stack: str, work: Work, clock: Clock, folder: Path) -> StackResult:
     bins = read_bins(Path(work.rows))
     batches = micro_batches(bins, work, padded=work.real and name != "unsloth")
     accumulation = len(batches) // work.total_steps
-    options: dict[str, Any]
-    if (
-        name == "unsloth"
-    ):  # lays documents end to end by itself, if it may prepare the rows and cut them
-        options = {"max_length": work.bin_tokens}
-    else:
-        options = {
-            "max_length": None,
-            "use_liger_kernel": name == "liger",
-            "dataset_kwargs": {"skip_prepare_dataset": True},
-        }
-    config = SFTConfig(
-        output_dir=str(folder / "trainer"),
-        max_steps=work.total_steps,
-        per_device_train_batch_size=max(map(len, batches)),
-        gradient_accumulation_steps=accumulation,
-        learning_rate=work.learning_rate,
-        lr_scheduler_type="constant",
-        warmup_steps=0,
-        weight_decay=0.0,
-        max_grad_norm=MAX_GRAD_NORM,
-        optim=_OPTIMISER[name],
-        gradient_checkpointing=bool(_recompute(name, mode, work)),
-        bf16=device.type == "cuda",
-        fp16=False,
-        report_to="none",
-        save_strategy="no",
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # it would show the loss before instead of a NaN
-        seed=SEED,
-        use_cpu=device.type == "cpu",
-        disable_tqdm=True,
-        **options,
-    )
+    config = _trainer_config(
+        name, mode, work, folder / "trainer", bins_per_batch=max(map(len, batches)),
+        accumulation=accumulation, on_gpu=device.type == "cuda",
+    )  # fmt: skip
     watch = Watch(work=work, clock=clock)
     trained: list[int] = []
     trainer = in_this_order(SFTTrainer, batches, trained)(
@@ -124,6 +93,53 @@ def run(stack: str, work: Work, clock: Clock, folder: Path) -> StackResult:
             ),
         ),
     )  # fmt: skip
+
+
+def _trainer_config(
+    name: str,
+    mode: str,
+    work: Work,
+    folder: Path,
+    *,
+    bins_per_batch: int,
+    accumulation: int,
+    on_gpu: bool,
+) -> Any:
+    """TRL's SFTConfig for the work."""
+    from trl.trainer.sft_config import SFTConfig
+
+    options: dict[str, Any] = {
+        "max_length": None,
+        "use_liger_kernel": name == "liger",
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+    }
+    if (
+        name == "unsloth"
+    ):  # lays documents end to end by itself, if it may prepare the rows and cut them
+        options = {"max_length": work.bin_tokens}
+    return SFTConfig(
+        output_dir=str(folder),
+        max_steps=work.total_steps,
+        per_device_train_batch_size=bins_per_batch,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=work.learning_rate,
+        lr_scheduler_type="constant",
+        warmup_steps=0,
+        weight_decay=0.0,
+        max_grad_norm=MAX_GRAD_NORM,
+        optim=_OPTIMISER[name],
+        gradient_checkpointing=bool(_recompute(name, mode, work)),
+        bf16=on_gpu,
+        fp16=False,
+        report_to="none",
+        save_strategy="no",
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # it would show the loss before instead of a NaN
+        seed=SEED,
+        use_cpu=not on_gpu,
+        disable_tqdm=True,
+        **options,
+    )
 
 
 def micro_batches(bins: Bins, work: Work, *, padded: bool) -> list[list[int]]:

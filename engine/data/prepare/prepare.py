@@ -14,7 +14,7 @@ import itertools
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ from ..problems.codes import CUT, DUPLICATE, LEAK, NEAR_DUPLICATE, NEAR_LEAK, in
 from ..problems.duplicates import Seen
 from ..problems.near_duplicates import near_copies
 from ..read.read import size_of
-from ..read.slices import SLICE_BYTES, Slice
+from ..read.slices import SLICE_BYTES
 from ..report.report import DataReport, SourceReport
 from .ahead import Ahead
 from .block import Account, Block, note_rows
@@ -216,6 +216,64 @@ class _SoFar:
     whole: bool = False
 
 
+class _Rounds:
+    """The rows of streamed sources, a slice of each in a round, as they are trained on."""
+
+    def __init__(
+        self, config: RunConfig, sources: list[Source], ahead: Ahead, separate: np.ndarray | None
+    ) -> None:
+        self.held: list[np.ndarray] = [np.arange(0)] * len(sources)
+        """Of each source, the rows of its first slice that are held out."""
+        self.evaluated: Seen | None = None
+        """Rows that are evaluated on, where rows like them are to be dropped."""
+        self.so_far = _SoFar([Account() for _ in sources])
+        self._drop, self._seed = config.data.drop, config.train.seed
+        self._sources, self._ahead, self._separate = sources, ahead, separate
+
+    def after(self, skip: int) -> Generator[Examples]:
+        """Each round from the `skip`-th on."""
+        # Which rows are copies is known only from the rounds before: they are gone through again,
+        # which takes little time where their tokens are in the cache.
+        begin = 0 if DUPLICATE in self._drop else skip
+        dropping = Dropping(self._drop, self._separate)
+        each = [self._blocks(source, begin) for source in self._sources]
+        for round_ in itertools.count(begin):
+            parts = []
+            for place, made in enumerate(each):
+                block = next(made, None)
+                if block is not None:
+                    parts.append(self._taken(round_, place, dropping.of(block)))
+            if not parts:
+                self.so_far.whole = len(self.so_far.rounds) == round_
+                return
+            self.so_far.rounds.add(round_)
+            if round_ >= skip:
+                yield Examples.joined(parts)
+
+    def _blocks(self, source: Source, begin: int) -> Generator[Block]:
+        slices = itertools.islice(source.slices(), begin, None)
+        return self._ahead.blocks(slices, source.settings, source.config.path, lambda rows: None)
+
+    def _taken(self, round_: int, place: int, block: Block) -> Examples:
+        """The rows of a block that are trained on, weighted; the account takes note the first time."""
+        part = block.examples
+        out = self.held[place] if round_ == 0 else self.held[place][:0]
+        leaks = np.zeros(part.row_count, bool)
+        if self.evaluated is not None:
+            leaks = leaks_of(part, self.evaluated, out)
+        if round_ not in self.so_far.rounds:
+            account = self.so_far.accounts[place]
+            account.add(block.account)
+            note_rows(account.dropped, in_words(LEAK), part, leaks)
+        keep = ~leaks
+        keep[out] = False
+        weight = self._sources[place].config.weight
+        if weight == 1 and keep.all():
+            return part
+        rows = weighted_rows(np.flatnonzero(keep), weight, self._seed, place, round_)
+        return part.of_these_rows(rows)
+
+
 def _streamed(
     config: RunConfig,
     tokenizer: "PreTrainedTokenizerBase",
@@ -224,81 +282,37 @@ def _streamed(
     report: TellStage,
 ) -> PreparedData:
     """Windows that are made while training runs; the account is that of the first."""
-    data, seed = config.data, config.train.seed
+    data = config.data
     for code in data.drop:
         if code in NEAR:
             raise DataError(
                 f"data.drop: {code} needs all rows at once, and more than {STREAM_ABOVE / 1e6:.0f} MB "
                 "are read while training runs; take it out, or take fewer rows with data.max_rows"
             )
-    separate = tested and tested.hashes
     ahead = Ahead(tokenizer, sum(source.size for source in sources), _silent)
-
-    def blocks(source: Source, slices: Iterator[Slice]) -> Generator[Block]:
-        return ahead.blocks(slices, source.settings, source.config.path, lambda rows: None)
-
     report("rendering the first rows", None)
+    separate = tested and tested.hashes
     dropping = Dropping(data.drop, separate)
     firsts = [dropping.of(ahead.block(source.first, source.settings)) for source in sources]
     for source, block in zip(sources, firsts, strict=True):
         if not len(block.examples):
             raise DataError(nothing_left(source.config.path, block.account, data))
-    held = [np.arange(0)] * len(sources)
-    evaluated: Seen | None = None
+    rounds = _Rounds(config, sources, ahead, separate)
     if data.eval_fraction and tested is None:
-        held = _held_out_of_first(config, sources, firsts)
+        rounds.held = _held_out_of_first(config, sources, firsts)
         parts = [block.examples for block in firsts]
-        tested = held_out(parts, held, data.max_length)
-        evaluated = Seen(tested.hashes) if LEAK in data.drop else None
-
-    so_far = _SoFar([Account() for _ in sources])
-
-    def taken(round_: int, place: int, block: Block) -> Examples:
-        """The rows of a block that are trained on, weighted; the account takes note the first time."""
-        part, out = block.examples, held[place] if round_ == 0 else held[place][:0]
-        leaks = np.zeros(part.row_count, bool)
-        if evaluated is not None:
-            leaks = leaks_of(part, evaluated, out)
-        if round_ not in so_far.rounds:
-            so_far.accounts[place].add(block.account)
-            note_rows(so_far.accounts[place].dropped, in_words(LEAK), part, leaks)
-        keep = ~leaks
-        keep[out] = False
-        weight = sources[place].config.weight
-        if weight == 1 and keep.all():
-            return part
-        return part.of_these_rows(weighted_rows(np.flatnonzero(keep), weight, seed, place, round_))
-
-    def rounds(skip: int) -> Generator[Examples]:
-        # Which rows are copies is known only from the rounds before: they are gone through again,
-        # which takes little time where their tokens are in the cache.
-        begin = 0 if DUPLICATE in data.drop else skip
-        dropping = Dropping(data.drop, separate)
-        each = [
-            blocks(source, itertools.islice(source.slices(), begin, None)) for source in sources
-        ]
-        for round_ in itertools.count(begin):
-            parts = []
-            for place, made in enumerate(each):
-                block = next(made, None)
-                if block is not None:
-                    parts.append(taken(round_, place, dropping.of(block)))
-            if not parts:
-                so_far.whole = len(so_far.rounds) == round_
-                return
-            so_far.rounds.add(round_)
-            if round_ >= skip:
-                yield Examples.joined(parts)
-
+        tested = held_out(parts, rounds.held, data.max_length)
+        rounds.evaluated = Seen(tested.hashes) if LEAK in data.drop else None
+    so_far = rounds.so_far
     size = sum(source.size for source in sources)
     share = min(1.0, sum(source.first.size for source in sources) / size)
-    stream = Stream(rounds, data.max_length, share, ahead.close)
+    stream = Stream(rounds.after, data.max_length, share, ahead.close)
     while not stream.ready(0, 0):
         report("packing the first rows", None)
         time.sleep(0.02)
     first = stream.window(0, 0)
     assert first is not None
-    held_counts = [len(rows) for rows in held]
+    held_counts = [len(rows) for rows in rounds.held]
     per_row = sum(source.first.size for source in sources) / sum(
         len(source.first.rows) for source in sources
     )

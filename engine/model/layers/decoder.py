@@ -234,17 +234,13 @@ def _forward(
     return out, saved, kept
 
 
-def _backward(
-    parts: LayerParts, call: Call, saved: _Saved, kept: Attended, dout: Tensor, *, input_grad: bool
-) -> tuple[Tensor | None, list[Tensor]]:
-    """The input's gradient, and those of `parts.parameters()`."""
+def _mlp_backward(
+    parts: LayerParts, call: Call, saved: _Saved, dout: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """The gradient of the MLP's normed input, and those of the adapters of gate, up and down."""
     tokens, width = saved.hidden.shape
-    mask1, mask2, mask3, mask4 = saved.masks
-    assert saved.total is not None and saved.rstd1 is not None and saved.rstd2 is not None
-    assert saved.gate_up is not None and saved.qkv is not None
-
-    if dout.stride(1) != 1:  # of a sum, for one: a single number, expanded
-        dout = dout.contiguous()
+    _, _, mask3, mask4 = saved.masks
+    assert saved.total is not None and saved.gate_up is not None
 
     # down(silu(gate) * up)
     dy = parts.stream.take(dout)
@@ -283,7 +279,22 @@ def _backward(
     gate_up_grads = parts.gate_up.gather(
         parts.gate_up.a_gradient(dgate_up, x2, mask3), gate_up_db
     )  # fmt: skip
-    del dgate_up, x2
+    return dx2, [*gate_up_grads, *down_grads]
+
+
+def _backward(
+    parts: LayerParts, call: Call, saved: _Saved, kept: Attended, dout: Tensor, *, input_grad: bool
+) -> tuple[Tensor | None, list[Tensor]]:
+    """The input's gradient, and those of `parts.parameters()`."""
+    tokens, width = saved.hidden.shape
+    mask1, mask2, _, _ = saved.masks
+    assert saved.total is not None and saved.rstd1 is not None and saved.rstd2 is not None
+    assert saved.qkv is not None
+
+    if dout.stride(1) != 1:  # of a sum, for one: a single number, expanded
+        dout = dout.contiguous()
+
+    dx2, mlp_grads = _mlp_backward(parts, call, saved, dout)
 
     # o(attention), where the gradient of the stream ends up too
     dtotal = parts.o.gradient_buffer(tokens)
@@ -330,7 +341,7 @@ def _backward(
     if x1 is None:
         x1 = _normed(parts.qkv, parts.input_norm, saved.hidden, mask1, call)
     qkv_grads = parts.qkv.adapter_gradients(dqkv, x1, mask1)
-    return dhidden, [*qkv_grads, *o_grads, *gate_up_grads, *down_grads]
+    return dhidden, [*qkv_grads, *o_grads, *mlp_grads]
 
 
 def _normed(
