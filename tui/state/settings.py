@@ -2,11 +2,12 @@
 
 A preset is a set of keys. Taking another one must not leave the first one's keys behind (60 steps of a
 quick test in a night's run), so what a preset set goes back to its default when the next does not set
-it, unless the user has changed it since.
+it, unless the user has changed it since. The model itself is always among the keys that are wanted: it
+is what was chosen, and no key of a preset that could go back to the demo.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...engine.config.run_config import ConfigField, RunConfig, config_fields, parse_config
@@ -79,21 +80,22 @@ def overrides_between(
         if key not in wanted and value_of(draft, key) == value
     }
     return [
-        f"{key}={json.dumps(value)}"
+        # As in `override_of`: YAML would read JSON's escape of an emoji as two halves of a character.
+        f"{key}={json.dumps(value, ensure_ascii=False)}"
         for key, value in {**stale, **wanted}.items()
         if value_of(draft, key) != value
     ]
 
 
-def model_in(draft: RunConfig) -> str | None:
-    """Id of the model preset that the draft uses."""
-    name = draft.model.name_or_path
-    return next((preset.id for preset in model_presets() if preset.name_or_path == name), None)
+def preset_of(name_or_path: str) -> str | None:
+    """Id of the preset of a model; None where no preset knows it."""
+    known = (preset.id for preset in model_presets() if preset.name_or_path == name_or_path)
+    return next(known, None)
 
 
 def recipe_in(draft: RunConfig, preferred: str | None = None) -> str | None:
     """Id of the recipe all of whose settings hold in the draft (the model's own win over them)."""
-    model = model_in(draft)
+    model = preset_of(draft.model.name_or_path)
     ids = [recipe.id for recipe in recipe_presets()]
     for recipe in sorted(ids, key=lambda id: id != preferred):
         wanted = preset_settings(model, recipe)
@@ -128,20 +130,17 @@ class DraftEditor:
         """Use a model, by its preset where it has one."""
         if entry.preset:
             own = self._preferred if entry.preset.id != "demo" else None
-            return self._apply(entry.preset.id, own or entry.preset.recipe)
-        override = override_of("model.name_or_path", entry.name_or_path)
-        return self._apply(None, self._preferred or self.recipe, [override])
+            return self._apply(entry.name_or_path, own or entry.preset.recipe)
+        return self._apply(entry.name_or_path, self._preferred or self.recipe)
 
     def take_recipe(self, id: str) -> list[str]:
         """Follow a recipe, as far as the model's preset does not say otherwise."""
         self._preferred = id
-        return self._apply(model_in(self._desk.draft), id)
+        return self._apply(self._desk.draft.model.name_or_path, id)
 
-    def _apply(
-        self, model: str | None, recipe: str | None, overrides: Sequence[str] = ()
-    ) -> list[str]:
-        wanted = preset_settings(model, recipe)
-        overrides = [*overrides, *overrides_between(self._desk.draft, self._applied, wanted)]
+    def _apply(self, model: str, recipe: str | None) -> list[str]:
+        wanted = {"model.name_or_path": model, **preset_settings(preset_of(model), recipe)}
+        overrides = overrides_between(self._desk.draft, self._applied, wanted)
         self._desk.update_draft(overrides)
         self._applied = wanted
         return [override.partition("=")[0] for override in overrides]

@@ -202,6 +202,25 @@ def test_local_folder_shows_its_config(app, drive, see, tmp_path):
     assert Path(app.desk.draft.model.name_or_path).resolve() == folder
 
 
+def test_a_folder_that_is_typed_after_a_preset_was_taken_is_what_trains(app, drive, see, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+
+    async def scenario(pilot):
+        await pilot.press("down", "down", "enter")
+        app.clear_notifications()
+        await pilot.press("slash", *"./mine", "enter")
+        await pilot.pause()
+        assert see(app).count("model.name_or_path") == 1  # in the notice of what was set
+        assert "● mine" in see(app) and "mine in 4-bit" in see(app)
+        await pilot.press("tab", "home", "enter")  # a recipe: the folder stays
+        assert "mine in 4-bit" in see(app)
+
+    drive(app, scenario)
+    assert app.desk.draft.model.name_or_path == "mine"
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
