@@ -15,6 +15,7 @@ from ...presets.load import model_preset, model_presets, preset_overrides, recip
 from ..value_text import field_text
 from ..widgets.form import FormRow
 from .model_catalog import ModelEntry
+from .refused import DraftField, Refusal
 
 if TYPE_CHECKING:
     from .desk import Desk
@@ -38,6 +39,10 @@ _SETTINGS = (
     ("train.seed", "seed"),
 )
 """Keys of the settings form, and what the form calls them."""
+
+
+_FIND_FIELD = DraftField(screen="model", key="model.name_or_path", title="Model", where="1, then /")
+"""The field for a hub id or a folder, above the list of models."""
 
 
 def value_of(config: RunConfig, key: str) -> Any:
@@ -107,7 +112,7 @@ def recipe_in(draft: RunConfig, preferred: str | None = None) -> str | None:
 class DraftEditor:
     """Edits the draft on the desk by presets and by single keys; says which keys each edit changed.
 
-    Every edit raises ConfigError, and changes nothing, where a value does not fit.
+    Taking a preset raises ConfigError, and changes nothing, where one of its values does not fit.
     """
 
     def __init__(self, desk: "Desk") -> None:
@@ -145,9 +150,25 @@ class DraftEditor:
         self._applied = wanted
         return [override.partition("=")[0] for override in overrides]
 
-    def set(self, key: str, text: str) -> None:
-        """Set one key to what was typed."""
-        self._desk.update_draft([override_of(key, text)])
+    def set(self, key: str, text: str) -> str:
+        """Set one key to what was typed into the form.
+
+        Returns:
+            Why it was refused; empty where it was taken.
+        """
+        return self._desk.offer(_form_field(key), [override_of(key, text)])
+
+    def refuse_model(self, why: str) -> None:
+        """What was entered above the list is no model."""
+        self._desk.refused.hold(Refusal(_FIND_FIELD, why))
+
+    def drop_model(self) -> None:
+        """The field above the list holds nothing that was refused."""
+        self._desk.refused.drop(_FIND_FIELD)
+
+    def give_up(self, key: str) -> None:
+        """The form's field of `key` holds what stands again."""
+        self._desk.refused.drop(_form_field(key))
 
     @staticmethod
     def rows() -> list[FormRow]:
@@ -171,3 +192,7 @@ class DraftEditor:
         """Texts of the form's fields."""
         draft = self._desk.draft
         return {key: field_text(value_of(draft, key)) for key, _ in _SETTINGS}
+
+
+def _form_field(key: str) -> DraftField:
+    return DraftField(screen="model", key=key, title=dict(_SETTINGS)[key], where="1, then a")
