@@ -363,11 +363,20 @@ def parse_config(tree: Any, source: str = "") -> RunConfig:
         raise ConfigError("\n".join(seen)) from None
 
 
+_AT_LEAST = """\
+write at least which model and which data, such as
+  model:
+    name_or_path: Qwen/Qwen2.5-0.5B-Instruct
+  data:
+    path: rows.jsonl
+(`demo` in both places is the demo)"""
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a `run.yaml` and apply overrides.
 
     Raises:
-        ConfigError: the file is missing, is no YAML, or has keys or values at fault.
+        ConfigError: the file is missing, is no YAML, says nothing, or has keys or values at fault.
     """
     path = Path(path)
     try:
@@ -380,6 +389,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         tree = load_yaml(text)
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: is not YAML: {error}") from error
+    if tree is None or tree == {}:  # a file that was cut off or forgotten is no wish for the demo
+        raise ConfigError(f"{path}: is empty: it sets no key", _AT_LEAST)
     return parse_config(tree, str(path)).with_overrides(overrides)
 
 

@@ -31,8 +31,9 @@ def _train(args: argparse.Namespace) -> int:
     if args.resume:
         overrides = [text for text in (args.config, *args.overrides) if text]
         run = find_run(args.resume, args.runs)
+        config = run.config().with_overrides(overrides)  # before anything starts: it may not do
         if overrides:
-            run.write_config(run.config().with_overrides(overrides))
+            run.write_config(config)
         return train_run(args, run, resume=True)
     if not args.config:
         raise ConfigError("train: name a run.yaml, or --resume RUN")

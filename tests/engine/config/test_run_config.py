@@ -291,11 +291,18 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         load_config(tmp_path)
 
 
-def test_an_empty_file_is_the_default_run_and_takes_overrides(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["", "\n", "# to be written\n", "---\n", "{}", "null\n", "~"])
+def test_an_empty_file_is_no_run_and_says_what_to_write(tmp_path: Path, text: str) -> None:
     file = tmp_path / "run.yaml"
-    file.write_text("# nothing yet\n")
-    assert load_config(file) == RunConfig()
-    assert load_config(file, ["train.seed=5"]).train.seed == 5
+    file.write_text(text)
+    for overrides in ([], ["train.seed=5"]):
+        with pytest.raises(ConfigError, match=r"run\.yaml: is empty") as caught:
+            load_config(file, overrides)
+        assert "name_or_path:" in caught.value.hint and "path: rows.jsonl" in caught.value.hint
+
+
+def test_overrides_alone_make_a_run() -> None:
+    assert parse_config(None).with_overrides(["train.seed=5"]).train.seed == 5
 
 
 def test_numbers_and_words_of_a_file_mean_what_they_say(tmp_path: Path) -> None:
