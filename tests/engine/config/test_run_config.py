@@ -65,7 +65,7 @@ trees = st.fixed_dictionaries(
                 "name": st.none() | texts,
                 "split": filled,
                 "max_rows": st.none() | st.integers(1, 10**12),
-                "eval_path": st.none() | texts,
+                "eval_path": st.none() | filled,
             }
         ),
         "train": st.fixed_dictionaries(
@@ -190,8 +190,11 @@ def refused(*overrides: str) -> str:
         ("train.on_oom=never", ["train.on_oom", "'never'", "ask | recover | fail"]),
         ("export.forms=[gguf]", ["export.forms", "'gguf'", "adapter | merged"]),
         ("data.shuffle=maybe", ["data.shuffle", "'maybe'", "true | false"]),
-        ("data.path=", ["data.path names one data set", "data.datasets several"]),
-        ("data.path=''", ["data.path", "''", "text"]),
+        ("data.path=", ["data.path is empty", "name a file", "data.datasets"]),
+        ('data.path=""', ["data.path: is empty, takes text", "file (json"]),
+        ("model.name_or_path=", ["model.name_or_path: is empty, takes text (hub id"]),
+        ('model.name_or_path=""', ["model.name_or_path: is empty, takes text (hub id"]),
+        ('data.eval_path=""', ["data.eval_path: is empty"]),
         ("data.path={a: b}", ["data.path", "{'a': 'b'}", "text"]),
         ("name=a/b", ["name", "'a/b'", "run name"]),
         ("name=../x", ["name", "'../x'"]),
