@@ -159,7 +159,8 @@ class Desk:
 
     def start_run(self) -> bool:
         """Train the draft as a new run and show it; False (and a notice why) where it cannot."""
-        from ...engine.run.directory import RunError
+        from ...engine.errors import UserError
+        from ...engine.model.folder import model_folder
         from ...engine.run.find import create_run
         from ...engine.session.session import Session
 
@@ -169,9 +170,10 @@ class Desk:
             self._host.tell(reason, "warning")
             return False
         try:
+            model_folder(self.draft.model.name_or_path)
             run = create_run(self.draft)
-        except RunError as error:
-            self._host.tell(error, "error")
+        except UserError as error:
+            self._host.tell(error.told(), "error")
             return False
         self.begin(Session(run, attended=True))
         return True

@@ -58,3 +58,12 @@ def test_an_empty_folder_of_runs_is_not_this_folder(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["runs", "--runs", ""])
     assert caught.value.code == 2 and "the folder's name is empty" in capsys.readouterr().err
+
+
+def test_a_folder_without_weights_makes_no_run(here, capsys):
+    (here / "mine").mkdir()
+    (here / "mine" / "config.json").write_text("{}")
+    (here / "run.yaml").write_text("model: {name_or_path: mine}\n")
+    told = refused(capsys, "train", "run.yaml", "--plain")
+    assert "model.name_or_path: mine holds no *.safetensors" in told
+    assert not (here / "runs").exists()

@@ -192,6 +192,7 @@ def test_local_folder_shows_its_config(app, drive, see, tmp_path):
     folder.mkdir()
     config = {"model_type": "llama", "max_position_embeddings": 4096}
     (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(b"")
 
     async def scenario(pilot):
         await pilot.press("slash", *"./mine")
@@ -207,6 +208,7 @@ def test_a_folder_that_is_typed_after_a_preset_was_taken_is_what_trains(app, dri
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"")
 
     async def scenario(pilot):
         await pilot.press("down", "down", "enter")
@@ -227,6 +229,8 @@ def test_a_folder_that_is_typed_after_a_preset_was_taken_is_what_trains(app, dri
     [
         ("./nowhere", "no such folder"),
         ("./empty", "no config.json"),
+        ("./weightless", "holds no *.safetensors"),
+        ("./torn", "lacks model-2-of-2.safetensors"),
         ("./adapter", "is an adapter"),
         ("a model with blanks", "no hub id"),
     ],
@@ -235,6 +239,13 @@ def test_what_is_no_model_is_refused_beside_the_field(app, drive, see, tmp_path,
     (tmp_path / "empty").mkdir()
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    for name in ("weightless", "torn"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    shards = {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}
+    index = tmp_path / "torn" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": shards}))
+    (tmp_path / "torn" / shards["a"]).write_bytes(b"")
 
     async def scenario(pilot):
         await pilot.press("slash")
