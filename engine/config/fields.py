@@ -94,7 +94,9 @@ def explain(detail: ErrorDetails, root: type[BaseModel]) -> str:
     for end in range(len(location), 0, -1):
         field = known.get(".".join(location[:end]))
         if field:
-            return f"{field.key}: got {shown(detail['input'])}, takes {field.takes}" + (
+            empty = detail["input"] is None or detail["input"] == ""
+            got = "is empty" if empty else f"got {shown(detail['input'])}"
+            return f"{field.key}: {got}, takes {field.takes}" + (
                 f" ({field.description})" if field.description else ""
             )
     message = detail["msg"].removeprefix("Value error, ")

@@ -154,7 +154,7 @@ class DataConfig(_Section):
         default=[], description="problems that are known and meant: they hold no run up"
     )
     eval_path: str | None = Field(
-        default=None, description="held-out file; default: taken from `path`"
+        default=None, min_length=1, description="held-out file; default: taken from `path`"
     )
     eval_fraction: float = Field(
         default=0.0, ge=0, le=0.5, description="share of the rows held out for evaluation"
@@ -171,6 +171,11 @@ class DataConfig(_Section):
     @model_validator(mode="after")
     def _one_source(self) -> "DataConfig":
         if (self.path is None) != bool(self.datasets):
+            if self.path is None:
+                raise ValueError(
+                    "data.path is empty, and data.datasets too: name a file, a folder, a hub id or "
+                    "`demo` in data.path, or several data sets in data.datasets"
+                )
             raise ValueError(
                 "data.path names one data set and data.datasets several: give one of the two, and "
                 "null for data.path where there are several"
@@ -363,12 +368,23 @@ def parse_config(tree: Any, source: str = "") -> RunConfig:
         raise ConfigError("\n".join(seen)) from None
 
 
+_AT_LEAST = """\
+write at least which model and which data, such as
+  model:
+    name_or_path: Qwen/Qwen2.5-0.5B-Instruct
+  data:
+    path: rows.jsonl
+(`demo` in both places is the demo)"""
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a `run.yaml` and apply overrides.
 
     Raises:
-        ConfigError: the file is missing, is no YAML, or has keys or values at fault.
+        ConfigError: the file is missing, is no YAML, says nothing, or has keys or values at fault.
     """
+    if path == "":
+        raise ConfigError("the path of the run.yaml is empty", "name the file, such as run.yaml")
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -380,6 +396,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         tree = load_yaml(text)
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: is not YAML: {error}") from error
+    if tree is None or tree == {}:  # a file that was cut off or forgotten is no wish for the demo
+        raise ConfigError(f"{path}: is empty: it sets no key", _AT_LEAST)
     return parse_config(tree, str(path)).with_overrides(overrides)
 
 

@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_mod
 from safetensors.torch import save_file
 
 from ..config.run_config import AdapterConfig
-from .source import LoadError
+from .folder import LoadError
 
 
 def add_adapter(model: Any, config: AdapterConfig, seed: int) -> PeftModel:

@@ -18,8 +18,9 @@ from ..config.run_config import ModelConfig
 from ..machine.device import compute_dtype
 from ..machine.jobs import TellStage
 from .families.table import FAMILIES
+from .folder import LoadError
 from .layers import packed_attention as attention
-from .source import LoadError, model_source, readable_errors
+from .source import model_source, readable_errors
 
 
 @dataclass(kw_only=True)

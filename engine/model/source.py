@@ -1,4 +1,4 @@
-"""Where a model is found, and what its files tell before it is loaded. Light: no torch."""
+"""Where transformers finds a model, and what its files tell before it is loaded. Light: no torch."""
 
 import contextlib
 import json
@@ -8,37 +8,17 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers.utils.hub import cached_file
 
-from ...presets.load import demo_folder
 from ..config.run_config import ModelConfig
-from ..errors import UserError
-
-
-class LoadError(UserError):
-    """A model that cannot be loaded; the message says which and the fix."""
+from .folder import LoadError, model_folder
 
 
 def model_source(config: ModelConfig) -> str:
     """Where transformers finds the model: a folder, or the hub id itself.
 
     Raises:
-        LoadError: a local path without config.json or without safetensors.
+        LoadError: a local path without config.json or without whole safetensors.
     """
-    name = config.name_or_path
-    if name == "demo":
-        return str(demo_folder() / "model")
-    folder = Path(name).expanduser()
-    if not folder.exists():
-        if name.startswith(("/", ".", "~")) or name.count("/") > 1:
-            raise LoadError(f"model.name_or_path: {name} does not exist")
-        return name
-    if not (folder / "config.json").is_file():
-        raise LoadError(f"model.name_or_path: {name} holds no config.json: not a model folder")
-    if not any(folder.glob("*.safetensors")):
-        raise LoadError(
-            f"model.name_or_path: {name} holds no *.safetensors. Evenfall reads no pickle files "
-            "(.bin, .pt): convert them with transformers' save_pretrained first"
-        )
-    return str(folder)
+    return str(model_folder(config.name_or_path) or config.name_or_path)
 
 
 def ends_of_generation(config: ModelConfig) -> set[int]:

@@ -6,7 +6,8 @@ from transformers import AutoTokenizer
 
 from ..config.run_config import RunConfig
 from .chat_template import read_chat_template
-from .source import LoadError, model_source, readable_errors
+from .folder import LoadError
+from .source import model_source, readable_errors
 
 
 def load_tokenizer(run: RunConfig) -> Any:

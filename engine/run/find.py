@@ -40,12 +40,17 @@ def create_run(config: RunConfig) -> RunDirectory:
     )
 
 
+_NAME_A_RUN = "give a name, the start of one, or a folder; `evenfall runs` lists what there is"
+
+
 def find_run(name: str | Path, root: str | Path = "runs") -> RunDirectory:
     """The run of that path, or of that name (or unique start of one) under `root`.
 
     Raises:
-        RunError: there is none, or several names start so.
+        RunError: there is none, several names start so, or the name is empty.
     """
+    if name == "":  # every name starts so, and the path of it is this very folder
+        raise RunError("the run's name is empty", _NAME_A_RUN)
     for path in (Path(name), Path(root) / name):
         if (path / "run.yaml").is_file():
             return RunDirectory(path)

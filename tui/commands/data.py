@@ -61,8 +61,12 @@ def check(args: argparse.Namespace) -> int:
 
 
 def _config(source: str, overrides: list[str]) -> "RunConfig":
-    from ...engine.config.run_config import load_config, parse_config
+    from ...engine.config.run_config import ConfigError, load_config, parse_config
 
+    if not source:
+        raise ConfigError(
+            "the path of the data is empty", "name a run.yaml, a file, a folder, a hub id or demo"
+        )
     if (Path(source) / "run.yaml").is_file():  # a run
         source = str(Path(source) / "run.yaml")
     if Path(source).suffix in (".yaml", ".yml"):

@@ -15,7 +15,11 @@ class Commands:
         self._parsers = parser.add_subparsers(title="commands", metavar="")
         self._shared = argparse.ArgumentParser(add_help=False)
         self._shared.add_argument(
-            "--runs", default="runs", metavar="DIR", help="folder with run directories (runs/)"
+            "--runs",
+            default="runs",
+            type=_folder,
+            metavar="DIR",
+            help="folder with run directories (runs/)",
         )
 
     def add(self, name: str, handler: Handler, words: str) -> argparse.ArgumentParser:
@@ -25,6 +29,12 @@ class Commands:
         )
         parser.set_defaults(handler=handler)
         return parser
+
+
+def _folder(text: str) -> str:
+    if not text:  # its path would be this very folder
+        raise argparse.ArgumentTypeError("the folder's name is empty")
+    return text
 
 
 def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:

@@ -26,20 +26,25 @@ def add(commands: Commands) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     from ...engine.config.run_config import ConfigError, load_config
+    from ...engine.model.folder import model_folder
     from ...engine.run.find import create_run, find_run
 
-    if args.resume:
-        overrides = [text for text in (args.config, *args.overrides) if text]
+    if args.resume is not None:
+        overrides = [text for text in (args.config, *args.overrides) if text is not None]
         run = find_run(args.resume, args.runs)
+        config = run.config().with_overrides(overrides)  # before anything starts: it may not do
+        model_folder(config.model.name_or_path)
         if overrides:
-            run.write_config(run.config().with_overrides(overrides))
+            run.write_config(config)
         return train_run(args, run, resume=True)
-    if not args.config:
+    if args.config is None:
         raise ConfigError("train: name a run.yaml, or --resume RUN")
     overrides = list(args.overrides)
     if args.runs != "runs":
         overrides.append(f"output_dir={args.runs}")
-    return train_run(args, create_run(load_config(args.config, overrides)))
+    config = load_config(args.config, overrides)
+    model_folder(config.model.name_or_path)  # before there is a run of which nothing can come
+    return train_run(args, create_run(config))
 
 
 def train_run(

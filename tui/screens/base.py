@@ -19,6 +19,7 @@ from textual.widgets import Static
 
 from ..keys import ScreenName, bindings_of, verbs_of
 from ..state.notices import Severity, notice
+from ..widgets.field import TextField
 from ..widgets.keybar import KeyBar, KeyItem, shown_key
 from ..widgets.nav import NavStrip
 
@@ -112,6 +113,11 @@ class EvenfallScreen(Screen[None]):
     def draft_changed(self) -> None:
         """The draft is another one now, or the screen has just come into view."""
 
+    def left(self) -> None:
+        """Another of the six screens has come to the front. What was typed is committed: it would else look set."""
+        if isinstance(self.focused, TextField):
+            self.focused.leave()
+
     def poll_every(self, seconds: float, callback: Callable[[], object]) -> Timer:
         """A timer that rests while the screen is hidden or lies under a dialog."""
         timer = self.set_interval(seconds, callback, pause=not self._shown)
@@ -183,6 +189,8 @@ class EvenfallScreen(Screen[None]):
         self._shown = False
         for timer in self._own_timers:
             timer.pause()
+        if self.app.current_mode != self.NAME:  # else a dialog lies over it
+            self.left()
 
     def on_resize(self, event: events.Resize) -> None:
         width, height = event.size

@@ -18,6 +18,7 @@ from ...engine.run.directory import RunDirectory, RunError
 from ...engine.run.facts import saved_key
 from ..safe_text import safe_text
 from ..state.chat_talk import Side, Talk, answer
+from ..value_text import field_text
 from ..widgets.conversation import Conversation
 from ..widgets.field import TextField
 from ..widgets.job_line import JobLine
@@ -59,6 +60,8 @@ class ChatScreen(EvenfallScreen):
         self._talk = Talk()
         self._mode = "tuned"
         self._error = ""
+        self._refused: dict[str, str] = {}
+        """Id of an option's field -> why what it holds was refused."""
         self._prompts: list[str] = []
         self._recalled = 0
         self._temperature, self._max_tokens = 0.0, 256
@@ -251,6 +254,7 @@ class ChatScreen(EvenfallScreen):
             reason = (
                 "the model is still being loaded" if self._loading else "the model is not loaded"
             )
+        reason = reason or next(iter(self._refused.values()), None)
         chat = self._chat
         if reason or chat is None:
             self.tell(f"Not sent: {reason}", "warning")
@@ -274,21 +278,38 @@ class ChatScreen(EvenfallScreen):
     @on(TextField.Committed, "#chat-temperature")
     def _set_temperature(self, event: TextField.Committed) -> None:
         value = _number(event.text, 0.0, 2.0)
-        event.field.mark_bad(value is None)
-        self._refuse("" if value is not None else "temperature: takes a number from 0 to 2")
-        self._temperature = self._temperature if value is None else value
+        if value is None:
+            why = "temperature: takes a number from 0 to 2"
+            self._refuse(event.field, why, field_text(self._temperature))
+        else:
+            self._temperature = value
+            self._accept(event.field)
 
     @on(TextField.Committed, "#chat-tokens")
     def _set_tokens(self, event: TextField.Committed) -> None:
         value = _number(event.text, 1, 32_768)
-        bad = value is None or value != int(value)
-        event.field.mark_bad(bad)
-        self._refuse("max tokens: takes a whole number from 1 to 32768" if bad else "")
-        self._max_tokens = self._max_tokens if bad or value is None else int(value)
+        if value is None or value != int(value):
+            why = "max tokens: takes a whole number from 1 to 32768"
+            self._refuse(event.field, why, field_text(self._max_tokens))
+        else:
+            self._max_tokens = int(value)
+            self._accept(event.field)
 
-    def _refuse(self, message: str) -> None:
-        self._error = message
+    def _refuse(self, field: TextField, why: str, stands: str) -> None:
+        """Nothing is sent while an option's field shows another value than would be used."""
+        field.refuse(stands)
+        self._refused[field.id or ""] = self._error = why
         self._show()
+
+    def _accept(self, field: TextField) -> None:
+        field.mark_bad(False)
+        self._refused.pop(field.id or "", None)
+        self._error = next(iter(self._refused.values()), "")
+        self._show()
+
+    @on(TextField.GivenUp)
+    def _given_up(self, event: TextField.GivenUp) -> None:
+        self._accept(event.field)
 
     # Verbs
 

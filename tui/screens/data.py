@@ -13,9 +13,10 @@ from textual.containers import Container, Horizontal
 from textual.content import Content
 from textual.widgets import Static
 
-from ...engine.config.run_config import ConfigError, DataConfig, RunConfig
+from ...engine.config.run_config import DataConfig, RunConfig
 from ...engine.machine.jobs import Job
 from ..safe_text import safe_text
+from ..state.refused import DraftField
 from ..state.settings import FIELDS, override_of, value_of
 from ..value_text import field_text
 from ..widgets.field import Choice, TextField
@@ -31,14 +32,17 @@ if TYPE_CHECKING:
     from ...engine.data.formats.detect import UndecidedFormat
     from ...engine.data.inspector.preview import DataPreview
 
-KEYS = {
-    "data-path": "data.path",
-    "data-format": "data.format",
-    "data-length": "data.max_length",
-    "data-held": "data.eval_fraction",
-    "data-learn": "data.assistant_only_loss",
+_FIELDS = {
+    id: DraftField(screen="data", key=f"data.{name}", title=title, where="2")
+    for id, name, title in (
+        ("data-path", "path", "Data"),
+        ("data-format", "format", "format"),
+        ("data-length", "max_length", "max length"),
+        ("data-held", "eval_fraction", "held out"),
+        ("data-learn", "assistant_only_loss", "learn"),
+    )
 }
-"""Field -> the configuration key that it edits."""
+"""Control -> what it edits."""
 _FIXES = {
     "drop_rows": "drop",
     "cut_rows": "cut",
@@ -117,20 +121,20 @@ class DataScreen(EvenfallScreen):
     # The draft and its preview
 
     def draft_changed(self) -> None:
-        draft = self.desk.draft
-        for name, key in KEYS.items():
-            control = self.query_one(f"#{name}")
-            if isinstance(control, TextField | Choice) and not (
-                isinstance(control, TextField) and control.has_focus
+        draft, refused = self.desk.draft, self.desk.refused.of("data")
+        for id, field in _FIELDS.items():
+            control = self.query_one(f"#{id}")
+            if isinstance(control, Choice) or (
+                isinstance(control, TextField) and not control.typing and field.key not in refused
             ):
-                control.put(field_text(value_of(draft, key)))
+                control.put(field_text(value_of(draft, field.key)))
         several = len(draft.data.datasets)
         self.query_one("#data-path", TextField).placeholder = (
             f"{several} data sets of run.yaml; a path here takes their place" if several else _PATH
         )
         if preview_key(draft) != self._key:
             self._read()
-        elif self._job is None:  # a refusal that is still shown is of a field that was put back
+        else:
             self._show()
 
     def _read(self) -> None:
@@ -186,7 +190,10 @@ class DataScreen(EvenfallScreen):
         self.query_one("#data-panes").display = preview is not None and not self._error
         status = self.query_one("#data-status", Static)
         status.set_class(bool(self._error), "-error")
-        if self._error:
+        refused = next(iter(self.desk.refused.of("data").values()), "")
+        if refused:
+            status.update(safe_text(refused, 400, style="$text-error"))
+        elif self._error:
             keys = "m says how to read them · " if self._question else ""
             keys += "/ gives another path · u reads again"
             status.update(data.failure(self._error, keys))
@@ -212,25 +219,25 @@ class DataScreen(EvenfallScreen):
         self._set(event.choice, event.value)
 
     def _set(self, control: TextField | Choice, text: str) -> None:
-        key = KEYS[control.id or ""]
+        field = _FIELDS[control.id or ""]
+        key, stands = field.key, field_text(value_of(self.desk.draft, field.key))
         overrides = [override_of(key, text)]
         if key == "data.path" and text.strip() != (self.desk.draft.data.path or ""):
             overrides += self._of_the_old_data()
         elif key == "data.format":
             overrides.append("data.columns={}")  # they were those of the other format
-        try:
-            self.desk.update_draft(overrides)
-        except ConfigError as error:
-            if isinstance(control, TextField):
-                control.mark_bad(True)
-            self.query_one("#data-status", Static).update(
-                safe_text(error, 400, style="$text-error")
-            )
-            return
+        refused = self.desk.offer(field, overrides)
         if isinstance(control, TextField):
-            control.mark_bad(False)
-        if self._job is None:  # nothing to read anew: take a refusal off the screen
-            self._show()
+            if refused:
+                control.refuse(stands)
+            else:
+                control.mark_bad(False)
+        self._show()
+
+    @on(TextField.GivenUp)
+    def _given_up(self, event: TextField.GivenUp) -> None:
+        self.desk.refused.drop(_FIELDS[event.field.id or ""])
+        self._show()
 
     def _of_the_old_data(self) -> list[str]:
         """What takes back the settings that were made for the rows of one data set; the user is told of them."""

@@ -1,5 +1,8 @@
 """Export: write a run's adapter, or the base with the adapter merged in, and prove what was written.
 
+What is written comes from the best adapter that there is, which is another one once the run saves or ends;
+only a checkpoint that was chosen while the screen is looked at stays chosen, and only until it is gone.
+
 Everything heavy runs in a job. Cancelling it removes what it had written: the engine writes beside the
 place and renames at the end, so an export is there whole or not at all.
 """
@@ -50,12 +53,17 @@ class ExportScreen(EvenfallScreen):
         self._reading: Job[RunFacts] | None = None
         self._writing: Job[list[Exported]] | None = None
         self._outcome: Content | None = None
+        self._written = ""
+        """What the export under way, or the last one, is made from."""
+        self._picked: str | None = None
+        """The adapter that the user has chosen since the screen came to the front."""
 
     def compose_body(self) -> ComposeResult:
         yield Static("", id="export-run", markup=False)
         with Horizontal(id="export-from"):
             yield Static("from", classes="export-name", markup=False)
             yield Choice([("", "…")], id="export-kept")
+            yield Static("", id="export-newer", markup=False)
         for form in FORMS:
             with Horizontal(classes="export-form"):
                 yield Tick(form, form == "adapter", id=f"form-{form}")
@@ -69,6 +77,13 @@ class ExportScreen(EvenfallScreen):
         super().on_mount()
         self.query_one("#form-adapter", Tick).focus()
         self.poll_every(0.25, self._poll)
+        self.poll_every(1.0, self.source_changed)  # a run of another process tells this one nothing
+
+    def left(self) -> None:
+        super().left()
+        self._picked = None
+        if self._facts:
+            self._take_facts(self._facts)
 
     def on_unmount(self) -> None:
         if self._writing:
@@ -79,10 +94,10 @@ class ExportScreen(EvenfallScreen):
 
     def source_changed(self) -> None:
         run = self.desk.chosen_run
-        key = None if run is None else (run.path, saved_key(run), self.desk.busy)
+        key = None if run is None else (run.path, saved_key(run), run.is_live(), self.desk.busy)
         if run is not None and key != self._key:
             if self._facts and self._facts.run.path != run.path:
-                self._facts, self._outcome = None, None
+                self._facts, self._outcome, self._picked = None, None, None
             self._read(run)
         self._key = key
         self._show()
@@ -110,11 +125,13 @@ class ExportScreen(EvenfallScreen):
 
     def _take_facts(self, facts: RunFacts) -> None:
         self._facts = facts
-        choice = self.query_one("#export-kept", Choice)
-        names = [(_kept_id(kept), _kept_name(kept, facts)) for kept in facts.kept]
+        names = [(_kept_id(kept), export.kept_name(kept, facts)) for kept in facts.kept]
         values = [value for value, _ in names]
-        value = choice.value if choice.value in values else (values[0] if values else "")
-        choice.set_options(names, value)
+        if self._picked not in values:
+            self._picked = None
+        self.query_one("#export-kept", Choice).set_options(
+            names, self._picked or next(iter(values), "")
+        )
 
     def _finish(self, job: "Job[list[Exported]]") -> None:
         if job.cancelled:
@@ -122,7 +139,7 @@ class ExportScreen(EvenfallScreen):
         elif job.error is not None:
             self._outcome = data.failure(job.error, "x tries again")
         else:
-            self._outcome = export.exported(job.result)
+            self._outcome = export.exported(job.result, self._written)
             self.desk.set_mark("export", "done")
         if self._facts:
             self._read(self._facts.run)
@@ -154,7 +171,9 @@ class ExportScreen(EvenfallScreen):
         self.refresh_keys()
 
     def _show_sizes(self, facts: RunFacts) -> None:
-        sizes = export.export_sizes(facts, self._kept(facts))
+        kept = self._kept(facts)
+        self.query_one("#export-newer", Static).update(export.newer(kept, facts))
+        sizes = export.export_sizes(facts, kept)
         forms = self._forms()
         for form, (size, words) in sizes.items():
             shown = export.form_line(size, words, ticked=form in forms)
@@ -172,8 +191,12 @@ class ExportScreen(EvenfallScreen):
     def _forms(self) -> list[str]:
         return [form for form in FORMS if self.query_one(f"#form-{form}", Tick).value]
 
+    @on(Choice.Changed, "#export-kept")
+    def _pick(self, event: Choice.Changed) -> None:
+        self._picked = event.value
+        self._show()
+
     @on(Tick.Changed)
-    @on(Choice.Changed)
     def _changed(self) -> None:
         self._show()
 
@@ -202,8 +225,9 @@ class ExportScreen(EvenfallScreen):
         facts = self._facts
         if facts is None or not facts.kept:
             return
-        forms, step = self._forms(), self._kept(facts).step
-        self._outcome = None
+        kept = self._kept(facts)
+        forms, step = self._forms(), kept.step
+        self._outcome, self._written = None, export.kept_name(kept, facts)
         self._writing = self.desk.start_job(
             lambda job: write_export(facts.run, forms, step, job), "export"
         )
@@ -222,7 +246,3 @@ class ExportScreen(EvenfallScreen):
 
 def _kept_id(kept: Kept) -> str:
     return "final" if kept.step is None else str(kept.step)
-
-
-def _kept_name(kept: Kept, facts: RunFacts) -> str:
-    return f"final, step {facts.step}" if kept.step is None else f"checkpoint of step {kept.step}"

@@ -100,7 +100,7 @@ class ModelScreen(EvenfallScreen):
         self._list_recipes(recipe)
         self.query_one("#model-plan", Static).update(describe.plan(draft, recipe))
         for form in self.query(Form):
-            form.set_values(self._edit.values())
+            form.set_values(self._edit.values(), self.desk.refused.of("model"))
 
     def _list_recipes(self, chosen: str | None) -> None:
         rows = [
@@ -184,34 +184,58 @@ class ModelScreen(EvenfallScreen):
     @on(PickList.Picked, "#models")
     def _pick_model(self, event: PickList.Picked) -> None:
         entry = next(entry for entry in self._entries if entry.name_or_path == event.row)
-        self._change(lambda: self._edit.take_model(entry))
+        self._take_model(entry)
+
+    def _take_model(self, entry: ModelEntry) -> bool:
+        taken = self._change(lambda: self._edit.take_model(entry))
+        if taken:
+            self._accept_search()
+        return taken
 
     @on(PickList.Picked, "#recipes")
     def _pick_recipe(self, event: PickList.Picked) -> None:
         self._change(lambda: self._edit.take_recipe(event.row))
 
-    def _change(self, edit: Callable[[], list[str]]) -> None:
-        """Edit the draft and say what was changed, so that a preset changes nothing unseen."""
+    def _change(self, edit: Callable[[], list[str]]) -> bool:
+        """Edit the draft and say what was changed, so that a preset changes nothing unseen.
+
+        Returns:
+            Whether it fits.
+        """
         from ...engine.config.run_config import ConfigError
 
         try:
             keys = edit()
         except ConfigError as error:
             self._hint(str(error), bad=True)
-            return
+            return False
         self._hint("")
         self.desk.set_mark("model", "done")
         if keys:
             self.tell(f"Set {', '.join(keys)}")
         else:
             self.tell("Already so: nothing to change. Press 2 to look at the data.")
+        return True
 
     # The field: search, path or hub id
 
     @on(Input.Changed, "#model-find")
     def _typed(self, event: Input.Changed) -> None:
         self._search()
+        if not event.value.strip():
+            self._accept_search()
         self._hint(self._meaning(event.value))
+
+    def _refuse_search(self, why: str) -> None:
+        """What was entered is no model: none but the one before would train, so none does."""
+        self._edit.refuse_model(why)
+        self.query_one("#model-find", TextField).mark_bad(True)
+        self._hint(why, bad=True)
+
+    def _accept_search(self) -> None:
+        """The field no longer holds what was refused."""
+        self._edit.drop_model()
+        self.query_one("#model-find", TextField).mark_bad(False)
 
     def _search(self) -> None:
         self._list_models(self._filled_from.model.name_or_path if self._filled_from else None)
@@ -239,23 +263,24 @@ class ModelScreen(EvenfallScreen):
             return
         models = self.query_one("#models", PickList)
         if self._is_search(event.text):
+            self._accept_search()
             models.focus_rows()
             return
         try:
             entry = look_up(event.text, self._entries)
         except NotAModel as error:
-            self._hint(str(error), bad=True)
+            self._refuse_search(str(error))
             return
         if entry not in self._entries:
             self._entries.insert(0, entry)
-        event.field.put("")
         self._filled_from = None
-        self._change(lambda: self._edit.take_model(entry))
+        if self._take_model(entry):
+            event.field.put("")
+            self._search()
         models.focus_rows()
 
     def _hint(self, text: str, *, bad: bool = False) -> None:
         """Say something under the field; else, where there is no detail pane, what the cursor is on."""
-        self.query_one("#model-find", TextField).mark_bad(bad)
         if not text and self.has_class("-narrow"):
             text = self._detail
         style = "$text-error" if bad else "$text-muted"
@@ -265,14 +290,11 @@ class ModelScreen(EvenfallScreen):
 
     @on(Form.Changed)
     def _set(self, event: Form.Changed) -> None:
-        from ...engine.config.run_config import ConfigError
+        self.query_one(Form).set_error(event.key, self._edit.set(event.key, event.text))
 
-        try:
-            self._edit.set(event.key, event.text)
-        except ConfigError as error:
-            self.query_one(Form).set_error(event.key, str(error))
-        else:
-            self.query_one(Form).set_error(event.key, "")
+    @on(Form.GivenUp)
+    def _given_up(self, event: Form.GivenUp) -> None:
+        self._edit.give_up(event.key)
 
     # Verbs
 
@@ -294,6 +316,7 @@ class ModelScreen(EvenfallScreen):
         if find.value:
             find.put("")
             self._search()
+            self._accept_search()
             self._hint("")
         if not self.has_class("-advanced"):
             self.query_one("#models", PickList).focus_rows()
@@ -310,5 +333,5 @@ class ModelScreen(EvenfallScreen):
         if not self.query(Form):  # made when first wanted: the first paint does without it
             form = Form(self._edit.rows(), id="model-form")
             await self.query_one("#model-panes").mount(form)
-            form.set_values(self._edit.values())
+            form.set_values(self._edit.values(), {})
         self.query_one(Form).focus_first()

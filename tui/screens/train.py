@@ -105,6 +105,8 @@ class TrainScreen(EvenfallScreen):
             Content.styled("r would train", "$text-muted"),
             view.recipe_line(draft, RunProgress()),
         ]
+        if reason := self.desk.refused.why_no_start():
+            lines += [Content(""), view.safe_text(reason, 500, lines=True, style="$text-error")]
         self.query_one("#no-run", Static).update(Content("\n").join(lines))
 
     def _show_texts(self, source: RunSource) -> None:
@@ -194,7 +196,9 @@ class TrainScreen(EvenfallScreen):
     def why_not(self, verb: str) -> str | None:
         source = self.desk.source
         if verb == "run_draft":
-            return "a run is going: x stops it" if self.desk.busy else None
+            if self.desk.busy:
+                return "a run is going: x stops it"
+            return None if self._resumable() else self.desk.refused.why_no_start()
         if source is None:
             return "there is no run yet: r starts one"
         if verb not in STEERING:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ...engine.machine.jobs import Job
 from ..keys import ScreenName
 from .notices import Severity
+from .refused import DraftField, Refusal, RefusedValues
 from .warm_up import WarmUp
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class Desk:
         """The run that Export and Chat work on."""
         self.leaving = False
         """The app ends once the session has saved and stopped."""
+        self.refused = RefusedValues()
+        """What fields hold and the draft does not; no run starts meanwhile."""
         self.warm_up = WarmUp()
         self._host = host
         self._draft = config
@@ -106,9 +109,32 @@ class Desk:
         Raises:
             ConfigError: a key or value that does not fit; the draft stays as it was.
         """
-        self.set_draft(self.draft.with_overrides(overrides))
+        draft = self.draft.with_overrides(overrides)
+        self._draft = self.refused.follow(self.draft, draft)
+        self._host.draft_changed()
+
+    def offer(self, field: DraftField, overrides: Sequence[str]) -> str:
+        """Change the next run by what was typed into a field.
+
+        Returns:
+            Why it was refused, where it was: then the draft stays, and no run starts before the field holds something
+            else. Empty where it was taken.
+        """
+        from ...engine.config.run_config import ConfigError
+
+        try:
+            draft = self.draft.with_overrides(overrides)
+        except ConfigError as error:
+            self.refused.hold(Refusal(field, str(error), tuple(overrides)))
+            return str(error)
+        self.refused.drop(field)
+        self._draft = self.refused.follow(self.draft, draft)
+        self._host.draft_changed()
+        return ""
 
     def set_draft(self, config: "RunConfig") -> None:
+        """Take another draft as a whole, in place of all that was set and typed."""
+        self.refused.clear()
         self._draft = config
         self._host.draft_changed()
 
@@ -133,16 +159,21 @@ class Desk:
 
     def start_run(self) -> bool:
         """Train the draft as a new run and show it; False (and a notice why) where it cannot."""
-        from ...engine.run.directory import RunError
+        from ...engine.errors import UserError
+        from ...engine.model.folder import model_folder
         from ...engine.run.find import create_run
         from ...engine.session.session import Session
 
         if self._told_busy():
             return False
+        if reason := self.refused.why_no_start():
+            self._host.tell(reason, "warning")
+            return False
         try:
+            model_folder(self.draft.model.name_or_path)
             run = create_run(self.draft)
-        except RunError as error:
-            self._host.tell(error, "error")
+        except UserError as error:
+            self._host.tell(error.told(), "error")
             return False
         self.begin(Session(run, attended=True))
         return True

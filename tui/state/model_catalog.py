@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ...engine.model.folder import LoadError, check_model_folder
 from ...presets.load import ModelPreset, model_presets
 from ..value_text import short_count
 
@@ -80,7 +81,7 @@ def look_up(text: str, entries: Sequence[ModelEntry]) -> ModelEntry:
     """The model that a typed path or hub id means.
 
     Raises:
-        NotAModel: a folder without `config.json`, an adapter, or no possible hub id.
+        NotAModel: a folder without `config.json` or without whole weights, an adapter, or no possible hub id.
     """
     text = text.strip()
     for entry in entries:
@@ -96,8 +97,10 @@ def look_up(text: str, entries: Sequence[ModelEntry]) -> ModelEntry:
     if is_folder:
         if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
             raise NotAModel(f"{text}: is an adapter; give the base model that it was trained on")
-        if not (folder / "config.json").is_file():
-            raise NotAModel(f"{text}: this folder has no config.json, so it is no model")
+        try:
+            check_model_folder(folder, text)
+        except LoadError as error:
+            raise NotAModel(error.told()) from error
         return _of_folder(folder.name, str(folder), folder, "local")
     if folder.is_file():
         raise NotAModel(f"{text}: is a file; give the folder that holds config.json and weights")

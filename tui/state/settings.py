@@ -2,11 +2,12 @@
 
 A preset is a set of keys. Taking another one must not leave the first one's keys behind (60 steps of a
 quick test in a night's run), so what a preset set goes back to its default when the next does not set
-it, unless the user has changed it since.
+it, unless the user has changed it since. The model itself is always among the keys that are wanted: it
+is what was chosen, and no key of a preset that could go back to the demo.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...engine.config.run_config import ConfigField, RunConfig, config_fields, parse_config
@@ -14,6 +15,7 @@ from ...presets.load import model_preset, model_presets, preset_overrides, recip
 from ..value_text import field_text
 from ..widgets.form import FormRow
 from .model_catalog import ModelEntry
+from .refused import DraftField, Refusal
 
 if TYPE_CHECKING:
     from .desk import Desk
@@ -37,6 +39,10 @@ _SETTINGS = (
     ("train.seed", "seed"),
 )
 """Keys of the settings form, and what the form calls them."""
+
+
+_FIND_FIELD = DraftField(screen="model", key="model.name_or_path", title="Model", where="1, then /")
+"""The field for a hub id or a folder, above the list of models."""
 
 
 def value_of(config: RunConfig, key: str) -> Any:
@@ -79,21 +85,22 @@ def overrides_between(
         if key not in wanted and value_of(draft, key) == value
     }
     return [
-        f"{key}={json.dumps(value)}"
+        # As in `override_of`: YAML would read JSON's escape of an emoji as two halves of a character.
+        f"{key}={json.dumps(value, ensure_ascii=False)}"
         for key, value in {**stale, **wanted}.items()
         if value_of(draft, key) != value
     ]
 
 
-def model_in(draft: RunConfig) -> str | None:
-    """Id of the model preset that the draft uses."""
-    name = draft.model.name_or_path
-    return next((preset.id for preset in model_presets() if preset.name_or_path == name), None)
+def preset_of(name_or_path: str) -> str | None:
+    """Id of the preset of a model; None where no preset knows it."""
+    known = (preset.id for preset in model_presets() if preset.name_or_path == name_or_path)
+    return next(known, None)
 
 
 def recipe_in(draft: RunConfig, preferred: str | None = None) -> str | None:
     """Id of the recipe all of whose settings hold in the draft (the model's own win over them)."""
-    model = model_in(draft)
+    model = preset_of(draft.model.name_or_path)
     ids = [recipe.id for recipe in recipe_presets()]
     for recipe in sorted(ids, key=lambda id: id != preferred):
         wanted = preset_settings(model, recipe)
@@ -105,7 +112,7 @@ def recipe_in(draft: RunConfig, preferred: str | None = None) -> str | None:
 class DraftEditor:
     """Edits the draft on the desk by presets and by single keys; says which keys each edit changed.
 
-    Every edit raises ConfigError, and changes nothing, where a value does not fit.
+    Taking a preset raises ConfigError, and changes nothing, where one of its values does not fit.
     """
 
     def __init__(self, desk: "Desk") -> None:
@@ -128,27 +135,40 @@ class DraftEditor:
         """Use a model, by its preset where it has one."""
         if entry.preset:
             own = self._preferred if entry.preset.id != "demo" else None
-            return self._apply(entry.preset.id, own or entry.preset.recipe)
-        override = override_of("model.name_or_path", entry.name_or_path)
-        return self._apply(None, self._preferred or self.recipe, [override])
+            return self._apply(entry.name_or_path, own or entry.preset.recipe)
+        return self._apply(entry.name_or_path, self._preferred or self.recipe)
 
     def take_recipe(self, id: str) -> list[str]:
         """Follow a recipe, as far as the model's preset does not say otherwise."""
         self._preferred = id
-        return self._apply(model_in(self._desk.draft), id)
+        return self._apply(self._desk.draft.model.name_or_path, id)
 
-    def _apply(
-        self, model: str | None, recipe: str | None, overrides: Sequence[str] = ()
-    ) -> list[str]:
-        wanted = preset_settings(model, recipe)
-        overrides = [*overrides, *overrides_between(self._desk.draft, self._applied, wanted)]
+    def _apply(self, model: str, recipe: str | None) -> list[str]:
+        wanted = {"model.name_or_path": model, **preset_settings(preset_of(model), recipe)}
+        overrides = overrides_between(self._desk.draft, self._applied, wanted)
         self._desk.update_draft(overrides)
         self._applied = wanted
         return [override.partition("=")[0] for override in overrides]
 
-    def set(self, key: str, text: str) -> None:
-        """Set one key to what was typed."""
-        self._desk.update_draft([override_of(key, text)])
+    def set(self, key: str, text: str) -> str:
+        """Set one key to what was typed into the form.
+
+        Returns:
+            Why it was refused; empty where it was taken.
+        """
+        return self._desk.offer(_form_field(key), [override_of(key, text)])
+
+    def refuse_model(self, why: str) -> None:
+        """What was entered above the list is no model."""
+        self._desk.refused.hold(Refusal(_FIND_FIELD, why))
+
+    def drop_model(self) -> None:
+        """The field above the list holds nothing that was refused."""
+        self._desk.refused.drop(_FIND_FIELD)
+
+    def give_up(self, key: str) -> None:
+        """The form's field of `key` holds what stands again."""
+        self._desk.refused.drop(_form_field(key))
 
     @staticmethod
     def rows() -> list[FormRow]:
@@ -172,3 +192,7 @@ class DraftEditor:
         """Texts of the form's fields."""
         draft = self._desk.draft
         return {key: field_text(value_of(draft, key)) for key, _ in _SETTINGS}
+
+
+def _form_field(key: str) -> DraftField:
+    return DraftField(screen="model", key=key, title=dict(_SETTINGS)[key], where="1, then a")

@@ -2,7 +2,8 @@
 
 `TextField` is an Input whose value passes `safe_str`, so that a pasted or stored escape sequence is shown
 instead of obeyed. It tells its screen once, when the user is done (enter, or leaving the field), and not
-at every key: half a number is not an error yet.
+at every key: half a number is not an error yet. What the screen refuses stays for correction, coloured,
+and escape brings back what stood.
 
 `Choice` shows its words on one line, `‹ nf4 ›`, and is turned with the arrow keys: unlike a drop-down it
 needs no second surface, which keeps 80x24 usable.
@@ -47,11 +48,24 @@ class TextField(Input):
         def control(self) -> "TextField":
             return self.field
 
+    @dataclass
+    class GivenUp(Message):
+        """Escape took back a text that had been refused."""
+
+        field: "TextField"
+
+        @property
+        def control(self) -> "TextField":
+            return self.field
+
     def __init__(
         self, value: str = "", *, placeholder: str = "", id: str | None = None, draft: bool = False
     ) -> None:
         """`draft`: text that is being written stays when escape leaves the field; else what stood comes back."""
-        self._committed = safe_str(value)
+        self._told = safe_str(value)
+        """What the screen knows of."""
+        self._stands = self._told
+        """What escape brings back."""
         self._draft = draft
         super().__init__(value, placeholder=placeholder, id=id, compact=True)
 
@@ -60,19 +74,37 @@ class TextField(Input):
 
     def put(self, text: str) -> None:
         """Show `text` as the value that stands, telling nobody."""
-        self._committed = safe_str(text)
+        self._told = self._stands = safe_str(text)
         with self.prevent(Input.Changed):
             self.value = text
         self.set_class(False, "-bad")
 
     def action_give_up(self) -> None:
-        if not self._draft and self.value != self._committed:
-            self.value = self._committed
+        if not self._draft and self.value != self._stands:
+            refused = self._told != self._stands
+            self.value = self._told = self._stands
             self.mark_bad(False)
+            if refused:
+                self.post_message(self.GivenUp(self))
         raise SkipAction  # whoever else has the key takes it: the screen, to leave the field
 
+    @property
+    def typing(self) -> bool:
+        """Whether it holds what the screen has not been told yet."""
+        return self.has_focus and self.value != self._told
+
+    def leave(self) -> None:
+        """Commit what was typed, as losing the focus does; text that is being written waits for enter."""
+        if not self._draft and self.value != self._told:
+            self._commit(entered=False)
+
+    def refuse(self, stands: str) -> None:
+        """Colour the field; its text stays for correction, and escape brings back `stands`."""
+        self._stands = safe_str(stands)
+        self.mark_bad(True)
+
     def mark_bad(self, bad: bool) -> None:
-        """Colour the field as refused; its text stays for correction."""
+        """Colour the field as refused, or not."""
         self.set_class(bad, "-bad")
 
     @on(Input.Submitted)
@@ -83,11 +115,11 @@ class TextField(Input):
     @on(Input.Blurred)
     def _left(self, event: Input.Blurred) -> None:
         event.stop()
-        if self.value != self._committed:
+        if self.value != self._told:
             self._commit(entered=False)
 
     def _commit(self, *, entered: bool) -> None:
-        self._committed = self.value
+        self._told = self._stands = self.value
         self.post_message(self.Committed(self, self.value, entered))
 
 

@@ -1,7 +1,8 @@
 """Form: configuration keys as rows of name, control and, under the row at fault, what is wrong.
 
 The form knows keys and texts only. It says which key got which text (`Form.Changed`); whoever listens
-tries it and answers with `set_values` or `set_error`. The line at the bottom describes the row that has
+tries it and answers with `set_values` or `set_error`. A text that was refused stays in its field, under
+its error, until it is corrected or escape takes it back (`Form.GivenUp`). The line at the bottom describes the row that has
 the focus, so that every key explains itself without a manual.
 """
 
@@ -39,6 +40,7 @@ class _Row(Vertical):
     def __init__(self, row: FormRow) -> None:
         super().__init__()
         self.row = row
+        self._stands = ""
         self._error = Static("", classes="row-error", markup=False)
         self._control: Choice | TextField = (
             Choice(row.choices) if row.choices else TextField(placeholder=row.placeholder)
@@ -51,7 +53,8 @@ class _Row(Vertical):
         yield self._error
 
     def put(self, text: str) -> None:
-        if not self._control.has_focus or isinstance(self._control, Choice):
+        self._stands = text
+        if isinstance(self._control, Choice) or not self._control.typing:
             self._control.put(text)
         self.set_error("")
 
@@ -59,7 +62,10 @@ class _Row(Vertical):
         self._error.update(safe_text(message, 400))
         self._error.display = bool(message)
         if isinstance(self._control, TextField):
-            self._control.mark_bad(bool(message))
+            if message:
+                self._control.refuse(self._stands)
+            else:
+                self._control.mark_bad(False)
 
     def focus_control(self) -> None:
         self._control.focus()
@@ -86,6 +92,12 @@ class Form(Vertical):
         key: str
         text: str
 
+    @dataclass
+    class GivenUp(Message):
+        """The user took back the text of `key` that had been refused."""
+
+        key: str
+
     def __init__(self, rows: Sequence[FormRow], *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._rows = {row.key: _Row(row) for row in rows}
@@ -95,10 +107,17 @@ class Form(Vertical):
             yield from self._rows.values()
         yield Static("", classes="form-help", markup=False)
 
-    def set_values(self, values: Mapping[str, str]) -> None:
-        """Show the texts that stand; a field that is being typed in keeps what was typed."""
+    def set_values(self, values: Mapping[str, str], refused: Mapping[str, str]) -> None:
+        """Show the texts that stand.
+
+        A field that is being typed in keeps what was typed, and one of a key in `refused` (key -> why)
+        what it holds.
+        """
         for key, text in values.items():
-            self._rows[key].put(text)
+            if key in refused:
+                self._rows[key].set_error(refused[key])
+            else:
+                self._rows[key].put(text)
 
     def set_error(self, key: str, message: str) -> None:
         """Show why the text of `key` was refused; an empty message clears it."""
@@ -125,6 +144,16 @@ class Form(Vertical):
         event.stop()
         self._tell(event.choice, event.value)
 
+    @on(TextField.GivenUp)
+    def _given_up(self, event: TextField.GivenUp) -> None:
+        event.stop()
+        row = self._row_of(event.field)
+        row.set_error("")
+        self.post_message(self.GivenUp(row.row.key))
+
     def _tell(self, control: Choice | TextField, text: str) -> None:
-        row = next(node for node in control.ancestors if isinstance(node, _Row))
-        self.post_message(self.Changed(row.row.key, text))
+        self.post_message(self.Changed(self._row_of(control).row.key, text))
+
+    @staticmethod
+    def _row_of(control: Choice | TextField) -> _Row:
+        return next(node for node in control.ancestors if isinstance(node, _Row))

@@ -68,12 +68,25 @@ def export_hint(facts: "RunFacts") -> Content:
     )
 
 
-def exported(done: "Sequence[Exported]") -> Content:
-    """What was written, where, and how it was checked."""
+def kept_name(kept: "Kept", facts: "RunFacts") -> str:
+    """An adapter that can be exported."""
+    return f"final, step {facts.step}" if kept.step is None else f"checkpoint of step {kept.step}"
+
+
+def newer(kept: "Kept", facts: "RunFacts") -> Content:
+    """Where an older adapter is chosen: which is the newest."""
+    best = facts.kept[0]
+    if kept == best:
+        return Content("")
+    return Content.styled(f"  ! not the newest, which is: {kept_name(best, facts)}", "$warning")
+
+
+def exported(done: "Sequence[Exported]", source: str) -> Content:
+    """What was written, from which adapter, where, and how it was checked."""
     parts = []
     for item in done:
         parts.append(Content.styled(f"✓ {item.form}", "$success bold"))
-        parts.append(Content(f"  {megabytes(item.megabytes)}\n"))
+        parts.append(Content(f"  {megabytes(item.megabytes)} · {source}\n"))
         parts.append(safe_text(f"  {item.path}\n", 400, lines=True))
         parts.append(safe_text(f"  {item.check}\n\n", 400, lines=True, style=MUTED))
     parts.append(Content.assemble(("5", "$accent bold"), " chats with the run"))

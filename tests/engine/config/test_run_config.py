@@ -65,7 +65,7 @@ trees = st.fixed_dictionaries(
                 "name": st.none() | texts,
                 "split": filled,
                 "max_rows": st.none() | st.integers(1, 10**12),
-                "eval_path": st.none() | texts,
+                "eval_path": st.none() | filled,
             }
         ),
         "train": st.fixed_dictionaries(
@@ -190,8 +190,11 @@ def refused(*overrides: str) -> str:
         ("train.on_oom=never", ["train.on_oom", "'never'", "ask | recover | fail"]),
         ("export.forms=[gguf]", ["export.forms", "'gguf'", "adapter | merged"]),
         ("data.shuffle=maybe", ["data.shuffle", "'maybe'", "true | false"]),
-        ("data.path=", ["data.path names one data set", "data.datasets several"]),
-        ("data.path=''", ["data.path", "''", "text"]),
+        ("data.path=", ["data.path is empty", "name a file", "data.datasets"]),
+        ('data.path=""', ["data.path: is empty, takes text", "file (json"]),
+        ("model.name_or_path=", ["model.name_or_path: is empty, takes text (hub id"]),
+        ('model.name_or_path=""', ["model.name_or_path: is empty, takes text (hub id"]),
+        ('data.eval_path=""', ["data.eval_path: is empty"]),
         ("data.path={a: b}", ["data.path", "{'a': 'b'}", "text"]),
         ("name=a/b", ["name", "'a/b'", "run name"]),
         ("name=../x", ["name", "'../x'"]),
@@ -291,11 +294,18 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         load_config(tmp_path)
 
 
-def test_an_empty_file_is_the_default_run_and_takes_overrides(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["", "\n", "# to be written\n", "---\n", "{}", "null\n", "~"])
+def test_an_empty_file_is_no_run_and_says_what_to_write(tmp_path: Path, text: str) -> None:
     file = tmp_path / "run.yaml"
-    file.write_text("# nothing yet\n")
-    assert load_config(file) == RunConfig()
-    assert load_config(file, ["train.seed=5"]).train.seed == 5
+    file.write_text(text)
+    for overrides in ([], ["train.seed=5"]):
+        with pytest.raises(ConfigError, match=r"run\.yaml: is empty") as caught:
+            load_config(file, overrides)
+        assert "name_or_path:" in caught.value.hint and "path: rows.jsonl" in caught.value.hint
+
+
+def test_overrides_alone_make_a_run() -> None:
+    assert parse_config(None).with_overrides(["train.seed=5"]).train.seed == 5
 
 
 def test_numbers_and_words_of_a_file_mean_what_they_say(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausa
 
 from evenfall.engine.config.run_config import AdapterConfig, ModelConfig, RunConfig
 from evenfall.engine.model.adapter import add_adapter, trainable_parameters
+from evenfall.engine.model.folder import LoadError
 from evenfall.engine.model.load import count_parameters, load_base
-from evenfall.engine.model.source import LoadError
 from evenfall.engine.model.tokenizer import load_tokenizer
 from evenfall.engine.run import events as ev
 from evenfall.engine.run.find import create_run

@@ -265,6 +265,14 @@ def test_options_reach_the_model_and_bad_ones_do_not(app, chat, drive, see):
         assert "takes a number from 0 to 2" in see(app)
         app.screen.query_one("#chat-prompt", TextField).focus()
         await send(pilot, "hello")
+        assert "Not sent: temperature: takes" in see(app) and not chat.asked
+        field.focus()
+        await pilot.press("escape")
+        assert field.value == "0.7"
+        await pilot.press("i")
+        prompt = app.screen.query_one("#chat-prompt", TextField)
+        prompt.put("")
+        await send(pilot, "hello")
         await until(pilot, answered(pilot))
 
     drive(app, scenario)

@@ -333,6 +333,30 @@ def test_another_model_means_another_tokenizer_so_it_reads_anew(app, asked, driv
     assert [config.model.name_or_path for config in asked] == ["demo", "other/model"]
 
 
+def test_no_run_starts_from_data_of_which_a_field_was_refused(app, asked, drive, see):
+    async def scenario(pilot):
+        await show_data(pilot)
+        field = app.screen.query_one("#data-held")
+        field.focus()
+        field.value = "10"
+        await pilot.press("enter")
+        await pilot.press("f4")
+        await pilot.pause()
+        assert "held out holds a value that does not fit" in see(app)
+        assert "data.eval_fraction: got 10, takes number from 0 to 0.5" in see(app)
+        assert app.screen.why_not("run_draft")
+        await pilot.press("2")
+        await pilot.pause()
+        assert field.value == "10" and "data.eval_fraction: got 10" in see(app)
+        field.focus()
+        await pilot.press("escape")
+        await pilot.pause()
+        assert field.value == "0" and "got 10" not in see(app)
+        assert not app.desk.refused.of("data")
+
+    drive(app, scenario)
+
+
 def test_a_value_that_does_not_fit_is_refused_beside_its_field(app, asked, drive, see):
     async def scenario(pilot):
         await show_data(pilot)
@@ -508,7 +532,12 @@ def test_escape_leaves_a_field_as_it_was(app, asked, drive, see):
         await pilot.press("a", "tab")
         assert "whole number" in see(app)
         await pilot.press("f2", "f3")
+        await pilot.pause()
+        assert "whole number" in see(app)  # it is still there to be corrected
+        app.screen.query_one("#data-length").focus()
+        await pilot.press("escape")
         await until(pilot, lambda: "check" in see(app) and "whole number" not in see(app))
+        assert app.screen.query_one("#data-length").value == "256"
 
     drive(app, scenario)
 

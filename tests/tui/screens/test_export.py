@@ -1,5 +1,6 @@
 """The Export screen: from a run's saved adapters to written, checked files."""
 
+import shutil
 import threading
 from types import SimpleNamespace
 
@@ -157,6 +158,76 @@ def test_a_checkpoint_can_be_chosen(app, drive, see, exports):
 
     drive(app, scenario)
     assert exports == [("0412-llama8b", ("adapter",), 500)]
+
+
+def save(folder) -> None:
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_bytes(b"x" * 1000)
+    (folder / "state.json").write_text("{}")
+
+
+async def run_ends(pilot, run) -> None:
+    """The run saves its final adapter, unheard, as one of another process does."""
+    save(run.adapter)
+    await until(pilot, lambda: len(pilot.app.screen._facts.kept) > 1, 10)
+
+
+def test_the_final_adapter_takes_the_place_of_a_checkpoint_that_nobody_chose(
+    app, drive, see, exports
+):
+    run = finished_run(saved=False)
+    save(run.checkpoint(5))
+
+    async def scenario(pilot):
+        await show_export(pilot)
+        assert "checkpoint of step 5" in see(app)
+        await run_ends(pilot, run)
+        assert "final, step 1000" in see(app) and "checkpoint of step 5" not in see(app)
+        await pilot.press("x")
+        await until(pilot, lambda: "✓ adapter" in see(app))
+
+    drive(app, scenario)
+    assert exports == [("0412-llama8b", ("adapter",), None)]
+
+
+def test_a_checkpoint_that_was_chosen_stays_until_the_screen_is_left(app, drive, see, exports):
+    run = finished_run(saved=False)
+    save(run.checkpoint(5))
+    save(run.checkpoint(6))
+
+    async def scenario(pilot):
+        await show_export(pilot)
+        await pilot.press("shift+tab", "right")
+        assert "! not the newest, which is: checkpoint of step 6" in see(app)
+        save(run.adapter)
+        await until(pilot, lambda: "! not the newest, which is: final, step 1000" in see(app), 10)
+        await pilot.press("question_mark", "escape")  # a dialog over it does not count as leaving
+        assert "checkpoint of step 5" in see(app)
+        await pilot.press("x")
+        await until(pilot, lambda: "✓ adapter" in see(app))
+        assert see(app).count("checkpoint of step 5") == 2  # of what was written too
+        await pilot.press("f2", "f5")
+        await pilot.pause()
+        assert "‹ final, step 1000 ›" in see(app) and "! not the newest" not in see(app)
+
+    drive(app, scenario)
+    assert exports == [("0412-llama8b", ("adapter",), 5)]
+
+
+def test_a_chosen_checkpoint_that_is_gone_gives_way_to_the_best(app, drive, see):
+    run = finished_run(saved=False)
+    save(run.checkpoint(5))
+    save(run.checkpoint(6))
+
+    async def scenario(pilot):
+        await show_export(pilot)
+        await pilot.press("shift+tab", "right")
+        shutil.rmtree(run.checkpoint(5))  # as save_total_limit has it
+        save(run.checkpoint(7))
+        await until(pilot, lambda: "‹ checkpoint of step 7 ›" in see(app), 10)
+
+    drive(app, scenario)
 
 
 def test_nothing_ticked_is_nothing_to_do(app, drive, see, exports):

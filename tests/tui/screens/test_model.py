@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from textual.widgets import Input
+from textual.widgets import Input, Static
 from waiting import until
 
 from evenfall.engine.config.run_config import RunConfig
+from evenfall.engine.run import find
 from evenfall.presets.load import model_presets
 from evenfall.tui.app import EvenfallApp
 from evenfall.tui.screens import model as model_screen
@@ -191,6 +192,7 @@ def test_local_folder_shows_its_config(app, drive, see, tmp_path):
     folder.mkdir()
     config = {"model_type": "llama", "max_position_embeddings": 4096}
     (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(b"")
 
     async def scenario(pilot):
         await pilot.press("slash", *"./mine")
@@ -202,11 +204,33 @@ def test_local_folder_shows_its_config(app, drive, see, tmp_path):
     assert Path(app.desk.draft.model.name_or_path).resolve() == folder
 
 
+def test_a_folder_that_is_typed_after_a_preset_was_taken_is_what_trains(app, drive, see, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"")
+
+    async def scenario(pilot):
+        await pilot.press("down", "down", "enter")
+        app.clear_notifications()
+        await pilot.press("slash", *"./mine", "enter")
+        await pilot.pause()
+        assert see(app).count("model.name_or_path") == 1  # in the notice of what was set
+        assert "● mine" in see(app) and "mine in 4-bit" in see(app)
+        await pilot.press("tab", "home", "enter")  # a recipe: the folder stays
+        assert "mine in 4-bit" in see(app)
+
+    drive(app, scenario)
+    assert app.desk.draft.model.name_or_path == "mine"
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
         ("./nowhere", "no such folder"),
         ("./empty", "no config.json"),
+        ("./weightless", "holds no *.safetensors"),
+        ("./torn", "lacks model-2-of-2.safetensors"),
         ("./adapter", "is an adapter"),
         ("a model with blanks", "no hub id"),
     ],
@@ -215,6 +239,13 @@ def test_what_is_no_model_is_refused_beside_the_field(app, drive, see, tmp_path,
     (tmp_path / "empty").mkdir()
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    for name in ("weightless", "torn"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    shards = {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}
+    index = tmp_path / "torn" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": shards}))
+    (tmp_path / "torn" / shards["a"]).write_bytes(b"")
 
     async def scenario(pilot):
         await pilot.press("slash")
@@ -263,6 +294,87 @@ def test_settings_refuse_beside_the_field_and_keep_the_draft(app, drive, see):
 
     drive(app, scenario, (80, 24))
     assert app.desk.draft.adapter.r == 64
+
+
+def refused_rate(app):
+    """The learning rate's field of the settings form."""
+    rows = app.screen.query_one(Form)._rows
+    return rows["train.learning_rate"].query_one(TextField)
+
+
+def test_no_run_starts_while_a_field_holds_what_was_refused(app, drive, see, monkeypatch):
+    started = []
+    monkeypatch.setattr(find, "create_run", started.append)
+
+    async def scenario(pilot):
+        await pilot.press("a")
+        refused_rate(app).focus()
+        refused_rate(app).value = "20"
+        await pilot.press("enter", "f4")
+        await pilot.pause()
+        assert "learning rate holds a value that does not fit" in see(app)
+        assert "train.learning_rate: got 20, takes number from 0 to 10" in see(app)
+        assert app.screen.why_not("run_draft")
+        app.clear_notifications()
+        await pilot.press("r")
+        assert see(app).count("train.learning_rate: got 20") == 2  # and in the notice
+        assert not app.desk.start_run()
+        await pilot.press("1")
+        assert refused_rate(app).value == "20"  # it stays for correction
+        refused_rate(app).focus()
+        await pilot.press("escape", "f4")
+        await pilot.pause()
+        assert app.screen.why_not("run_draft") is None
+        assert "20, takes" not in str(app.screen.query_one("#no-run", Static).content)
+
+    drive(app, scenario)
+    assert started == []
+    assert app.desk.draft.train.learning_rate < 1
+
+
+def test_what_was_refused_stays_in_its_field_when_another_one_is_set(app, drive, see):
+    async def scenario(pilot):
+        await pilot.press("a")
+        refused_rate(app).focus()
+        refused_rate(app).value = "fast"
+        await pilot.press("enter")
+        app.desk.update_draft(["train.seed=5"])
+        await pilot.pause()
+        assert refused_rate(app).value == "fast" and "got 'fast'" in see(app)
+        app.desk.update_draft(["train.learning_rate=3e-4"])  # set elsewhere: that is what stands
+        await pilot.pause()
+        assert refused_rate(app).value == "3e-4" and "got 'fast'" not in see(app)
+        assert app.desk.refused.why_no_start() is None
+
+    drive(app, scenario)
+
+
+def test_what_is_typed_when_another_screen_is_called_is_committed(app, drive, see):
+    async def scenario(pilot):
+        await pilot.press("a")
+        for text, fits in (("20", False), ("1e-3", True)):
+            refused_rate(app).focus()
+            refused_rate(app).value = text
+            await pilot.press("f4")
+            await pilot.pause()
+            assert (app.screen.why_not("run_draft") is None) == fits
+            await pilot.press("1")
+            await pilot.pause()
+
+    drive(app, scenario)
+    assert app.desk.draft.train.learning_rate == 1e-3
+
+
+def test_a_model_that_was_refused_lets_no_other_one_train(app, drive, see):
+    async def scenario(pilot):
+        await pilot.press("slash", *"./nowhere", "enter", "f4")
+        await pilot.pause()
+        assert "./nowhere: no such folder" in (app.screen.why_not("run_draft") or "")
+        await pilot.press("1", "escape", "f4")
+        await pilot.pause()
+        assert app.screen.why_not("run_draft") is None
+
+    drive(app, scenario)
 
 
 def test_settings_take_lists_words_and_switches(app, drive):

@@ -1,0 +1,74 @@
+"""Whether a folder is a model, told from its files alone.
+
+Light: the standard library only. The screens ask before a model is chosen and the command line before a run is made,
+so that a folder without weights is refused then, and not by a run that has begun.
+"""
+
+import json
+from pathlib import Path
+
+from ...presets.load import demo_folder
+from ..errors import UserError
+
+_WEIGHTS = "model.safetensors"
+_INDEX = f"{_WEIGHTS}.index.json"
+
+
+class LoadError(UserError):
+    """A model that cannot be loaded; the message says which and the fix."""
+
+
+def model_folder(name_or_path: str) -> Path | None:
+    """The folder of a model on this disk; None where the name means the hub.
+
+    Raises:
+        LoadError: a local path that is no folder, or one without config.json or without whole safetensors.
+    """
+    if name_or_path == "demo":
+        return demo_folder() / "model"
+    folder = Path(name_or_path).expanduser()
+    if not folder.exists():
+        if name_or_path.startswith(("/", ".", "~")) or name_or_path.count("/") > 1:
+            raise LoadError(f"model.name_or_path: {name_or_path} does not exist")
+        return None
+    check_model_folder(folder, f"model.name_or_path: {name_or_path}")
+    return folder
+
+
+def check_model_folder(folder: Path, name: str) -> None:
+    """See that a folder holds a model as transformers will look for it.
+
+    Args:
+        name: what errors call the folder.
+
+    Raises:
+        LoadError: no config.json, no safetensors, or a shard that its index names is missing.
+    """
+    if not (folder / "config.json").is_file():
+        raise LoadError(f"{name} holds no config.json: not a model folder")
+    if (folder / _WEIGHTS).is_file():
+        return
+    if not (folder / _INDEX).is_file():
+        # Weights of other names are left to transformers: config.json may name them.
+        if not any(folder.glob("*.safetensors")):
+            raise LoadError(
+                f"{name} holds no *.safetensors. Evenfall reads no pickle files "
+                "(.bin, .pt): convert them with transformers' save_pretrained first"
+            )
+        return
+    shards = _shards(folder / _INDEX, name)
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        raise LoadError(
+            f"{name} lacks {missing[0]}, which {_INDEX} names ({len(missing)} of {len(shards)} "
+            "weight files are missing)",
+            "fetch the model again, or copy the missing files into the folder",
+        )
+
+
+def _shards(index: Path, name: str) -> list[str]:
+    """Weight files that an index names, in order."""
+    try:
+        return sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LoadError(f"{name}: {index.name} cannot be read: {error!r}") from error

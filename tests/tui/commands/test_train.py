@@ -1,0 +1,69 @@
+"""`evenfall train`: what keeps a run from being made, and the sentence that says so."""
+
+import pytest
+
+from evenfall.tui.commands.main import main
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(capsys, *words: str) -> str:
+    assert main(list(words)) == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "# later\n", "{}\n", "null\n"])
+def test_an_empty_run_yaml_trains_nothing(here, capsys, text):
+    (here / "empty.yaml").write_text(text)
+    (here / "runs" / "begun").mkdir(parents=True)
+    (here / "runs" / "begun" / "run.yaml").write_text(text)
+    for words in (
+        ["train", "empty.yaml", "--plain"],
+        ["data", "check", "empty.yaml"],
+        ["train", "--resume", "begun", "--plain"],
+    ):
+        told = refused(capsys, *words)
+        assert "yaml: is empty" in told and "write at least which model and which data" in told
+    assert [folder.name for folder in (here / "runs").iterdir()] == ["begun"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train", ""], "the path of the run.yaml is empty"),
+        (["train", "--resume", ""], "the run's name is empty"),
+        (["train", "run.yaml", "model.name_or_path="], "model.name_or_path: is empty, takes text"),
+        (["train", "run.yaml", "data.path="], "data.path is empty"),
+        (["train", "run.yaml", "output_dir="], "output_dir: is empty, takes text"),
+        (["data", "check", ""], "the path of the data is empty"),
+        (["data", "check", "demo", "model.name_or_path="], "model.name_or_path: is empty"),
+        (["watch", ""], "the run's name is empty"),
+        (["export", ""], "the run's name is empty"),
+        (["chat", ""], "the run's name is empty"),
+    ],
+)
+def test_an_empty_path_is_said_to_be_empty(here, capsys, words, told):
+    (here / "run.yaml").write_text("model: {name_or_path: demo}\ndata: {path: demo}\n")
+    (here / "runs" / "only").mkdir(parents=True)  # every name starts with an empty one
+    (here / "runs" / "only" / "run.yaml").write_text("model: {name_or_path: demo}\n")
+    assert told in refused(capsys, *words)
+    assert [folder.name for folder in (here / "runs").iterdir()] == ["only"]
+
+
+def test_an_empty_folder_of_runs_is_not_this_folder(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["runs", "--runs", ""])
+    assert caught.value.code == 2 and "the folder's name is empty" in capsys.readouterr().err
+
+
+def test_a_folder_without_weights_makes_no_run(here, capsys):
+    (here / "mine").mkdir()
+    (here / "mine" / "config.json").write_text("{}")
+    (here / "run.yaml").write_text("model: {name_or_path: mine}\n")
+    told = refused(capsys, "train", "run.yaml", "--plain")
+    assert "model.name_or_path: mine holds no *.safetensors" in told
+    assert not (here / "runs").exists()
