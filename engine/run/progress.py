@@ -31,9 +31,9 @@ LOSS_STEPS = 5
 Ending = Literal["finished", "stopped", "failed", "out-of-memory"]
 """How a run ended: at its last step, when asked to, by an error, or because memory ran out."""
 
-ShownState = (
-    Literal["new", "loading", "ready", "training", "paused", "waiting", "interrupted"] | Ending
-)
+ShownState = Literal[
+    "new", "loading", "ready", "training", "paused", "waiting", "interrupted", Ending
+]  # fmt: skip
 """A run's state in every list, card and screen. `new`: never begun; `waiting`: memory ran out, and it
 waits for an answer; `interrupted`: no process trains it, and the last one did not say that it ended."""
 

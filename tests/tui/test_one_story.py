@@ -67,7 +67,7 @@ def stories(script, *, old=False):
     whole = [*begun, *steps(script, 60, old=old), replace(tested, step=60)]
     failed = ev.Failed("CUDA error", "look at the data", 30)
     asks = [script.OOM, ev.StateChanged("out-of-memory")]
-    nothing = {"loss": "-", "evaluation": "-", "trained": "-"}
+    nothing = Case(state="new", events=[], steps="0", loss="-", evaluation="-", trained="-")
     return {
         "finished": Case(
             state="finished",
@@ -79,14 +79,13 @@ def stories(script, *, old=False):
             state="stopped",
             events=[*some, ended("stopped", 33, 16.5), ev.StateChanged("finished")],
         ),
-        "stopped before training": Case(
+        "stopped before training": replace(
+            nothing,
             state="stopped",
             events=[
                 *script.set_up(60)[:3], replace(ended("stopped", 0, 0.0), adapter=None),
                 ev.StateChanged("finished", "stopped before training began"),
             ],
-            steps="0",
-            **nothing,
         ),
         "failed": Case(state="failed", events=[*some, failed, ev.StateChanged("failed")]),
         "ended out of memory": Case(
@@ -95,13 +94,13 @@ def stories(script, *, old=False):
         ),
         "killed": Case(state="interrupted", events=some),
         "killed while it waited": Case(state="interrupted", events=[*some, *asks]),
-        "killed while loading": Case(
-            state="interrupted", events=script.set_up(60)[:4], steps="0", **nothing
+        "killed while loading": replace(
+            nothing, state="interrupted", events=script.set_up(60)[:4]
         ),
         "training": Case(state="training", events=some, live=True),
         "paused": Case(state="paused", events=[*some, ev.StateChanged("paused")], live=True),
         "waiting": Case(state="waiting", events=[*some, *asks], live=True),
-        "never begun": Case(state="new", events=[], steps="0", **nothing),
+        "never begun": nothing,
     }  # fmt: skip
 
 
