@@ -138,6 +138,8 @@ class Step(Event):
     trained_tokens: int
     seconds: float
     """Since the step before, pauses, evaluations and saves left out."""
+    seconds_so_far: float | None = None
+    """`seconds` of the run's steps up to this one, summed; None in logs of versions that did not tell it."""
     memory_gb: float
     """GPU: allocated now. CPU: the process's resident memory."""
     memory_peak_gb: float
@@ -256,14 +258,14 @@ class Finished(Event):
     reason: Literal["complete", "stopped"]
     step: int
     seconds: float
-    """Of training, from the first step's start."""
+    """That the run's steps took: `RunProgress.trained_seconds`."""
     tokens: int
     adapter: str | None
     """Folder of the final adapter, relative to the run directory; None where nothing was saved."""
     first_loss: float | None
-    """Mean of the first five losses of the run."""
+    """Mean of the losses of the run's first five steps."""
     last_loss: float | None
-    """Mean of the last five."""
+    """Mean of those of its last five: `RunProgress.loss`."""
 
 
 AnyEvent = (

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..config.run_config import ConfigError
 from .directory import RunDirectory
+from .progress import ShownState
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
@@ -24,7 +25,7 @@ class RunFacts:
     """One run, as far as its files tell."""
 
     run: RunDirectory
-    state: str
+    state: ShownState
     step: int
     model: str
     kept: tuple[Kept, ...]
@@ -49,6 +50,7 @@ def read_facts(run: RunDirectory) -> RunFacts:
     Raises:
         ConfigError: its run.yaml cannot be used.
     """
+    live = run.is_live()
     config, progress = run.config(), run.progress()
     kept = [Kept(step, _adapter_mb(run.checkpoint(step))) for step in reversed(run.checkpoints())]
     if run.adapter.is_dir():
@@ -57,7 +59,7 @@ def read_facts(run: RunDirectory) -> RunFacts:
     exports = run.exports.iterdir() if run.exports.is_dir() else ()
     return RunFacts(
         run=run,
-        state="live" if run.is_live() else progress.state,
+        state=progress.shown_state(live=live),
         step=progress.step,
         model=config.model.name_or_path,
         kept=tuple(kept),
@@ -70,7 +72,7 @@ def read_facts(run: RunDirectory) -> RunFacts:
 def short_state(run: RunDirectory) -> str:
     """What a run has saved, in a few words, from names of files alone."""
     if run.is_live():
-        return "in training"
+        return "still going"
     if run.adapter.is_dir():
         return "final adapter"
     steps = run.checkpoints()

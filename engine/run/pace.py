@@ -3,7 +3,7 @@
 from ..config.run_config import ConfigError, RunConfig
 from .find import list_runs
 from .progress import RunProgress
-from .summary import read_ends
+from .summary import read_outline
 
 _LOOKED_AT = 30  # runs
 
@@ -17,7 +17,7 @@ def last_pace(config: RunConfig) -> float | None:
         except ConfigError:
             continue
         progress = RunProgress()
-        progress.apply_all(read_ends(run.events_file))
+        progress.apply_all(read_outline(run.events_file))
         if progress.tokens_per_second and len(progress.steps) > 2:
             return progress.tokens_per_second
     return None

@@ -1,40 +1,48 @@
 """Summaries of many run directories, cheap enough to look at every run there is.
 
-A long run's events are megabytes; its start (what it is) and its end (how far it is) are enough for a
-row of a table, so only those are read. A run that has not changed is not read again.
+A long run's events are megabytes, nearly all of them steps, and building an event takes ten times as
+long as finding the end of its line. So of the steps only the last hundred are made into events, which
+is more than any figure of `RunProgress` looks at; all else is read. A run that has not changed is not
+read again.
 """
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config.run_config import ConfigError
+from ..config.run_config import ConfigError, RunConfig
 from . import event_lines
 from . import events as ev
 from .directory import RunDirectory
 from .find import list_runs
-from .progress import RunProgress
+from .progress import RunProgress, ShownState
 
-END_BYTES = 65_536
+RESUMABLE: frozenset[ShownState] = frozenset({"stopped", "failed", "out-of-memory", "interrupted"})
+"""States that a run with a checkpoint can be taken up again from."""
+
+_STEP = b'{"type":"Step"'
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """One row of the Runs screen."""
+    """A run in a line: `evenfall runs` and the Runs screen. Figures are those of RunProgress."""
 
     run: RunDirectory
-    state: str
-    """`live`, `finished`, `stopped`, `failed`, `interrupted` or `new`."""
+    state: ShownState
+    live: bool
+    """A process trains it now."""
     model: str
+    """The last part of its base model's name."""
     step: int
     total_steps: int | None
     loss: float | None
-    """Smoothed over the last steps."""
+    """`RunProgress.loss`: the mean of the last five steps."""
     evaluation: float | None
-    """The last one."""
-    seconds: float | None
-    """From the first event to the last."""
+    """Loss of the last evaluation."""
+    trained_seconds: float | None
+    """`RunProgress.trained_seconds`."""
     when: float
     """Of the last event, seconds since the epoch."""
     megabytes: float
@@ -43,67 +51,71 @@ class RunSummary:
     @property
     def resumable(self) -> bool:
         """Not live, not at its end, and there is something to go on from."""
-        return self.state in ("failed", "interrupted", "stopped") and bool(self.checkpoints)
+        return not self.live and self.state in RESUMABLE and bool(self.checkpoints)
 
 
-def read_ends(path: Path, at_most: int = END_BYTES) -> list[ev.Event]:
-    """Events from the start and the end of an `events.jsonl`, in order; the middle of a long one is
-    left out."""
+def read_outline(path: Path, at_most: int = 100) -> list[ev.Event]:
+    """The events of an `events.jsonl`, in order, with none but the last `at_most` of the steps that
+    count: those that a resumed run did once more are passed over. Logs of versions whose steps do not
+    tell `seconds_so_far` come with all of them."""
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size <= 2 * at_most:
-                lines = file.read().splitlines()
-            else:
-                lines = file.read(at_most).splitlines()[:-1]
-                file.seek(size - at_most)
-                lines += file.read().splitlines()[1:]
+        lines = path.read_bytes().splitlines()
     except OSError:
         return []
-    events = []
-    for line in lines:
+    events: list[ev.Event] = []  # the last one first
+    wanted, below = at_most, math.inf
+    for line in reversed(lines):
+        is_step = line.startswith(_STEP)
+        if is_step and wanted <= 0:
+            continue
         try:
             event = event_lines.decode_event(line)
         except ValueError:  # a torn line
             continue
+        if isinstance(event, ev.Step):
+            if event.step >= below:
+                continue
+            below = event.step
+            if event.seconds_so_far is not None:
+                wanted -= 1
+        elif isinstance(event, ev.RunStarted) and event.resumed_from is not None:
+            below = min(below, event.resumed_from + 1)
+        elif isinstance(event, ev.RecoveryApplied) and event.rung == "rank":
+            below = 1
         if event is not None:
             events.append(event)
-    return events
+    return events[::-1]
+
+
+def total_steps_of(progress: RunProgress, config: RunConfig | None) -> int | None:
+    """Steps of the whole run; None where neither its events nor its configuration tell."""
+    return progress.total_steps or (config.train.max_steps if config else None)
 
 
 def summarise(run: RunDirectory) -> RunSummary:
     """Read what a row of the table shows."""
-    events = read_ends(run.events_file)
+    live = run.is_live()  # before reading: what an ending process wrote last is then read too
     progress = RunProgress()
-    progress.apply_all(events)
+    progress.apply_all(read_outline(run.events_file))
     try:
-        model = run.config().model.name_or_path
+        config = run.config()
+        model = config.model.name_or_path
     except ConfigError:
-        model = progress.model.name if progress.model else "?"
-    started = next((event.t for event in events if isinstance(event, ev.RunStarted)), None)
+        config, model = None, progress.model.name if progress.model else "?"
     return RunSummary(
         run=run,
-        state=_state(progress, run.is_live()),
+        state=progress.shown_state(live=live),
+        live=live,
         model=model.rstrip("/").rsplit("/", 1)[-1],
         step=progress.step,
-        total_steps=progress.total_steps,
-        loss=progress.smoothed_loss,
-        evaluation=progress.evaluations[-1].loss if progress.evaluations else None,
-        seconds=None if started is None else max(0.0, progress.last_time - started),
+        total_steps=total_steps_of(progress, config),
+        loss=progress.loss,
+        evaluation=progress.evaluation.loss if progress.evaluation else None,
+        trained_seconds=progress.trained_seconds,
         when=progress.last_time or _modified(run.config_file),
         megabytes=_megabytes(run.path),
         checkpoints=tuple(run.checkpoints()),
     )
-
-
-def _state(progress: RunProgress, live: bool) -> str:
-    if live:
-        return "live"
-    if progress.finished and progress.state == "finished":
-        return "finished" if progress.finished.reason == "complete" else "stopped"
-    if progress.state == "failed":
-        return "failed"
-    return "new" if progress.started is None else "interrupted"
 
 
 def _modified(path: Path) -> float:
@@ -144,7 +156,7 @@ class RunScanner:
     def _summary(self, run: RunDirectory) -> RunSummary:
         stamp = max(_modified(run.events_file), _modified(run.adapter), _modified(run.exports))
         known = self._known.get(run.path)
-        if known and known[0] == stamp and known[1].state != "live" and not run.is_live():
+        if known and known[0] == stamp and not known[1].live and not run.is_live():
             return known[1]
         summary = summarise(run)
         self._known[run.path] = (stamp, summary)

@@ -8,13 +8,14 @@ happens outside the clock (saving, evaluating).
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from ..machine.memory import read_memory
 from ..run import events as ev
+from ..run.progress import LOSS_STEPS
 from .state import Ending, Run
 
 
@@ -86,9 +87,9 @@ class LateFigures:
         self.skipped = self.skipped + 1 if step.skipped else 0
         state, control = self._run.state, self._run.control
         state.seconds += step.seconds
-        state.first_losses = [*state.first_losses, step.loss][:5]
-        state.last_losses = [*state.last_losses, step.loss][-5:]
-        control.emit(step)
+        state.first_losses = [*state.first_losses, step.loss][:LOSS_STEPS]
+        state.last_losses = [*state.last_losses, step.loss][-LOSS_STEPS:]
+        control.emit(replace(step, seconds_so_far=state.seconds))
         if step.skipped:
             control.emit(ev.Alert(f"step {step.step}: gradient not finite, update skipped"))
 

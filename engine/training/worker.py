@@ -31,6 +31,7 @@ from ..run import commands as cmd
 from ..run import events as ev
 from ..run.control import Control
 from ..run.directory import RunDirectory
+from ..run.progress import LOSS_STEPS, mean_loss
 from . import recovery
 from .build import build_run
 from .checkpoint import load_checkpoint, save_final_adapter
@@ -51,16 +52,16 @@ def work(directory: RunDirectory, control: Control, *, resume: bool) -> None:
     try:
         _work(directory, control, resume=resume)
     except StoppedEarly:
-        step = directory.progress().step
+        before = directory.progress()  # of a run that was taken up again, earlier processes' steps
         control.emit(
             ev.Finished(
                 reason="stopped",
-                step=step,
-                seconds=0.0,
-                tokens=0,
+                step=before.step,
+                seconds=before.trained_seconds or 0.0,
+                tokens=sum(step.tokens for step in before.steps),
                 adapter=None,
-                first_loss=None,
-                last_loss=None,
+                first_loss=mean_loss(step.loss for step in before.steps[:LOSS_STEPS]),
+                last_loss=before.loss,
             )
         )
         control.set_state("finished", "stopped before training began")
@@ -132,7 +133,6 @@ def _load_and_train(
         loaded.model = run.trained.model.unload()
         del run  # its optimiser and its layers' memory, before the next one's are planned
     adapter = None if outcome == "abandoned" else save_final_adapter(run)
-    first, last = run.state.first_losses, run.state.last_losses
     control.emit(
         ev.Finished(
             reason="complete" if outcome == "complete" else "stopped",
@@ -140,8 +140,8 @@ def _load_and_train(
             seconds=run.state.seconds,
             tokens=run.state.tokens,
             adapter=adapter,
-            first_loss=sum(first) / len(first) if first else None,
-            last_loss=sum(last) / len(last) if last else None,
+            first_loss=mean_loss(run.state.first_losses),
+            last_loss=mean_loss(run.state.last_losses),
         )
     )
     control.set_state("finished", "complete" if outcome == "complete" else "stopped by request")

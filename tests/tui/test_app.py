@@ -256,7 +256,7 @@ def test_another_screen_hears_that_the_run_has_ended(drive, see, train_app, sess
         session.tell(ev.Failed("no more", "", None), ev.StateChanged("failed"))
         session.done = True
         await script.settle(pilot)
-        assert "0412-llama8b failed: press 3 to see it" in see(train_app)
+        assert "0412-llama8b: failed, press 3 to see it" in see(train_app)
 
     drive(train_app, scenario)
 

@@ -235,7 +235,7 @@ def test_a_terminal_that_stalls_and_then_drops_does_not_hold_the_run_up(
 def test_lines_on_a_terminal_end_with_code_0(open_terminal: Open) -> None:
     terminal = open_terminal("--plain", "train.max_steps=20")
     assert terminal.process.wait(60) == 0, terminal.report()
-    assert b"Fatal" not in terminal.output and b"complete at step 20" in terminal.output
+    assert b"Fatal" not in terminal.output and b"finished at step 20/20" in terminal.output
 
 
 def test_what_follows_the_screens_happens_once(tmp_path: Path) -> None:

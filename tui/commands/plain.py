@@ -13,9 +13,10 @@ from ...engine.data.report.findings import Finding
 from ...engine.run import events as ev
 from ...engine.run.progress import RunProgress
 from ..safe_text import safe_str
-from ..state.story import count_text, graph_line, memory_line, seconds_text
+from ..state.story import count_text, graph_line, loss_text, memory_line, seconds_text
 from ..value_text import LEVELS, places_text
 from ..words.check import data_lines
+from ..words.run_figures import evaluation_words, loss_words, state_word, steps_text
 
 
 class PlainLines:
@@ -32,6 +33,17 @@ class PlainLines:
         line = self._step_line(event) if isinstance(event, ev.Step) else describe(event)
         if line:
             self.say(line)
+        ended = isinstance(event, ev.StateChanged) and self.progress.failed is not None
+        if ended or isinstance(event, ev.Finished):
+            self.say_end(live=True)
+
+    def say_end(self, *, live: bool) -> None:
+        """Print the run's state and figures in a line.
+
+        Args:
+            live: a process holds the run still.
+        """
+        self.say(end_line(self.progress, live=live))
 
     def say(self, text: str) -> None:
         """Print one or more lines, controls made visible."""
@@ -52,7 +64,7 @@ class PlainLines:
         left = self.progress.seconds_left
         return "  ".join(
             [
-                f"step {step.step}/{self.progress.total_steps or '?'}",
+                f"step {steps_text(step.step, self.progress.total_steps)}",
                 f"loss {step.loss:.4f}",
                 f"lr {step.learning_rate:.2e}",
                 f"grad {step.grad_norm:.2f}",
@@ -90,7 +102,9 @@ def describe(event: ev.Event) -> str:
         case ev.StepCaptured():
             return graph_line(event)
         case ev.Evaluated():
-            return f"evaluation at step {event.step}: loss {event.loss:.4f} ({event.rows} rows)"
+            return (
+                f"evaluation at step {event.step}: loss {loss_text(event.loss)} ({event.rows} rows)"
+            )
         case ev.CheckpointSaved():
             return f"saved {event.path} ({event.megabytes:.1f} MB, {event.seconds:.1f} s)"
         case ev.LearningRateChanged():
@@ -113,8 +127,6 @@ def describe(event: ev.Event) -> str:
             return f"error: {event.message}\n{event.hint}{resume}".rstrip()
         case ev.StateChanged(state="paused", reason=reason):
             return f"paused: {reason}"
-        case ev.Finished():
-            return _finished_line(event)
     return ""
 
 
@@ -142,15 +154,20 @@ def _out_of_memory_lines(event: ev.OutOfMemory) -> str:
     return "\n".join(lines)
 
 
-def _finished_line(event: ev.Finished) -> str:
-    speed = event.tokens / event.seconds if event.seconds else 0.0
-    losses = (
-        f"; loss {event.first_loss:.4f} (first 5 steps) -> {event.last_loss:.4f} (last 5)"
-        if event.first_loss is not None and event.last_loss is not None
-        else ""
-    )
-    kept = f"; adapter in {event.adapter}/" if event.adapter else "; nothing saved"
-    return (
-        f"{event.reason} at step {event.step}: {event.tokens:,} tokens in "
-        f"{seconds_text(event.seconds)} ({speed:,.0f} tokens/s){losses}{kept}"
-    )
+def end_line(progress: RunProgress, *, live: bool) -> str:
+    """How a run stands, with the figures that every list shows. Text is not yet safe.
+
+    Args:
+        live: a process holds it.
+    """
+    finished, seconds = progress.finished, progress.trained_seconds
+    parts = ["nothing trained" if seconds is None else f"trained {seconds_text(seconds)}"]
+    if finished and finished.tokens and seconds:
+        speed = finished.tokens / seconds
+        parts[0] += f", {finished.tokens:,} tokens ({speed:,.0f} tokens/s)"
+    parts += [loss_words(progress), evaluation_words(progress)]
+    if finished:
+        parts.append(f"adapter in {finished.adapter}/" if finished.adapter else "nothing saved")
+    state = state_word(progress.shown_state(live=live))
+    where = steps_text(progress.step, progress.total_steps)
+    return f"{state} at step {where}: {'; '.join(part for part in parts if part)}"

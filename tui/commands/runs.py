@@ -1,6 +1,7 @@
-"""`evenfall runs`: what there is, a line each."""
+"""`evenfall runs`: what there is, a line each; the same rows as on the Runs screen."""
 
 import argparse
+from pathlib import Path
 
 from .parser import Commands
 
@@ -11,24 +12,30 @@ def add(commands: Commands) -> None:
 
 def _runs(args: argparse.Namespace) -> int:
     from ...engine.run.find import list_runs
+    from ...engine.run.summary import summarise
     from ..safe_text import safe_str
+    from ..words.run_figures import (
+        LOSS_MEANING,
+        loss_figure,
+        state_word,
+        steps_text,
+        time_figure,
+    )
 
-    runs = list_runs(args.runs)
+    runs = list_runs(Path(args.runs))
     if not runs:
         print(f"no runs in {safe_str(args.runs)}/ yet: `evenfall demo` makes one")
         return 0
-    print(f"{'RUN':32} {'STATE':14} {'STEP':>13} {'LOSS':>8} {'EVAL':>8}  MODEL")
+    print(
+        f"{'RUN':32} {'STATE':22} {'STEP':>13} {'LOSS':>8} {'EVAL':>8} {'TRAINED':>8}  MODEL\n"
+        f"(LOSS: {LOSS_MEANING}; EVAL: loss of the last evaluation; TRAINED: time in steps alone)"
+    )
     for run in runs:
-        progress = run.progress()
-        state = progress.state
-        if not run.is_live() and state not in ("finished", "failed", "out-of-memory"):
-            state = "interrupted"
-        steps = f"{progress.step}/{progress.total_steps or '?'}"
-        loss = f"{progress.steps[-1].loss:.4f}" if progress.steps else "-"
-        tested = f"{progress.evaluations[-1].loss:.4f}" if progress.evaluations else "-"
-        model = progress.model.name if progress.model else "-"
+        row = summarise(run)
         print(
-            f"{safe_str(run.name):32} {state:14} {steps:>13} {loss:>8} {tested:>8}  "
-            f"{safe_str(model, 60)}"
+            f"{safe_str(row.run.name):32} {state_word(row.state):22} "
+            f"{steps_text(row.step, row.total_steps):>13} {loss_figure(row.loss):>8} "
+            f"{loss_figure(row.evaluation):>8} {time_figure(row.trained_seconds):>8}  "
+            f"{safe_str(row.model, 60)}"
         )
     return 0

@@ -31,9 +31,9 @@ def _watch(args: argparse.Namespace) -> int:
         for event in tail.read_new():
             lines(event)
         if not live:
-            state = lines.progress.state
-            if state not in ("finished", "failed", "out-of-memory"):
+            ending = lines.progress.ending
+            if ending is None:
+                lines.say_end(live=False)
                 lines.say(f"no process trains {run.name}: `evenfall train --resume {run.name}`")
-                return 1
-            return 0 if state == "finished" else 1
+            return 0 if ending in ("finished", "stopped") else 1
         time.sleep(0.5)

@@ -16,24 +16,15 @@ from ...engine.config.run_config import ConfigError
 from ...engine.machine.jobs import Job
 from ...engine.run.summary import RunScanner, RunSummary
 from ..safe_text import safe_str
-from ..state.story import loss_text, seconds_text
 from ..widgets.lines import Line
 from ..words.run import key_hint
+from ..words.run_figures import LOSS_MEANING, STATES, loss_figure, steps_text, time_figure
 from .base import EvenfallScreen
 
 PAGE = 50
 SCAN_SECONDS = 2.0
-COLUMNS = ("name", "state", "model", "steps", "loss", "eval", "time", "when", "size")
+COLUMNS = ("name", "state", "model", "steps", "loss", "eval", "trained", "when", "size")
 WIDE_ONLY = {"model", "eval", "size"}
-STATES = {
-    "live": ("● live", "success"),
-    "finished": ("✓ finished", "text"),
-    "stopped": ("■ stopped", "warning"),
-    "failed": ("✗ failed", "error"),
-    "interrupted": ("✗ interrupted", "error"),
-    "new": ("○ not begun", "text-muted"),
-}
-"""State -> glyph and word, theme colour."""
 
 
 def ago_text(seconds: float) -> str:
@@ -118,9 +109,9 @@ class RunsScreen(EvenfallScreen):
         shown = f"{len(rows)} of {self._in_all} runs" if self._in_all > len(rows) else (
             f"{len(rows)} run{'' if len(rows) == 1 else 's'}"
         )  # fmt: skip
-        live = sum(row.state == "live" for row in rows)
+        live = sum(row.live for row in rows)
         left = Content.styled("Runs", "bold") + Content.styled(f"  in {root}/", "$text-muted")
-        right = shown + (f", {live} live" if live else "")
+        right = f"loss: {LOSS_MEANING} · {shown}" + (f", {live} live" if live else "")
         self.query_one("#runs-line", Line).set_data(left, Content.styled(right, "$text-muted"))
         self.refresh_keys()
 
@@ -152,7 +143,7 @@ class RunsScreen(EvenfallScreen):
     def _styled(self, row: RunSummary, texts: tuple[str, ...]) -> dict[str, Text]:
         colors = self.app.theme_variables
         styles = dict.fromkeys(COLUMNS, colors["text"])
-        styles["state"] = colors[STATES[row.state][1]]
+        styles["state"] = colors[STATES[row.state][2]]
         styles["when"] = styles["size"] = colors["text-muted"]
         return {
             title: Text(text, styles[title]) for title, text in zip(COLUMNS, texts, strict=True)
@@ -164,15 +155,15 @@ class RunsScreen(EvenfallScreen):
 
     @staticmethod
     def _cells_of(row: RunSummary, now: float) -> tuple[str, ...]:
-        steps = f"{row.step}/{row.total_steps}" if row.total_steps else str(row.step or "-")
+        glyph, word, _ = STATES[row.state]
         return (
             safe_str(row.run.name, 28),
-            STATES[row.state][0],
+            f"{glyph} {word}",
             safe_str(row.model, 20),
-            steps,
-            "-" if row.loss is None else loss_text(row.loss),
-            "-" if row.evaluation is None else loss_text(row.evaluation),
-            "-" if row.seconds is None else seconds_text(row.seconds),
+            "-" if row.state == "new" else steps_text(row.step, row.total_steps),
+            loss_figure(row.loss),
+            loss_figure(row.evaluation),
+            time_figure(row.trained_seconds),
             ago_text(now - row.when),
             size_text(row.megabytes),
         )
@@ -188,7 +179,7 @@ class RunsScreen(EvenfallScreen):
         if row is None:
             return "there is no run here yet"
         if verb == "resume_run":
-            if row.state == "live":
+            if row.live:
                 return "this run is going"
             if row.state == "finished":
                 return "this run is complete"

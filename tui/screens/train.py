@@ -208,14 +208,14 @@ class TrainScreen(EvenfallScreen):
         return self._why_not_steer(verb, source)
 
     def _why_not_steer(self, verb: str, source: RunSource) -> str | None:
-        state = source.progress.state
-        if source.done or state in ("failed", "finished"):
+        state = view.state_of(source)
+        if source.done or source.progress.ending:
             return "the run has ended"
         if verb == "recover":
-            return None if state == "out-of-memory" else "the run has all the memory it needs"
+            return None if state == "waiting" else "the run has all the memory it needs"
         if verb == "stop_run":
             return None
-        if state == "out-of-memory":
+        if state == "waiting":
             return "the run waits for an answer: o shows what helps"
         if state not in ("training", "paused"):
             return "the run is still being set up"
@@ -225,7 +225,7 @@ class TrainScreen(EvenfallScreen):
 
     def verb_title(self, verb: str) -> str | None:
         source = self.desk.source
-        if verb == "pause" and source and source.progress.state == "paused":
+        if verb == "pause" and source and view.state_of(source) == "paused":
             return "Go on"
         if verb == "run_draft" and self._resumable():
             return "Resume"
@@ -234,12 +234,7 @@ class TrainScreen(EvenfallScreen):
     def _resumable(self) -> bool:
         """Whether `r` takes up the viewed run rather than starting the draft."""
         source = self.desk.source
-        if source is None or not source.done or source.loading:
-            return False
-        state, progress = view.state_of(source), source.progress
-        if state == "failed":
-            return progress.failed is not None and progress.failed.resume_step is not None
-        return state == "interrupted" or (state == "stopped" and bool(progress.checkpoints))
+        return source is not None and view.resumable(source)
 
     def action_run_draft(self) -> None:
         source = self.desk.source
@@ -255,7 +250,7 @@ class TrainScreen(EvenfallScreen):
 
     def action_pause(self) -> None:
         source = self.desk.source
-        paused = source is not None and source.progress.state == "paused"
+        paused = source is not None and view.state_of(source) == "paused"
         self._submit(cmd.Resume() if paused else cmd.Pause())
 
     def action_save_now(self) -> None:

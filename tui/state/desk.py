@@ -148,7 +148,7 @@ class Desk:
     def marks(self) -> dict[ScreenName, str]:
         marks = dict(self._own_marks)
         if self.live:
-            marks["train"] = self.live.mark(self.busy)
+            marks["train"] = self.live.mark()
         return marks
 
     # Runs

@@ -47,7 +47,8 @@ class RunSource(Protocol):
         ...
 
     def poll(self) -> bool:
-        """Fold new events into `progress` and `story`; True where there were any."""
+        """Fold new events into `progress` and `story`; True where there were any, or where the
+        process that trains has come or gone."""
         ...
 
     def submit(self, command: cmd.Command) -> None: ...
@@ -78,7 +79,7 @@ class _Folded:
                 self.pending.pop(event.command, None)
             elif isinstance(event, ev.RecoveryApplied):  # the run's configuration is another now
                 self.config = _config_of(self.run)
-        if self.progress.state in ("failed", "finished"):
+        if self.progress.ending:
             self.pending.clear()
         return count > 0
 
@@ -106,10 +107,13 @@ class LiveRun(_Folded):
     def done(self) -> bool:
         return self.session.done
 
-    def mark(self, busy: bool) -> str:
+    def mark(self) -> str:
         """Its mark in the nav strip."""
-        ended = {"finished": "done", "failed": "attention", "out-of-memory": "attention"}
-        return ended.get(self.progress.state, "running" if busy else "")
+        state = self.progress.shown_state(live=not self.done)
+        if state in ("finished", "stopped"):
+            return "done"
+        asks = ("failed", "out-of-memory", "interrupted", "waiting")
+        return "attention" if state in asks else "running"
 
     def poll(self) -> bool:
         return self._fold(self.session.events_since(self.progress.last_event))
@@ -131,7 +135,7 @@ class ReplayRun(_Folded):
     def __init__(self, run: RunDirectory) -> None:
         super().__init__(run)
         self._tail = EventTail(run.events_file)
-        self._live = False
+        self._live = self._told_live = False
         self._checked = float("-inf")
         self.loading = True
         self._first: Job[tuple[RunConfig | None, list[ev.Event]]] | None = Job(
@@ -160,10 +164,13 @@ class ReplayRun(_Folded):
 
     def poll(self) -> bool:
         if self._first is None:
-            return self._fold(self._tail.read_new())
+            was_live, live = self._told_live, self.live  # before reading: no last event is missed
+            self._told_live = live
+            return self._fold(self._tail.read_new()) or live != was_live
         if not self._first.done:
             return False
         first, self._first, self.loading = self._first, None, False
+        self._told_live = self.live
         if first.error is None:
             self.config, events = first.result
             self._fold(events)

@@ -158,10 +158,11 @@ class Story:
             case ev.OutOfMemory():
                 return Line(event.step, f"out of memory ({event.phase}): {event.message}", "error")
             case ev.Failed():
-                return Line(self._step, f"failed: {event.message}", "error")
+                return Line(self._step, f"error: {event.message}", "error")
             case ev.Finished():
-                word = "finished" if event.reason == "complete" else "stopped"
-                return Line(event.step, f"{word} after {seconds_text(event.seconds)}", "good")
+                return Line(
+                    event.step, "finished" if event.reason == "complete" else "stopped", "good"
+                )
             case ev.StateChanged(state="paused"):
                 return Line(self._step, "paused, memory kept", "you")
         return None

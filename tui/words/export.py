@@ -8,6 +8,7 @@ from textual.content import Content
 
 from ..safe_text import safe_str, safe_text
 from .pairs import MUTED, megabytes, pair_lines
+from .run_figures import state_word
 
 if TYPE_CHECKING:
     from ...engine.export.form import Exported
@@ -25,7 +26,9 @@ def no_run(purpose: str) -> Content:
 def run_line(facts: "RunFacts") -> Content:
     """A run in a line, and what to do where it has saved nothing."""
     line = Content.styled(safe_str(facts.run.name, 60), "bold")
-    line += safe_text(f" · {facts.state} at step {facts.step:,} · base {facts.model}", 120)
+    line += safe_text(
+        f" · {state_word(facts.state)} at step {facts.step:,} · base {facts.model}", 120
+    )
     lines = pair_lines([("run", line)])
     if not facts.kept:
         lines += Content.styled(

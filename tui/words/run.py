@@ -10,24 +10,11 @@ from textual.content import Content
 
 from ...engine.config.run_config import RunConfig
 from ...engine.run.progress import RunProgress
+from ...engine.run.summary import RESUMABLE, total_steps_of
 from ..safe_text import safe_str, safe_text
 from ..state.sources import RunSource
 from ..state.story import COMMANDS, count_text, loss_text, rate_text, seconds_text
-
-STATES: dict[str, tuple[str, str, str]] = {
-    "idle": ("○", "IDLE", "$text-muted"),
-    "reading": ("◌", "READING", "$text-muted"),
-    "loading": ("◌", "LOADING", "$warning"),
-    "ready": ("◌", "READY", "$warning"),
-    "training": ("●", "TRAINING", "$success"),
-    "paused": ("‖", "PAUSED", "$warning"),
-    "out-of-memory": ("▲", "OUT OF MEMORY", "$error"),
-    "failed": ("✗", "FAILED", "$error"),
-    "finished": ("✓", "FINISHED", "$success"),
-    "stopped": ("■", "STOPPED", "$warning"),
-    "interrupted": ("✗", "INTERRUPTED", "$error"),
-}
-"""State -> glyph, word, style: never colour alone."""
+from .run_figures import STATES, evaluation_words, loss_words, steps_text, time_figure
 
 WINDOWS: tuple[int | None, ...] = (None, 500, 60)
 """Steps that the plots show; None is the whole run."""
@@ -38,20 +25,13 @@ ALERT_EVENTS = 30
 
 
 def state_of(source: RunSource) -> str:
-    """A key of STATES: the run's state, told apart further by how it ended."""
-    if source.loading:
-        return "reading"
-    state, finished = source.progress.state, source.progress.finished
-    if state == "finished" and finished and finished.reason == "stopped":
-        return "stopped"
-    if state not in ("finished", "failed") and source.done:
-        return "interrupted"
-    return state
+    """A key of STATES: the run's ShownState, or `reading`."""
+    return "reading" if source.loading else source.progress.shown_state(live=not source.done)
 
 
 def badge(state: str) -> Content:
     glyph, word, style = STATES[state]
-    return Content.styled(f"{glyph} {word}", f"bold {style}")
+    return Content.styled(f"{glyph} {word.upper()}", f"bold ${style}")
 
 
 def short_name(path: str) -> str:
@@ -99,17 +79,18 @@ class BarView:
 
 def bar_view(source: RunSource, config: RunConfig | None) -> BarView:
     progress = source.progress
-    if progress.state in ("loading", "ready") and not progress.steps:
+    state = state_of(source)
+    if state in ("loading", "ready") and not progress.steps:
         stage = progress.stage
         words = safe_str(stage.stage, 40) if stage else "starting"
         detail = safe_str(stage.detail, 40) if stage and stage.detail else ""
         return BarView(words, stage.fraction if stage else None, (detail,) if detail else ())
-    total, step = progress.total_steps, progress.step
+    total, step = total_steps_of(progress, config), progress.step
     fraction = step / total if total else None
-    before = f"step {step}/{total}" if total else f"step {step}"
+    before = f"step {steps_text(step, total)}"
     after = [f"{100 * fraction:.0f} %" if fraction is not None else ""]
     left = progress.seconds_left
-    if left is not None and progress.state == "training" and not source.done:
+    if left is not None and state == "training":
         after.append(f"ETA {seconds_text(left)}")
     if progress.steps:
         last = progress.steps[-1]
@@ -130,6 +111,7 @@ def facts(source: RunSource, config: RunConfig | None) -> list[Fact]:
     rows: list[Fact] = []
     if progress.steps:
         last = progress.steps[-1]
+        rows.append(("trained", Content(time_figure(progress.trained_seconds))))
         kind = f" {config.train.lr_scheduler_type}" if config else ""
         held = progress.rate_changes[-1:] and progress.rate_changes[-1].mode == "hold"
         kind = " held" if held else kind
@@ -184,33 +166,59 @@ def parts_summary(progress: RunProgress) -> Content:
     return Content(f"{fast} fast, {stock} stock")
 
 
+def resumable(source: RunSource) -> bool:
+    """Whether the run can be taken up from a checkpoint now."""
+    return source.done and _can_go_on(source)
+
+
+def _can_go_on(source: RunSource) -> bool:
+    return state_of(source) in RESUMABLE and _resume_step(source.progress) is not None
+
+
+def _resume_step(progress: RunProgress) -> int | None:
+    """Step of the newest checkpoint, as far as the run has told."""
+    if progress.failed and progress.failed.resume_step is not None:
+        return progress.failed.resume_step
+    return progress.checkpoints[-1].step if progress.checkpoints else None
+
+
 def card(source: RunSource) -> Content | None:
     """What has become of a run that does not go on by itself: lines, or None while it does."""
-    state, progress = state_of(source), source.progress
+    state = state_of(source)
     if state in ("finished", "stopped"):
-        return _end_card(source)
-    if state == "failed" and progress.failed:
-        failed = progress.failed
-        lines = [Content.styled("✗ ", "bold $error") + safe_text(failed.message, 400, lines=True)]
-        if failed.hint:
-            lines.append(Content.styled("  " + safe_str(failed.hint, 300), "$text-muted"))
-        if failed.resume_step is not None:
-            lines.append(key_hint(("r", f"resume from step {failed.resume_step}")))
-        else:
-            lines.append(
-                key_hint(("1", "look at the settings"), ("2", "at the data"), ("r", "start again"))
-            )
-        return Content("\n").join(lines)
+        return _end_card(source, state)
+    if state in ("failed", "out-of-memory"):
+        return _failure_card(source)
     if state == "interrupted":
         text = "✗ The process that trained this run ended before the run did."
-        hint = key_hint(("r", "resume from the last checkpoint"), ("6", "other runs"))
+        text += "" if _can_go_on(source) else "\n  It had saved nothing to go on from."
+        hint = _resume_hint(source, ("6", "other runs"))
         return Content.styled(text, "$error") + Content("\n") + hint
-    if state == "out-of-memory":
+    if state == "waiting":
         text = Content.styled("▲ The run waits: memory ran out, nothing is lost.", "$error")
         if source.read_only:
             return text
         return text + Content("\n") + key_hint(("o", "see what helps"), ("x", "save and stop"))
     return None
+
+
+def _failure_card(source: RunSource) -> Content:
+    failed = source.progress.failed
+    message, hint = (failed.message, failed.hint) if failed else ("the run failed", "")
+    lines = [Content.styled("✗ ", "bold $error") + safe_text(message, 400, lines=True)]
+    if hint:
+        lines.append(Content.styled("  " + safe_str(hint, 300), "$text-muted"))
+    again = (("1", "look at the settings"), ("2", "at the data"), ("r", "start again"))
+    lines.append(_resume_hint(source, *again))
+    return Content("\n").join(lines)
+
+
+def _resume_hint(source: RunSource, *instead: tuple[str, str]) -> Content:
+    """The key that takes the run up again, or others where it has no checkpoint."""
+    if not _can_go_on(source):
+        return key_hint(*instead)
+    step = _resume_step(source.progress)
+    return key_hint(("r", f"resume from step {step}"), ("6", "other runs"))
 
 
 def key_hint(*pairs: tuple[str, str]) -> Content:
@@ -219,32 +227,24 @@ def key_hint(*pairs: tuple[str, str]) -> Content:
     return Content("  ") + Content("   ").join(shown)
 
 
-def _end_card(source: RunSource) -> Content:
+def _end_card(source: RunSource, state: str) -> Content:
     progress, finished = source.progress, source.progress.finished
-    if finished is None:
-        return Content("")
-    word = "Finished" if finished.reason == "complete" else "Stopped"
-    glyph, _, style = STATES["finished" if finished.reason == "complete" else "stopped"]
-    speed = f", {count_text(finished.tokens / finished.seconds)} tok/s" if finished.seconds else ""
-    head = (
-        f" after {seconds_text(finished.seconds)}: {finished.step} steps, "
-        f"{count_text(finished.tokens)} tokens{speed}"
-    )
-    lines = [Content.styled(f"{glyph} {word}", f"bold {style}") + Content(head)]
-    figures = []
-    if finished.first_loss is not None and finished.last_loss is not None:
-        figures.append(f"loss {loss_text(finished.first_loss)} → {loss_text(finished.last_loss)}")
-    losses = [done for done in progress.evaluations if math.isfinite(done.loss)]
-    if losses:
-        best = min(losses, key=lambda done: done.loss)
-        figures.append(f"best eval {loss_text(best.loss)} at step {best.step}")
-    if progress.steps:
-        last = progress.steps[-1]
-        figures.append(f"peak {last.memory_peak_gb:.1f} of {last.memory_total_gb:.0f} GB")
-    lines.append(Content("  " + " · ".join(figures)))
-    stopped = finished.reason == "stopped" and progress.checkpoints
-    again = "go on with it" if stopped else "start the next run"
-    if finished.adapter:
+    glyph, word, style = STATES[state]
+    total = total_steps_of(progress, source.config)
+    head = [f" at step {steps_text(progress.step, total)}"]
+    seconds = progress.trained_seconds
+    head.append("nothing trained" if seconds is None else f"trained {seconds_text(seconds)}")
+    if finished and finished.tokens:
+        head.append(f"{count_text(finished.tokens)} tokens")
+        if seconds:
+            head.append(f"{count_text(finished.tokens / seconds)} tok/s")
+    title = Content.styled(f"{glyph} {word.capitalize()}", f"bold ${style}")
+    lines = [title + Content(", ".join(head))]
+    figures = [text for text in (loss_words(progress), evaluation_words(progress)) if text]
+    if figures:
+        lines.append(Content("  " + " · ".join(figures)))
+    again = "go on with it" if _can_go_on(source) else "start the next run"
+    if finished and finished.adapter:
         lines.append(key_hint(("4", "export"), ("5", "chat with it"), ("r", again)))
     else:
         lines.append(key_hint(("r", again)))

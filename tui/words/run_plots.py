@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from textual.content import Content
 
-from ...engine.run.progress import RunProgress
+from ...engine.run.progress import LOSS_STEPS, RunProgress
 from ..state.history import History
 from ..state.story import count_text, loss_text
 from ..widgets.plot import Curve, PlotData
@@ -66,12 +66,14 @@ def loss_plot(
 def loss_title(
     history: History, progress: RunProgress, colors: Palette, window: int | None, y_log: bool
 ) -> Content:
+    """The figures: the run's own loss (the mean of its last steps), then the curves."""
     parts = [Content.styled("loss", "bold")]
+    if progress.loss is not None:
+        parts = [Content.styled(f"loss {loss_text(progress.loss)} (last {LOSS_STEPS})", "bold")]
     if history.steps:
-        parts.append(Content.styled(f"train {loss_text(history.loss[-1])}", colors.band))
-        parts.append(Content.styled(f"smooth {loss_text(history.smooth[-1])}", colors.smooth))
-    if progress.evaluations:
-        last = progress.evaluations[-1]
+        parts.append(Content.styled(f"step {loss_text(history.loss[-1])}", colors.band))
+        parts.append(Content.styled("smoothed", colors.smooth))  # a curve; its end is no figure
+    if last := progress.evaluation:
         text = f"◆ eval {loss_text(last.loss)} at {last.step}"
         parts.append(Content.styled(text, colors.held_out))
     if progress.rate_changes:
@@ -79,7 +81,7 @@ def loss_title(
     if history.lost:
         parts.append(Content.styled(f"✗ {len(history.lost)} skipped", colors.lost))
     if window:
-        parts.append(Content.styled(f"last {window}", "$text-muted"))
+        parts.append(Content.styled(f"{window} steps", "$text-muted"))
     if y_log:
         parts.append(Content.styled("log", "$text-muted"))
     return Content("  ").join(parts)

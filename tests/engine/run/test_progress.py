@@ -1,14 +1,17 @@
 """RunProgress: what a viewer shows after any story that a run can tell."""
 
 import math
-from typing import Any
+import typing
+from dataclasses import replace
+from typing import Any, Literal
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenfall.engine.data.report.report import DataReport, SourceReport
 from evenfall.engine.run import events as ev
-from evenfall.engine.run.progress import RunProgress
+from evenfall.engine.run.progress import RunProgress, ShownState
 
 
 def step(n: int, loss: float = 1.0, tokens: int = 100, seconds: float = 0.5) -> ev.Step:
@@ -69,7 +72,8 @@ def test_a_new_run_has_nothing_to_show_yet() -> None:
     progress = RunProgress()
     assert (progress.state, progress.step, progress.total_steps) == ("idle", 0, None)
     assert progress.tokens_per_second is None and progress.seconds_left is None
-    assert progress.smoothed_loss is None
+    assert progress.loss is progress.evaluation is progress.trained_seconds is None
+    assert progress.shown_state(live=False) == "new" and progress.ending is None
 
 
 def test_resuming_forgets_what_came_after_the_checkpoint() -> None:
@@ -137,17 +141,9 @@ def test_out_of_memory_stands_until_it_is_answered() -> None:
 
 
 def test_failed_and_finished_belong_to_the_process_that_said_so() -> None:
-    ended = ev.Finished(
-        reason="complete",
-        step=2,
-        seconds=1.0,
-        tokens=200,
-        adapter="adapter",
-        first_loss=1.0,
-        last_loss=1.0,
-    )
-    assert after(started(), ended).finished == ended
-    assert after(started(), ended, started(2)).finished is None
+    done = ended("complete")
+    assert after(started(), done).finished == done
+    assert after(started(), done, started(2)).finished is None
 
 
 def test_speed_leaves_the_first_step_out_and_looks_at_the_last_ten() -> None:
@@ -166,17 +162,78 @@ def test_time_left_follows_the_pace_of_the_last_ten_steps() -> None:
     assert after(prepared(2), step(5)).seconds_left == 0
 
 
-def test_the_smoothed_loss_passes_over_skipped_steps() -> None:
-    nan = step(2, loss=math.nan)
-    assert after(step(1, loss=4.0), nan).smoothed_loss == 4.0
-    assert after(step(1, loss=4.0), nan, step(3, loss=2.0)).smoothed_loss == 0.9 * 4 + 0.1 * 2
-    assert after(nan).smoothed_loss is None
-
-
-def test_an_infinite_loss_does_not_spoil_the_smoothed_one() -> None:
-    losses = [2.0, math.inf, 2.0, -math.inf, 2.0]
+def test_the_loss_is_the_mean_over_the_last_five_steps() -> None:
+    losses = [9.0, 9.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     story = [step(n, loss=loss) for n, loss in enumerate(losses, 1)]
-    assert after(*story).smoothed_loss == 2.0
+    assert after(*story).loss == 3.0
+    assert after(*story[:3]).loss == 19.0 / 3, "what there is, before there are five"
+
+
+def test_the_loss_passes_over_skipped_steps() -> None:
+    losses = [2.0, math.inf, 2.0, -math.inf, math.nan]
+    story = [step(n, loss=loss) for n, loss in enumerate(losses, 1)]
+    assert after(*story).loss == 2.0
+    assert after(step(1, loss=math.nan)).loss is None
+
+
+def test_the_time_is_that_of_the_steps_that_count() -> None:
+    story = [started(), *map(step, range(1, 9)), started(5), step(6), step(7)]
+    assert after(*story).trained_seconds == 7 * 0.5
+    told = [replace(done, seconds_so_far=100.0 + done.step) for done in map(step, range(1, 9))]
+    assert after(*told).trained_seconds == 108.0, "the run counts on from its checkpoint"
+
+
+def test_a_lower_rank_begins_a_new_adapter() -> None:
+    again = ev.RecoveryApplied(step=8, rung="rank", title="Rank 8", automatic=False)
+    saved = ev.CheckpointSaved(step=5, path="checkpoints/step-5", megabytes=1, seconds=1)
+    progress = after(started(), *map(step, range(1, 9)), saved, again)
+    assert (progress.step, progress.loss, progress.checkpoints) == (0, None, [])
+
+
+def ended(reason: Literal["complete", "stopped"]) -> ev.Finished:
+    return ev.Finished(
+        reason=reason,
+        step=2,
+        seconds=1.0,
+        tokens=200,
+        adapter=None,
+        first_loss=1.0,
+        last_loss=1.0,
+    )
+
+
+TRAINS = [ev.StateChanged("loading"), started(), ev.StateChanged("training"), step(1)]
+ASKS = [*TRAINS, oom(1), ev.StateChanged("out-of-memory")]
+
+
+@pytest.mark.parametrize(
+    ("story", "live", "state"),
+    [
+        ([], False, "new"),
+        ([], True, "loading"),
+        (TRAINS[:1], False, "interrupted"),
+        (TRAINS, True, "training"),
+        (TRAINS, False, "interrupted"),
+        ([*TRAINS, ev.StateChanged("paused")], True, "paused"),
+        ([*TRAINS, ev.StateChanged("of a later version")], True, "training"),  # type: ignore[arg-type]
+        (ASKS, True, "waiting"),
+        (ASKS, False, "interrupted"),
+        ([*ASKS, ev.StateChanged("training")], True, "training"),
+        ([*ASKS, ev.Failed("m"), ev.StateChanged("out-of-memory")], False, "out-of-memory"),
+        ([*TRAINS, ev.Failed("m"), ev.StateChanged("failed")], False, "failed"),
+        ([*TRAINS, ev.Failed("m")], False, "failed"),
+        ([*TRAINS, ended("complete"), ev.StateChanged("finished")], False, "finished"),
+        ([*TRAINS, ended("stopped"), ev.StateChanged("finished")], False, "stopped"),
+        ([*TRAINS, ended("stopped")], True, "stopped"),
+        ([*TRAINS, ev.StateChanged("finished")], False, "finished"),
+        ([*TRAINS, ev.Failed("m"), ev.StateChanged("failed"), *TRAINS[:1]], True, "loading"),
+        ([*TRAINS, ended("stopped"), *TRAINS], False, "interrupted"),
+    ],
+)
+def test_the_shown_state_follows_from_what_was_said_and_who_is_there(
+    story: list[ev.Event], live: bool, state: str
+) -> None:
+    assert after(*story).shown_state(live=live) == state
 
 
 small = st.integers(0, 12)
@@ -187,12 +244,12 @@ any_event: st.SearchStrategy[Any] = st.one_of(
     st.builds(ev.StateChanged, st.sampled_from(["training", "out-of-memory", "failed", "paused"])),
     st.builds(prepared, small),
     st.builds(oom, small),
-    st.builds(ev.Evaluated, small, anything, small, anything),
-    st.builds(ev.CheckpointSaved, small, st.just("x"), anything, anything),
-    st.builds(ev.LearningRateChanged, small, anything, anything, st.just("scale")),
-    st.builds(ev.RecoveryApplied, small, st.just("r"), st.just("t"), st.booleans()),
+    st.builds(ev.Evaluated, step=small, loss=anything, rows=small, seconds=anything),
+    st.builds(ev.CheckpointSaved, step=small, path=st.just("x"), megabytes=anything, seconds=anything),
+    st.builds(ev.LearningRateChanged, step=small, old=anything, new=anything, mode=st.just("scale")),
+    st.builds(ev.RecoveryApplied, step=small, rung=st.sampled_from(["recompute", "rank"]), title=st.just("t"), automatic=st.booleans()),
     st.builds(ev.Failed, st.just("m"), st.just(""), st.none() | small),
-    st.builds(ev.Finished, st.just("stopped"), small, anything, small, st.none(), anything, anything),
+    st.builds(ev.Finished, reason=st.just("stopped"), step=small, seconds=anything, tokens=small, adapter=st.none(), first_loss=anything, last_loss=anything),
     st.builds(ev.Alert, st.just("m")),
     st.builds(ev.Progress, st.just("s")),
     st.builds(ev.CommandApplied, st.just("c"), small),
@@ -207,7 +264,10 @@ def test_no_story_breaks_a_viewer(story: list[ev.Event]) -> None:
         progress.apply(event)
         numbers = steps_of(progress)
         assert numbers == sorted(set(numbers))
-        for figure in (progress.tokens_per_second, progress.seconds_left, progress.smoothed_loss):
+        for live in (True, False):
+            assert progress.shown_state(live=live) in typing.get_args(ShownState)
+        figures = (progress.loss, progress.trained_seconds)
+        for figure in (progress.tokens_per_second, progress.seconds_left, *figures):
             assert figure is None or isinstance(figure, float | int)
         if isinstance(event, ev.Step):
             assert progress.step == event.step

@@ -154,7 +154,7 @@ def uninterrupted(place: Place, make: Make) -> RunDirectory:
     """A run that nothing happened to."""
     process, run = place.train(make("uninterrupted", **WIDE))
     out, _ = ended(process)
-    assert "complete at step 16" in out
+    assert "finished at step 16/16" in out
     assert len(set(losses(run).values())) == 16 and run.progress().steps[-1].epoch == 4
     return run
 

@@ -203,6 +203,45 @@ def test_a_checkpoint_of_the_other_optimiser_is_refused(tiny_config: Make) -> No
     assert "another optimiser" in failed.message and "train.optim" in failed.message
 
 
+def test_the_end_tells_the_loss_and_the_time_that_viewers_count(tiny_config: Make) -> None:
+    directory = create_run(tiny_config(name="counted", train={"save_steps": 2}))
+    for resume, at in ((False, {3: [cmd.Stop(save=False)]}), (True, {})):
+        end = of(ev.Finished, finish(Script(directory, at, resume=resume)))[-1]
+        viewed = directory.progress()
+        assert (end.step, end.last_loss) == (viewed.step, viewed.loss)
+        assert end.seconds == viewed.trained_seconds == pytest.approx(
+            sum(step.seconds for step in viewed.steps)
+        )  # fmt: skip
+
+
+def test_a_run_taken_up_and_stopped_before_it_trains_keeps_its_figures(tiny_config: Make) -> None:
+    directory = create_run(tiny_config(name="brief"))
+    finish(Script(directory, {2: [cmd.Stop(save=True)]}))
+    before = directory.progress()
+    again = Session(directory, resume=True)
+    again.submit(cmd.Stop(save=True))
+    end = of(ev.Finished, finish(again))[-1]
+    assert (end.reason, end.step, end.adapter) == ("stopped", 2, None)
+    assert (end.seconds, end.last_loss) == (before.trained_seconds, before.loss)
+    assert end.tokens == sum(step.tokens for step in before.steps) > 0
+
+
+def test_a_skipped_update_is_not_in_the_loss_of_the_run(
+    tiny_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = micro_step.loss_sum, []
+
+    def poisoned(*args):
+        calls.append(None)
+        return real(*args) * (float("nan") if len(calls) in (5, 6) else 1.0)
+
+    monkeypatch.setattr(micro_step, "loss_sum", poisoned)
+    directory, events = run(tiny_config())
+    (end,) = of(ev.Finished, events)
+    finite = [loss for step, loss in losses(events).items() if step in (2, 4, 5, 6)]
+    assert end.last_loss == directory.progress().loss == sum(finite) / 4
+
+
 def test_resume_without_a_checkpoint_begins_again(tiny_config: Make) -> None:
     directory = create_run(tiny_config(name="again"))
     finish(Script(directory, {2: [cmd.Stop(save=False)]}))

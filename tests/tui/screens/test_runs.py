@@ -1,6 +1,7 @@
 """The Runs screen, and the summaries it shows."""
 
 import time
+from dataclasses import replace
 
 import pytest
 from textual.widgets import DataTable
@@ -9,7 +10,7 @@ from evenfall.engine.run import commands as cmd
 from evenfall.engine.run import events as ev
 from evenfall.engine.run import summary as run_list
 from evenfall.engine.run.log import EventLog
-from evenfall.engine.run.summary import RunScanner, read_ends, summarise
+from evenfall.engine.run.summary import RunScanner, read_outline, summarise
 from evenfall.tui.app import EvenfallApp
 from evenfall.tui.screens import runs as runs_screen
 from evenfall.tui.screens.runs import RunsScreen
@@ -227,13 +228,62 @@ def test_many_runs_are_read_a_page_at_a_time(drive, tmp_path, script, monkeypatc
     drive(app, scenario)
 
 
-def test_a_summary_of_a_long_run_reads_its_ends_alone(write_run, script):
-    run = write_run("long", [*script.training(3100), FINISHED, ev.StateChanged("finished")])
-    ends = read_ends(run.events_file, at_most=20_000)
-    assert len(ends) < 300
-    assert isinstance(ends[1], ev.RunStarted) and isinstance(ends[-2], ev.Finished)
-    summary = summarise(run)
-    assert (summary.state, summary.step, summary.total_steps) == ("finished", 3100, 3100)
+def told(steps):
+    """Steps as a run tells them, with the time of all before them."""
+    return [replace(step, seconds_so_far=2.0 * step.step) for step in steps]
+
+
+def figures(row):
+    return row.state, row.step, row.loss, row.evaluation, row.trained_seconds
+
+
+def test_a_summary_of_a_long_run_builds_its_last_steps_alone(write_run, script):
+    story = script.training(3100)
+    steps = iter(told(event for event in story if isinstance(event, ev.Step)))
+    story = [next(steps) if isinstance(event, ev.Step) else event for event in story]
+    run = write_run("long", [*story, FINISHED, ev.StateChanged("finished")])
+    outline = read_outline(run.events_file, at_most=50)
+    assert sum(isinstance(event, ev.Step) for event in outline) == 50
+    whole = run.progress()
+    assert whole.evaluation is not None
+    row = summarise(run)
+    assert figures(row) == (
+        "finished", 3100, whole.loss, whole.evaluation.loss, whole.trained_seconds
+    )  # fmt: skip
+    assert row.trained_seconds == 6200.0
+
+
+def test_a_summary_counts_every_step_of_a_log_whose_steps_do_not_tell_the_time(write_run, script):
+    run = write_run("old", script.training(300))
+    assert summarise(run).trained_seconds == run.progress().trained_seconds
+
+
+@pytest.mark.parametrize("done_again", [0, 2, 30])
+def test_a_summary_leaves_out_steps_that_were_taken_back(write_run, script, done_again):
+    steps = told(map(script.step, range(1, 301)))
+    resumed = ev.RunStarted(run="r", pid=2, device="CPU", versions={}, resumed_from=120)
+    story = [*script.set_up(), *steps, resumed, *steps[120 : 120 + done_again]]
+    run = write_run("resumed", story)
+    whole = run.progress()
+    row = summarise(run)
+    assert figures(row)[1:3] == (120 + done_again, whole.loss)
+    assert row.trained_seconds == whole.trained_seconds == 2.0 * (120 + done_again)
+
+
+def test_a_run_that_ended_out_of_memory_goes_on_from_its_checkpoint(write_run, script):
+    end = [
+        script.OOM,
+        ev.StateChanged("out-of-memory"),
+        ev.Failed("out of memory, and nobody to ask", "", 600),
+        ev.StateChanged("out-of-memory"),
+    ]
+    run = write_run("oom", [*script.training(700), *end])
+    assert summarise(run).state == "out-of-memory" and not summarise(run).resumable
+    run.checkpoint(600).mkdir(parents=True)
+    (run.checkpoint(600) / "state.json").write_text("{}")
+    assert summarise(run).resumable
+    with run.lock():
+        assert not summarise(run).resumable, "another process has it"
 
 
 def test_a_torn_or_foreign_file_still_gives_a_row(tmp_path, script):
