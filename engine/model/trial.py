@@ -5,6 +5,7 @@ learn, and nothing of the training shows it. What a causal mask hides has a grad
 embedding tells. Families of the table are known, and pay nothing.
 """
 
+import contextlib
 from typing import Any
 
 import torch
@@ -72,10 +73,9 @@ def _embedding_gradient(name: str, model: Any) -> torch.Tensor | None:
         return kept[-1].clone()
 
     base = base_of(model)
-    try:
+    embeddings: Any = None
+    with contextlib.suppress(NotImplementedError):
         embeddings = base.get_input_embeddings()
-    except NotImplementedError:
-        embeddings = None
     if not hasattr(
         embeddings, "weight"
     ):  # code that came with a model may hold its tokens in any way

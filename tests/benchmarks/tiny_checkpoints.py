@@ -11,9 +11,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import bitsandbytes as bnb
 import torch
 import transformers
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn.modules import Linear4bit
 from safetensors.torch import save_file
 from tiny_configs import tiny_config
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -124,11 +125,12 @@ def _alone(folder: Path) -> dict[str, Any]:
     """By transformers alone: does it load, compute, and see later tokens?"""
     told: dict[str, Any] = {}
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     except Exception as error:  # noqa: BLE001 - of any architecture's code
         return {**told, "own_load": _said(error)}
+    model, info = loaded
     told["loads_as"] = type(model).__name__
     told["missing"] = sorted(map(str, info["missing_keys"]))[:20]
     told["mismatched"] = sorted(map(str, info["mismatched_keys"]))[:5]
@@ -194,10 +196,10 @@ def in_four_bits(folder: Path) -> dict[str, Any]:
 def _dequantise(model: Any) -> None:
     """Replace every 4-bit layer by one of float32 with the weight that it stands for."""
     for name, module in list(model.named_modules()):
-        if not isinstance(module, bnb.nn.Linear4bit):
+        if not isinstance(module, Linear4bit):
             continue
         packed: Any = module.weight
-        weight = bnb.functional.dequantize_4bit(packed.data, packed.quant_state)
+        weight = dequantize_4bit(packed.data, packed.quant_state)
         layer = torch.nn.Linear(module.in_features, module.out_features, module.bias is not None)
         layer.weight.data = weight.to(torch.float32).reshape(layer.weight.shape)
         if module.bias is not None:

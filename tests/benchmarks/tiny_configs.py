@@ -163,7 +163,7 @@ def shrink(
         keywords |= _one_of_each(own)
     for key in subs:
         inner = getattr(default, key, None)
-        spec = getattr(cls, "sub_configs_defaults", {}).get(key) if inner is None else None
+        spec: Any = getattr(cls, "sub_configs_defaults", {}).get(key) if inner is None else None
         if inner is None and (spec is None or key != "text_config"):
             continue
         sub = type(inner) if inner is not None else CONFIG_MAPPING[spec.model_type]

@@ -50,13 +50,13 @@ from evenfall.engine.session.session import Session
 from evenfall.engine.training.objectives.sft import loss_sum
 
 CPU = torch.device("cpu")
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
     "num_attention_heads": 2, "max_position_embeddings": 128,
     "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2,
 }  # fmt: skip
-GROUPED = {**SIZES, "num_key_value_heads": 1}
-MAMBA = {
+GROUPED: dict[str, Any] = {**SIZES, "num_key_value_heads": 1}
+MAMBA: dict[str, Any] = {
     "mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1,
     "mamba_d_state": 8, "mamba_chunk_size": 16,
 }  # fmt: skip
