@@ -4,47 +4,72 @@ Adapter weights are float32 whatever the base is: in bfloat16 small updates roun
 """
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.utils.error import NoMatchingPeftModuleError
 from safetensors.torch import save_file
 
 from ..config.run_config import AdapterConfig
+from .architecture import unfit_for_adapter
 from .folder import LoadError
 
 
 def add_adapter(model: Any, config: AdapterConfig, seed: int) -> PeftModel:
     """Put a new LoRA adapter on a base; A is drawn from `seed`, B is zero, both are float32.
 
+    Layers where an adapter could learn nothing are left out (`architecture.unfit_for_adapter`).
+
     Raises:
-        LoadError: `target_modules` names no module of this model.
+        LoadError: `target_modules` names no module of this model, or one that takes no adapter.
     """
     targets = config.target_modules
+    unfit = unfit_for_adapter(model)
+    _require_fit([] if isinstance(targets, str) else targets, model, unfit)
     lora = LoraConfig(
         r=config.r,
         lora_alpha=config.lora_alpha,  # type: ignore[arg-type] - PEFT takes fractions too
         lora_dropout=config.lora_dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
+        exclude_modules=sorted(unfit) or None,
         use_rslora=config.use_rslora,
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(seed)
+    # Before PEFT is asked: what it refuses half-way leaves layers of its own in the model.
+    linear = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)} - set(unfit)
+    there = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
     try:
         with _no_initial_values():
             adapted = get_peft_model(model, lora)
-    except ValueError as error:
-        linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if _is_linear(m)})
+    except NoMatchingPeftModuleError as error:
         raise LoadError(
-            f"adapter.target_modules: {targets} fits no module of this model; it has "
-            f"{', '.join(linear)} (PEFT said: {error})"
+            f"adapter.target_modules: {targets} fits no module of this model that takes an adapter",
+            f"it has {there}",
+        ) from error
+    except ValueError as error:
+        raise LoadError(
+            f"adapter.target_modules: PEFT puts no such adapter on this model: {error}",
+            f"name others of its modules in adapter.target_modules: {there}",
         ) from error
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     assert isinstance(adapted, PeftModel)
     return adapted
+
+
+def _require_fit(targets: Sequence[str], model: torch.nn.Module, unfit: dict[str, str]) -> None:
+    for target in targets:
+        named = [name for name, _ in model.named_modules() if f".{name}".endswith(f".{target}")]
+        if named and all(name in unfit for name in named):
+            raise LoadError(
+                f"adapter.target_modules: {target} takes no adapter in this model: {unfit[named[0]]}",
+                "leave it out of adapter.target_modules",
+            )
 
 
 @contextlib.contextmanager
@@ -68,10 +93,6 @@ def load_adapter(model: Any, folder: Path) -> PeftModel:
 def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """Name -> parameter, in the model's order, which optimiser and checkpoints share."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def _is_linear(module: torch.nn.Module) -> bool:
-    return isinstance(module, torch.nn.Linear)
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:

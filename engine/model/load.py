@@ -6,7 +6,10 @@ its own dtypes: unlike the usual k-bit preparation nothing is cast up to float32
 """
 
 import os
+import re
 import time
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from ..config.run_config import ModelConfig
 from ..machine.device import compute_dtype
 from ..machine.jobs import TellStage
+from . import architecture
 from .families.table import FAMILIES
 from .folder import LoadError
 from .layers import packed_attention as attention
@@ -50,7 +54,8 @@ def load_base(
             stock one.
 
     Raises:
-        LoadError: not found, no network, gated, unsupported quantisation.
+        LoadError: not found, no network, gated, unsupported quantisation, no causal language model,
+            or weights are missing.
         torch.OutOfMemoryError: it does not fit.
     """
     start = time.perf_counter()
@@ -62,6 +67,11 @@ def load_base(
         arch = AutoConfig.from_pretrained(
             source, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
+    wide = None
+    if not architecture.brings_own_code(arch, remote=config.trust_remote_code):
+        architecture.require_causal(config.name_or_path, arch)
+        empty = architecture.skeleton(config.name_or_path, arch)
+        wide = None if empty is None else architecture.kept_wide(empty)
     stored = getattr(arch, "quantization_config", None)
     options: dict[str, Any] = {}
     if stored is not None:
@@ -72,6 +82,7 @@ def load_base(
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=config.use_double_quant,
             bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=wide,
         )
     family = FAMILIES.get(arch.model_type)
     packed = packed and family is not None and family.packed
@@ -79,15 +90,18 @@ def load_base(
         options["attn_implementation"] = attention.NAME
     report(f"loading {config.name_or_path}", None)
     with readable_errors(config.name_or_path):
-        model = AutoModelForCausalLM.from_pretrained(
+        found: Any = AutoModelForCausalLM.from_pretrained(
             source,
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
             dtype=dtype,
             device_map={"": device},
             use_safetensors=True,
+            output_loading_info=True,
             **options,
         )
+    model, told = found
+    _require_whole(config.name_or_path, model, told["missing_keys"])
     model.requires_grad_(False)
     model.config.use_cache = False
     compute_in(model, dtype)
@@ -142,6 +156,19 @@ def compute_in(model: Any, dtype: torch.dtype) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def _require_whole(name: str, model: torch.nn.Module, missing: Iterable[str]) -> None:
+    """transformers draws at random what it does not find, and only logs it. Buffers are computed, and tied weights are
+    those of another name."""
+    random = sorted({name for name, _ in model.named_parameters()}.intersection(missing))
+    if random:
+        raise LoadError(
+            f"{name}: {len(random)} of the weights of a {type(model).__name__} are not in it "
+            f"({random[0]}{', ...' if len(random) > 1 else ''}): they would be random",
+            "the checkpoint is not whole, or it is of another class than transformers loads it as "
+            "(config.json, architectures)",
+        )
+
+
 def _check_stored_quantization(config: ModelConfig, stored: Any) -> None:
     def read(key: str) -> Any:
         return stored.get(key) if isinstance(stored, dict) else getattr(stored, key, None)
@@ -166,6 +193,26 @@ def count_parameters(model: torch.nn.Module) -> int:
         state = getattr(parameter, "quant_state", None)
         total += state.shape.numel() if state is not None else parameter.numel()
     return total
+
+
+def share_in_4bit(model: Any) -> tuple[float, str]:
+    """How much of its layers' weights is 4-bit (0 to 1), and the largest kind that is not, by its name without layer
+    numbers; input and output embeddings are left out of both."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    apart = {id(p) for part in ends if part is not None for p in part.parameters()}
+    packed, wide = 0, Counter[str]()
+    for name, parameter in model.named_parameters():
+        if (state := getattr(parameter, "quant_state", None)) is not None:
+            packed += state.shape.numel()
+        elif (
+            not parameter.requires_grad
+            and parameter.ndim >= 2
+            and id(parameter) not in apart
+            and "embed" not in name
+        ):
+            wide[re.sub(r"\.(\d+|base_layer)\b", "", name)] += parameter.numel()
+    largest = max(wide, key=lambda name: wide[name], default="")
+    return packed / max(1, packed + wide.total()), largest
 
 
 def quiet_libraries() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,14 @@ def readable_errors(name: str):
     """Turn the hub's and transformers' errors into one that says what to do."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except ImportError as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        packages = " ".join(dict.fromkeys(re.findall(r"pip install ([\w-]+)", str(error))))
+        raise LoadError(
+            f"{name}: needs a package that is not installed: {lines[0].partition('. ')[0]}",
+            f"install what it needs: pip install {packages}" if packages else "",
+        ) from error
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         text = str(error)
         low = text.lower()
         if isinstance(error, SafetensorError):
@@ -70,7 +78,7 @@ def readable_errors(name: str):
             fix = "it has no safetensors weights; Evenfall reads no pickle files"
         elif "connect" in low or "offline" in low or "resolve" in low or "couldn't" in low:
             fix = "no such folder here, and the hub cannot be reached or has no such model"
-        elif "does not recognize this architecture" in low or "model type" in low:
+        elif "does not recognize this architecture" in low:
             fix = "this transformers does not know the architecture: upgrade transformers"
         else:
             fix = "see the message"

@@ -25,8 +25,10 @@ from ..machine.memory import read_memory
 from ..memory import ladder, oom
 from ..memory.plan import MARGIN
 from ..model.adapter import trainable_parameters
-from ..model.load import LoadedModel, load_base
+from ..model.base import base_of
+from ..model.load import LoadedModel, load_base, share_in_4bit
 from ..model.tokenizer import load_tokenizer
+from ..model.trial import require_trainable
 from ..run import commands as cmd
 from ..run import events as ev
 from ..run.control import Control
@@ -155,7 +157,9 @@ def _load(
         trouble = None
         before_gb = read_memory(device).now_gb
         try:
-            return load_base(config.model, device, reporter(control)), config
+            loaded = load_base(config.model, device, reporter(control))
+            require_trainable(loaded, config.adapter)
+            return loaded, config
         except (RuntimeError, MemoryError) as error:
             if not oom.is_out_of_memory(error):
                 raise
@@ -192,6 +196,17 @@ def _announce(run: Run, loaded: LoadedModel, data: PreparedData) -> None:
     )
     steps = total_steps(run.config, data.train.bins_in_epoch, run.state.bins_per_update)
     control.emit(ev.DataPrepared(data.report, steps))
+    if loaded.quantization == "nf4":
+        share, largest = share_in_4bit(base_of(run.trained.model))
+        if share < 0.5:
+            kept = str(loaded.dtype).removeprefix("torch.")
+            control.emit(
+                ev.Alert(
+                    f"nf4: only {share:.0%} of the layers' weights are 4-bit. The rest, most of it "
+                    f"{largest}, is nothing that bitsandbytes packs and stays {kept}: "
+                    f"{loaded.weights_gb:.1f} GB in all"
+                )
+            )
     if not loaded.packed:
         control.emit(
             ev.Alert(

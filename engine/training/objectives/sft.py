@@ -1,9 +1,14 @@
 """Supervised fine-tuning, and continued pre-training: the cross-entropy of the tokens that are learnt."""
 
+import functools
+import inspect
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
 from ...data.pack.batch import Batch
+from ...model.base import base_of
 from ...model.layers.packed_attention import Documents
 from ...model.trained import TrainedModel
 
@@ -13,9 +18,10 @@ def loss_sum(trained: TrainedModel, batch: Batch) -> torch.Tensor:
 
     Only the positions that predict a trained token go through the head. Where it is the model's own
     (`logits_to_keep` takes their indices) logits are [trained tokens, vocabulary], and its soft-caps
-    and scales apply. Without packed attention the batch is one document.
+    and scales apply. Without packed attention the batch is one document. A few models of transformers
+    swallow `logits_to_keep` without a word: they compute all logits, [tokens, vocabulary].
     """
-    bounds = (
+    bounds: dict[str, Any] = (
         {
             "position_ids": batch.position_ids,
             "documents": Documents(
@@ -30,7 +36,16 @@ def loss_sum(trained: TrainedModel, batch: Batch) -> torch.Tensor:
             trained.model, batch.labels, batch.label_positions, input_ids=batch.input_ids, **bounds
         )
         return losses.sum()
-    logits = trained.model(
-        input_ids=batch.input_ids, use_cache=False, logits_to_keep=batch.label_positions, **bounds
-    ).logits[0]
+    keeps = _takes_positions(type(base_of(trained.model)))
+    if keeps:
+        bounds["logits_to_keep"] = batch.label_positions
+    logits = trained.model(input_ids=batch.input_ids, use_cache=False, **bounds).logits[0]
+    if not keeps:
+        logits = logits[batch.label_positions]
     return F.cross_entropy(logits.float(), batch.labels, reduction="sum")
+
+
+@functools.cache
+def _takes_positions(model: type) -> bool:
+    """Whether a causal model computes logits only where it is told to."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters

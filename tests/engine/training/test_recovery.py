@@ -251,17 +251,18 @@ def test_evaluation_that_does_not_fit_is_answered_and_done(
     assert steps(events) == list(range(1, 9))
 
 
+@pytest.mark.parametrize("part", ["load_base", "require_trainable"])
 def test_a_model_that_does_not_fit_loads_in_four_bits(
-    tiny_config: Make, monkeypatch: pytest.MonkeyPatch
+    tiny_config: Make, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    real = worker.load_base
+    real = getattr(worker, part)
 
-    def limited(config, *args, **kwargs):
-        if config.quantization == "none":
+    def limited(model, *args, **kwargs):
+        if model.quantization == "none":
             raise torch.OutOfMemoryError(CUDA_TEXT)
-        return real(config, *args, **kwargs)
+        return real(model, *args, **kwargs)
 
-    monkeypatch.setattr(worker, "load_base", limited)
+    monkeypatch.setattr(worker, part, limited)
     events = train(
         tiny_config(model={"quantization": "none"}),
         answer=lambda q: cmd.ApplyRecovery(q.rungs[0].id),
