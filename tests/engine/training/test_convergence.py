@@ -14,7 +14,7 @@ from evenfall.engine.model.patch import layers as patch_layers
 from evenfall.engine.model.patch import norms_and_mlps as patch
 from evenfall.engine.run.find import create_run
 from evenfall.engine.session.session import Session
-from evenfall.engine.training import worker
+from evenfall.engine.training import build
 from evenfall.kernels.backend import triton_runs_on
 
 STEPS = 30
@@ -71,7 +71,7 @@ def test_losses_of_the_fast_step_equal_the_stock_stacks(
     recompute: bool,
 ) -> None:
     """Kernels, whole layers, packed attention, loss head and their gradients in the loop itself."""
-    for module in (patch, patch_layers, patch_attention, worker):
+    for module in (patch, patch_layers, patch_attention, build):
         monkeypatch.setattr(module, "no_kernels_on", lambda device: "")
     config = tiny_config(
         adapter={"r": 8, "lora_alpha": 16},
