@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from evenfall.engine.machine import device as module
 from evenfall.engine.machine.device import DeviceError, compute_dtype, describe_device, pick_device
 from evenfall.engine.machine.memory import read_memory
 
@@ -47,9 +48,9 @@ def test_asking_for_cuda_quotes_the_driver(no_cuda, monkeypatch):
 
 
 def test_a_device_is_described(monkeypatch):
-    assert describe_device(CPU) == (
-        f"CPU ({torch.get_num_threads()} thread{'' if torch.get_num_threads() == 1 else 's'})"
-    )
+    for cores, words in ((1, "CPU (1 core)"), (2, "CPU (2 cores)")):
+        monkeypatch.setattr(module, "usable_cores", lambda cores=cores: cores)
+        assert describe_device(CPU) == words
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
     assert describe_device(CUDA) == "NVIDIA H200"
 
