@@ -95,19 +95,28 @@ def _gpu(index: int) -> Check:
 
 def _gpu_processes() -> Check:
     name = "GPU processes"
-    rows = _nvidia_smi("--query-compute-apps=pid,process_name,used_memory")
+    rows = _nvidia_smi("--query-compute-apps=pid,used_memory")
     if rows is None:
         return Check(name=name, status="ok", value="unknown: nvidia-smi is not here")
     held = []
-    for row in rows:
-        pid, *program, used = row  # a program's name may hold commas
+    for pid, used in rows:
         if pid != str(os.getpid()):
             size = f"{int(used) * MIB:.1f} GB" if used.isdigit() else "unknown memory"
-            held.append(f"{','.join(program)} (pid {pid}) {size}")
+            held.append(f"{_program(int(pid))} (pid {pid}) {size}")
     if not held:
         return Check(name=name, status="ok", value="no others")
     advice = "They share the GPU's memory and time: end those that you know."
     return Check(name=name, status="warning", value=", ".join(held), advice=advice)
+
+
+def _program(pid: int) -> str:
+    """The name of a process's program, where it is seen from here: a container sees its own alone."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).name()
+    except psutil.Error:
+        return "a process not seen from here"
 
 
 def _has_code_for(builds: Iterable[str], major: int, minor: int) -> bool:

@@ -10,9 +10,9 @@ from .fact import Check, judge
 
 
 def check_memory() -> Iterator[Check]:
-    from ..machine.memory import host_memory_available, host_memory_limit
+    from ..machine.host import memory_available, memory_limit
 
-    free, total = host_memory_available() / 1e9, host_memory_limit() / 1e9
+    free, total = memory_available() / 1e9, memory_limit() / 1e9
     yield judge(
         free >= 8,
         Check(

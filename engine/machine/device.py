@@ -3,6 +3,7 @@
 import torch
 
 from ..errors import UserError
+from .host import usable_cores
 
 
 class DeviceError(UserError):
@@ -39,11 +40,11 @@ def why_no_cuda() -> str:
 
 
 def describe_device(device: torch.device) -> str:
-    """`NVIDIA H200`, or `CPU (2 threads)`."""
+    """`NVIDIA H200`, or `CPU (2 cores)`."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"CPU ({threads} thread{'s' if threads != 1 else ''})"
+    cores = usable_cores()
+    return f"CPU ({cores} core{'s' if cores != 1 else ''})"
 
 
 def compute_dtype(choice: str, device: torch.device) -> torch.dtype:

@@ -22,7 +22,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.quantizers.base import get_keys_to_not_convert
 
 from .families.table import FAMILIES
-from .source import LoadError, readable_errors
+from .folder import LoadError
+from .source import readable_errors
 
 _UNDER_A_SWITCH = frozenset({"BloomAttention", "BloomMLP"})
 """Classes that read such a weight only where two switches say so (`slow_but_exact` is no checkpoint's)."""

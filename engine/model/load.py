@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from ..config.run_config import ModelConfig
 from ..machine.device import compute_dtype
 from ..machine.jobs import TellStage
+from ..machine.threads import set_threads
 from . import architecture
 from .families.table import FAMILIES
 from .folder import LoadError
@@ -47,7 +48,7 @@ class LoadedModel:
 def load_base(
     config: ModelConfig, device: torch.device, report: TellStage, *, packed: bool = True
 ) -> LoadedModel:
-    """Load the frozen base model.
+    """Load the frozen base model; on a CPU, settle how many threads compute with it.
 
     Args:
         packed: train with packed attention where the family allows it; chat and export want the
@@ -105,6 +106,9 @@ def load_base(
     model.requires_grad_(False)
     model.config.use_cache = False
     compute_in(model, dtype)
+    parameters = count_parameters(model)
+    if device.type == "cpu":
+        set_threads(parameters)
     tensors = [*model.parameters(), *model.buffers()]
     return LoadedModel(
         model=model,
@@ -113,7 +117,7 @@ def load_base(
         quantization="nf4" if stored is not None else config.quantization,
         dtype=dtype,
         packed=packed,
-        parameters=count_parameters(model),
+        parameters=parameters,
         weights_gb=sum(t.numel() * t.element_size() for t in tensors) / 1e9,
         seconds=time.perf_counter() - start,
     )

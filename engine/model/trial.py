@@ -15,8 +15,8 @@ from ..memory import oom
 from .adapter import add_adapter
 from .base import base_of
 from .families.table import FAMILIES
+from .folder import LoadError
 from .load import LoadedModel
-from .source import LoadError
 
 _TOKENS = 67
 """Odd, as rows are, and longer than the chunks that some models cut a text into."""

@@ -39,7 +39,7 @@ class RunStarted(Event):
     run: str
     pid: int
     device: str
-    """What trains: `NVIDIA H200`, `CPU (2 threads)`."""
+    """What trains: `NVIDIA H200`, `CPU (2 cores)`."""
     versions: dict[str, str]
     resumed_from: int | None = None
     """Step of the checkpoint that the run goes on from."""
@@ -71,6 +71,8 @@ class ModelLoaded(Event):
     compute_dtype: str
     weights_gb: float
     seconds: float
+    threads: int | None = None
+    """That compute, on a CPU."""
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,7 @@ def _announce(run: Run, loaded: LoadedModel, data: PreparedData) -> None:
             compute_dtype=str(loaded.dtype).removeprefix("torch."),
             weights_gb=loaded.weights_gb,
             seconds=loaded.seconds,
+            threads=torch.get_num_threads() if run.trained.device.type == "cpu" else None,
         )
     )
     steps = total_steps(run.config, data.train.bins_in_epoch, run.state.bins_per_update)

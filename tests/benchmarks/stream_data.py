@@ -10,6 +10,7 @@ of those that it started, shared pages counted once (PSS).
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -19,6 +20,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import psutil
 
 _LETTERS = "etaoinshrdlucmfwypvbgk"
 
@@ -89,36 +92,17 @@ def measure(file: str, model: str, windows: list[int], cache: str) -> None:
 
 def _age() -> float:
     """Seconds since this process began."""
-    ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
-    up = float(Path("/proc/uptime").read_text().split()[0])
-    return up - ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - psutil.Process().create_time()
 
 
 def _memory() -> int:
     """Bytes (PSS) of this process and its children."""
+    own = psutil.Process()
     total = 0
-    for one in [os.getpid(), *_children(os.getpid())]:
-        try:
-            text = Path(f"/proc/{one}/smaps_rollup").read_text()
-        except OSError:
-            continue
-        total += 1024 * int(
-            next(line.split()[1] for line in text.splitlines() if line[:4] == "Pss:")
-        )
+    for one in [own, *own.children()]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += one.memory_full_info().pss
     return total
-
-
-def _children(pid: int) -> list[int]:
-    found = []
-    for one in Path("/proc").iterdir():
-        if one.name.isdecimal():
-            try:
-                parent = int((one / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            except OSError:
-                continue
-            if parent == pid:
-                found.append(int(one.name))
-    return found
 
 
 def run(file: str, model: str, windows: tuple[int, int], cache: str) -> dict:

@@ -22,6 +22,8 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
+
 from evenfall.engine.config.run_config import RunConfig, load_config
 from evenfall.engine.run import events as ev
 from evenfall.engine.run.find import create_run
@@ -37,8 +39,8 @@ def speed(session: Session) -> float:
 
 
 def cpu_seconds(thread: int) -> float:
-    fields = Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    (one,) = (one for one in psutil.Process().threads() if one.id == thread)
+    return one.user_time + one.system_time
 
 
 def watch_main_thread(session: Session, result: list[float]) -> None:

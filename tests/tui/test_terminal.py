@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from evenfall.engine.config.run_config import parse_config
@@ -106,8 +107,8 @@ def _events(run: RunDirectory) -> list[Any]:
 def alive(pid: int) -> bool:
     """Whether a process runs (one that has ended and waits to be collected does not)."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 

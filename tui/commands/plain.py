@@ -84,11 +84,7 @@ def describe(event: ev.Event) -> str:
         case ev.Progress(stage=stage, fraction=None):
             return stage
         case ev.ModelLoaded():
-            return (
-                f"model {event.name}: {count_text(event.parameters)} parameters, "
-                f"{count_text(event.trainable)} trained, weights {event.quantization} in "
-                f"{event.weights_gb * 1e3:,.0f} MB, computes in {event.compute_dtype}"
-            )
+            return _model_line(event)
         case ev.PartsPatched(parts=parts):
             fast = [f"{part.name} ×{part.count}" for part in parts if part.fast]
             stock = [f"{part.name}: {part.reason}" for part in parts if not part.fast]
@@ -128,6 +124,17 @@ def describe(event: ev.Event) -> str:
         case ev.StateChanged(state="paused", reason=reason):
             return f"paused: {reason}"
     return ""
+
+
+def _model_line(event: ev.ModelLoaded) -> str:
+    line = (
+        f"model {event.name}: {count_text(event.parameters)} parameters, "
+        f"{count_text(event.trainable)} trained, weights {event.quantization} in "
+        f"{event.weights_gb * 1e3:,.0f} MB, computes in {event.compute_dtype}"
+    )
+    if event.threads is not None:
+        line += f" with {event.threads} thread{'s' if event.threads != 1 else ''}"
+    return line
 
 
 def _check_lines(findings: Sequence[Finding]) -> str:

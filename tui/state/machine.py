@@ -31,13 +31,12 @@ class Machine:
 
 def read_machine(output_dir: Path) -> Machine:
     """Ask the driver, the kernel and the disk; what does not answer is left out."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    from ...engine.machine.host import memory_limit, usable_cores  # psutil, not for the first paint
+
     return Machine(
         gpus=_gpus(),
-        cpus=len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1,
-        memory_gb=memory,
+        cpus=usable_cores(),
+        memory_gb=memory_limit() / 1e9,
         disk_free_gb=disk_free_gb(output_dir),
         multiplexer=bool(os.environ.get("TMUX") or os.environ.get("STY")),
     )

@@ -5,13 +5,13 @@ Where a data set is worth it, each of a few threads holds a process that renders
 """
 
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock, local
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from ...machine.host import usable_cores
 from ..read.slices import Slice
 from ..render.template import Renderer
 from .block import Block, BlockSettings, make_block
@@ -56,8 +56,7 @@ class Ahead:
         self._cache = (
             BlockCache(cache_folder(), tokenizer) if size > WORTH_KEEPING else None
         )  # fmt: skip
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self.processes = min(_MOST_PROCESSES, cores or 1) if size > WORTH_A_PROCESS else 0
+        self.processes = min(_MOST_PROCESSES, usable_cores()) if size > WORTH_A_PROCESS else 0
         self._threads = (
             ThreadPoolExecutor(self.processes, "evenfall-rows") if self.processes else None
         )

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from processes import ended
 from torch._C._autograd import DeviceType
 
 from evenfall.engine.bench import children, run, stack_evenfall
@@ -265,18 +266,6 @@ time.sleep(60)
         children.run_child("trl", work, tmp_path, interrupted)
     for pid in map(int, pids.read_text().split()):
         assert ended(pid), pid
-
-
-def ended(pid: int) -> bool:
-    """Within a moment: gone, or a zombie that nobody has asked after yet."""
-    for _ in range(100):
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_what_cannot_be_measured_is_refused_before_any_work(capsys):

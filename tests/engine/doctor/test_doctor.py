@@ -5,6 +5,7 @@ import importlib.metadata
 import math
 import os
 import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -280,18 +281,24 @@ def test_a_gpu_that_torch_has_no_code_for_is_an_error(gpu, capability, builds, c
 
 def test_memory_held_by_others_is_a_warning_that_names_them(gpu, nvidia_smi):
     gpu.free = 60 * GB
-    nvidia_smi(**{"compute-apps": "4242, /usr/bin/python, serve, 81920\\n77, ghost, [N/A]\\n"})
-    checks = list(run_checks())
+    other = subprocess.Popen(["sleep", "600"])
+    nvidia_smi(**{"compute-apps": f"{other.pid}, 81920\\n{2**22 + 1}, [N/A]\\n"})
+    try:
+        checks = list(run_checks())
+    finally:
+        other.kill()
+        other.wait()
     assert row("GPU 0", checks).status == "warning" and "90.0 GB" in row("GPU 0", checks).advice
     held = row("GPU processes", checks)
     assert held.status == "warning"
-    assert "(pid 4242) 85.9 GB" in held.value and "ghost (pid 77) unknown memory" in held.value
+    assert held.value.startswith(f"sleep (pid {other.pid}) 85.9 GB, a process not seen from here")
+    assert held.value.endswith("unknown memory")
 
 
 def test_own_memory_and_an_absent_tool_are_no_warning(gpu, nvidia_smi, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     assert row("GPU processes").status == "ok"
-    nvidia_smi(**{"compute-apps": f"{os.getpid()}, python, 1000\\n"})
+    nvidia_smi(**{"compute-apps": f"{os.getpid()}, 1000\\n"})
     assert row("GPU processes") == Check(name="GPU processes", status="ok", value="no others")
 
 

@@ -1,13 +1,11 @@
 """The device that is picked, the dtype it computes in, and what is said of its memory."""
 
-import re
-
 import pytest
 import torch
 
 from evenfall.engine.machine import device as module
 from evenfall.engine.machine.device import DeviceError, compute_dtype, describe_device, pick_device
-from evenfall.engine.machine.memory import host_memory_available, host_memory_limit, read_memory
+from evenfall.engine.machine.memory import read_memory
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
@@ -50,9 +48,9 @@ def test_asking_for_cuda_quotes_the_driver(no_cuda, monkeypatch):
 
 
 def test_a_device_is_described(monkeypatch):
-    assert describe_device(CPU) == (
-        f"CPU ({torch.get_num_threads()} thread{'' if torch.get_num_threads() == 1 else 's'})"
-    )
+    for cores, words in ((1, "CPU (1 core)"), (2, "CPU (2 cores)")):
+        monkeypatch.setattr(module, "usable_cores", lambda cores=cores: cores)
+        assert describe_device(CPU) == words
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
     assert describe_device(CUDA) == "NVIDIA H200"
 
@@ -100,84 +98,3 @@ def test_memory_of_a_gpu_run_is_the_allocators(monkeypatch):
         assert (reading.now_gb, reading.peak_gb, reading.total_gb) == (3, 5, pytest.approx(24))
     stats.clear()  # what torch gives before its first tensor on the GPU
     assert (read_memory(CUDA).now_gb, read_memory(CUDA).peak_gb) == (0, 0)
-
-
-@pytest.fixture
-def machine(monkeypatch, tmp_path):
-    """A machine of 64 GB with 48 free, and cgroups as a test writes them."""
-    proc, cgroup = tmp_path / "proc", tmp_path / "cgroup"
-    (proc / "self").mkdir(parents=True)
-    (proc / "meminfo").write_text("MemTotal:       62500000 kB\nMemAvailable:   46875000 kB\n")
-    monkeypatch.setattr(module, "_PROC", proc)
-    monkeypatch.setattr(module, "_CGROUP", cgroup)
-
-    def write(membership, files):
-        (proc / "self" / "cgroup").write_text(membership)
-        for name, text in files.items():
-            (cgroup / name).parent.mkdir(parents=True, exist_ok=True)
-            (cgroup / name).write_text(f"{text}\n")
-
-    return write
-
-
-def test_without_cgroups_the_machines_memory_counts(machine):
-    assert host_memory_limit() == 64 * 10**9
-    assert host_memory_available() == 48 * 10**9
-
-
-@pytest.mark.parametrize(
-    ("membership", "files", "limit", "available"),
-    [
-        # v2, in a container: the group is mounted as the root, whatever its path is
-        (
-            "0::/docker/abc\n",
-            {"memory.max": 16 * 10**9, "memory.current": 10**9},
-            16 * 10**9,
-            15 * 10**9,
-        ),
-        # v2, nested: the parent's limit counts too
-        (
-            "0::/jobs/1\n",
-            {
-                "jobs/memory.max": 8 * 10**9,
-                "jobs/memory.current": 6 * 10**9,
-                "jobs/1/memory.max": 12 * 10**9,
-                "jobs/1/memory.current": 10**9,
-            },
-            8 * 10**9,
-            2 * 10**9,
-        ),
-        # v2 without a limit
-        ("0::/\n", {"memory.max": "max", "memory.current": 10**9}, 64 * 10**9, 48 * 10**9),
-        # v1, among other controllers
-        (
-            "5:cpu,cpuacct:/x\n4:memory:/x\n",
-            {
-                "memory/x/memory.limit_in_bytes": 32 * 10**9,
-                "memory/x/memory.usage_in_bytes": 40 * 10**9,
-            },
-            32 * 10**9,
-            0,
-        ),
-        # v1 without a limit: a number no machine has
-        (
-            "4:memory:/\n",
-            {
-                "memory/memory.limit_in_bytes": 9223372036854771712,
-                "memory/memory.usage_in_bytes": 10**9,
-            },
-            64 * 10**9,
-            48 * 10**9,
-        ),
-    ],
-)
-def test_a_containers_limit_counts_where_it_is_lower(machine, membership, files, limit, available):
-    machine(membership, files)
-    assert host_memory_limit() == limit
-    assert host_memory_available() == available
-
-
-def test_the_total_on_a_cpu_is_this_machines():
-    with open("/proc/meminfo") as file:
-        total = int(re.search(r"MemTotal:\s+(\d+) kB", file.read())[1]) * 1024  # type: ignore[index]
-    assert 0 < read_memory(CPU).total_gb * 1e9 <= total + 1024

@@ -40,8 +40,9 @@ from evenfall.engine.data.pack.examples import Example
 from evenfall.engine.model import architecture, trial
 from evenfall.engine.model.adapter import add_adapter, trainable_parameters
 from evenfall.engine.model.base import base_of
+from evenfall.engine.model.folder import LoadError
 from evenfall.engine.model.load import LoadedModel, load_base
-from evenfall.engine.model.source import LoadError, readable_errors
+from evenfall.engine.model.source import readable_errors
 from evenfall.engine.model.trained import TrainedModel
 from evenfall.engine.model.trial import require_trainable
 from evenfall.engine.run import events as ev

@@ -40,3 +40,15 @@ def test_what_was_chosen_for_this_gpu_is_told(event: ev.Event, words: str) -> No
     story.add(event)
     assert [line.text for line in story.lines] == [words]
     assert describe(event) == words
+
+
+@pytest.mark.parametrize(
+    ("threads", "words"),
+    [(None, "in float32"), (1, "in float32 with 1 thread"), (4, "in float32 with 4 threads")],
+)
+def test_the_threads_that_compute_on_a_cpu_are_told(threads: int | None, words: str) -> None:
+    event = ev.ModelLoaded(
+        name="demo", family="llama", parameters=2_600_000, trainable=262_144, quantization="nf4",
+        compute_dtype="float32", weights_gb=0.002, seconds=1.0, threads=threads,
+    )  # fmt: skip
+    assert describe(event).endswith(words)

@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+from processes import ended
 
 from evenfall.engine.config.run_config import DataConfig, DatasetConfig
 from evenfall.engine.data.prepare import ahead as ahead_module
@@ -172,27 +173,6 @@ def test_a_process_that_is_killed_costs_nothing_but_time(chatml, tmp_path):
     assert killed
 
 
-def children(pid: int) -> list[int]:
-    found = []
-    for one in Path("/proc").iterdir():
-        if one.name.isdecimal():
-            try:
-                fields = (one / "stat").read_text().rsplit(")", 1)[1].split()
-            except OSError:
-                continue
-            if int(fields[1]) == pid and fields[0] != "Z":
-                found.append(int(one.name))
-    return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_processes_end_with_the_one_that_started_them(tmp_path):
     program = """
 import itertools, sys, time
@@ -217,11 +197,8 @@ for block in ahead.blocks(itertools.cycle(slices_of(source, 2000)), settings, "a
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "block\n"
-    started = children(process.pid)
+    started = psutil.Process(process.pid).children()
     assert started
     process.kill()
     process.wait()
-    until = time.monotonic() + 20
-    while any(alive(one) for one in started):
-        assert time.monotonic() < until, "a process outlived its parent"
-        time.sleep(0.1)
+    assert all(ended(one.pid) for one in started), "a process outlived its parent"
