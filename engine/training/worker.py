@@ -28,7 +28,6 @@ from ..model.adapter import trainable_parameters
 from ..model.base import base_of
 from ..model.load import LoadedModel, load_base, share_in_4bit
 from ..model.tokenizer import load_tokenizer
-from ..model.trial import require_trainable
 from ..run import commands as cmd
 from ..run import events as ev
 from ..run.control import Control
@@ -40,6 +39,7 @@ from .checkpoint import load_checkpoint, save_final_adapter
 from .commands import StoppedEarly, reporter
 from .state import OutOfMemoryEnd, Run
 from .train import train
+from .trial import require_trainable
 
 log = logging.getLogger("evenfall")
 

@@ -10,7 +10,7 @@ preset, another screen), and where a change elsewhere makes the value fit: then 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..keys import ScreenName
 
@@ -81,7 +81,6 @@ class RefusedValues:
             `new`, with the values that were refused before and fit now.
         """
         from ...engine.config.run_config import ConfigError
-        from .settings import value_of
 
         for field, refusal in list(self._held.items()):
             if value_of(old, field.key) != value_of(new, field.key):
@@ -94,3 +93,11 @@ class RefusedValues:
                 else:
                     self.drop(field)
         return new
+
+
+def value_of(config: "RunConfig", key: str) -> Any:
+    """The plain value of `section.key`."""
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value

@@ -15,7 +15,7 @@ from ...presets.load import model_preset, model_presets, preset_overrides, recip
 from ..value_text import field_text
 from ..widgets.form import FormRow
 from .model_catalog import ModelEntry
-from .refused import DraftField, Refusal
+from .refused import DraftField, Refusal, value_of
 
 if TYPE_CHECKING:
     from .desk import Desk
@@ -43,14 +43,6 @@ _SETTINGS = (
 
 _FIND_FIELD = DraftField(screen="model", key="model.name_or_path", title="Model", where="1, then /")
 """The field for a hub id or a folder, above the list of models."""
-
-
-def value_of(config: RunConfig, key: str) -> Any:
-    """The plain value of `section.key`."""
-    value: Any = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def override_of(key: str, text: str) -> str:

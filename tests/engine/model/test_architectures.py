@@ -37,14 +37,15 @@ from transformers import (
 from evenfall.engine.config.run_config import AdapterConfig, ModelConfig, RunConfig
 from evenfall.engine.data.pack.batch import Batch, collate
 from evenfall.engine.data.pack.examples import Example
-from evenfall.engine.model import architecture, trial
+from evenfall.engine.model import architecture
 from evenfall.engine.model.adapter import add_adapter, trainable_parameters
 from evenfall.engine.model.base import base_of
 from evenfall.engine.model.folder import LoadError
 from evenfall.engine.model.load import LoadedModel, load_base
 from evenfall.engine.model.source import readable_errors
 from evenfall.engine.model.trained import TrainedModel
-from evenfall.engine.model.trial import require_trainable
+from evenfall.engine.training import trial
+from evenfall.engine.training.trial import require_trainable
 from evenfall.engine.run import events as ev
 from evenfall.engine.run.find import create_run
 from evenfall.engine.session.session import Session

@@ -12,11 +12,11 @@ import torch
 
 from ..config.run_config import AdapterConfig
 from ..memory import oom
-from .adapter import add_adapter
-from .base import base_of
-from .families.table import FAMILIES
-from .folder import LoadError
-from .load import LoadedModel
+from ..model.adapter import add_adapter
+from ..model.base import base_of
+from ..model.families.table import FAMILIES
+from ..model.folder import LoadError
+from ..model.load import LoadedModel
 
 _TOKENS = 67
 """Odd, as rows are, and longer than the chunks that some models cut a text into."""
