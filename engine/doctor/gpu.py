@@ -24,7 +24,16 @@ def check_cuda() -> Iterator[Check]:
             advice="This machine has an NVIDIA driver: install torch with CUDA (see pytorch.org).",
         ),
     )
-    yield Check(name="NVIDIA driver", status="ok", value=driver or "none found")
+    found = bool(driver) or torch.cuda.is_available()
+    yield judge(
+        found,
+        Check(
+            name="NVIDIA driver",
+            status="warning",
+            value=driver or ("unknown: nvidia-smi is not here" if found else "none found"),
+            advice="An NVIDIA GPU needs one; without a GPU there is nothing to do.",
+        ),
+    )
 
 
 def check_gpus() -> Iterator[Check]:

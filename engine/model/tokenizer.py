@@ -1,4 +1,4 @@
-"""A model's tokenizer, and where a model is found. Light: no torch, since looking at data needs no more."""
+"""A model's tokenizer. Not light: transformers' `AutoTokenizer` imports torch."""
 
 from typing import Any
 

@@ -243,6 +243,9 @@ def test_what_follows_the_screens_happens_once(tmp_path: Path) -> None:
     script = (
         "import signal\n"
         "from evenfall.tui.terminal import run_detachable\n"
+        # Which way Ctrl-C goes is inherited: a shell's background jobs, and so a pytest among them,
+        # ignore it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "code = run_detachable(lambda release: 7)\n"
         "print('after', code, signal.getsignal(signal.SIGINT) is signal.default_int_handler)\n"
     )

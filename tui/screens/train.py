@@ -1,7 +1,7 @@
 """Train: a run as it goes, or as it went; and the verbs that steer it.
 
-Texts follow the poll of the app (4 Hz); the plots are drawn once a second at most and only when there
-is something new, as they are what the screen costs.
+Texts follow the poll of the app, twice a second; the plots are drawn each `CHART_SECONDS` at most and only when
+there is something new, as they are what the screen costs.
 """
 
 import time

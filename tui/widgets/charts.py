@@ -14,8 +14,8 @@ from .plot import PlotData, Runs, draw_plot
 
 
 class Chart(Widget):
-    """A plot under a rule that bears its title. Drawing takes some milliseconds: give it new data
-    once a second at most."""
+    """A plot under a rule that bears its title. Drawing takes some milliseconds each time that it is
+    given data: give it new data each few seconds, not at each step."""
 
     DEFAULT_CSS = """
     Chart { height: 1fr; width: 1fr; border-top: solid $line; border-title-color: $text; }

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from evenfall.engine.doctor import gpu as gpu_checks
 from evenfall.engine.doctor.checks import run_checks
 from evenfall.engine.doctor.fact import Check, exit_code, format_check
 
@@ -82,9 +83,12 @@ def test_a_sound_machine_has_no_error(sound):
     assert row("memory", sound).value.endswith("GB free")
 
 
-def test_without_a_gpu_it_says_so_and_checks_the_rest(no_gpu):
+def test_without_a_gpu_it_says_so_and_checks_the_rest(no_gpu, monkeypatch):
+    monkeypatch.setattr(gpu_checks, "_driver_version", lambda: "")
     checks = list(run_checks())
     assert row("GPU", checks).status == "warning" and "demo" in row("GPU", checks).advice
+    driver = row("NVIDIA driver", checks)
+    assert driver.status == "warning" and driver.value == "none found"
     assert row("kernels", checks) == Check(
         name="kernels", status="ok", value="reference path, no GPU"
     )
@@ -243,6 +247,12 @@ def test_a_cpu_build_of_torch_beside_a_driver_is_an_error(sound, no_gpu, nvidia_
     assert row("CUDA runtime", checks).status == "error"
     assert "install torch with CUDA" in row("CUDA runtime", checks).advice
     assert row("GPU", checks).status == "error" and "NVIDIA L4" in row("GPU", checks).value
+
+
+def test_a_gpu_that_works_has_a_driver_though_nobody_tells_its_version(gpu, monkeypatch):
+    monkeypatch.setattr(gpu_checks, "_driver_version", lambda: "")
+    check = row("NVIDIA driver")
+    assert check.status == "ok" and check.value.startswith("unknown")
 
 
 def test_a_gpu_is_described(gpu):

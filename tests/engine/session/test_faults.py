@@ -209,7 +209,7 @@ def test_killed_at_the_worst_moments_a_run_repeats_the_uninterrupted_one_bit_for
 DRIVER = """
 import sys, time
 from pathlib import Path
-from evenfall.engine.run import events as ev
+from evenfall.engine.run import commands as cmd, events as ev
 from evenfall.engine.config.run_config import load_config
 from evenfall.engine.run.find import create_run
 from evenfall.engine.session.session import Session
@@ -247,7 +247,10 @@ def test_a_learning_rate_changed_after_the_last_checkpoint_survives_kills(
     place: Place, make: Make
 ) -> None:
     config = make("rate", train={"lr_scheduler_type": "cosine", "max_steps": 10, "save_steps": 4})
-    before, run = steered_and_killed(place, config, "[ev.SetLearningRate(1e-4)]"), place.run("rate")
+    before, run = (
+        steered_and_killed(place, config, "[cmd.SetLearningRate(1e-4)]"),
+        place.run("rate"),
+    )
     process = place.resume(run)
     wait(process, "the second start", lambda: starts(run) == 2)
     kill(process)  # before it comes to where the rate was changed
@@ -262,7 +265,7 @@ def test_a_learning_rate_changed_right_after_a_checkpoint_survives_a_kill(
     place: Place, make: Make
 ) -> None:
     config = make("rate-2", train={"lr_scheduler_type": "constant", "max_steps": 10})
-    commands = "[ev.SetLearningRate(1e-3), ev.SaveNow(), ev.SetLearningRate(1e-4)]"
+    commands = "[cmd.SetLearningRate(1e-3), cmd.SaveNow(), cmd.SetLearningRate(1e-4)]"
     before = steered_and_killed(place, config, commands)
     ended(place.resume(place.run("rate-2")))
     after = rates(place.run("rate-2"))

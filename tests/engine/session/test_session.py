@@ -281,6 +281,8 @@ def test_pause_waits_until_resumed_and_takes_commands_meanwhile(tiny_config: Mak
     events = session.events_since(0)
     assert directory.checkpoints() and len(losses(events)) == 6
     assert [e.why for e in of(ev.CommandRefused, events)] == ["the run is paused already"]
+    (paused,) = (event for event in of(ev.StateChanged, events) if event.state == "paused")
+    assert paused.reason == ""  # there is no GPU whose memory could be kept
     rates = [step.learning_rate for step in of(ev.Step, events)]
     assert rates[held:] == [1e-4] * (6 - held)
 
