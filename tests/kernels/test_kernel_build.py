@@ -103,9 +103,10 @@ for rows, columns in ((1024, 4096), (1024, 14336), (96, 72)):
     nested = {
         "absmax2": torch.zeros(-(-blocks // 256)), "code2": torch.zeros(256), "offset": torch.zeros(())
     }
+    plain = {"packed": packed, "code": code, "shape": (rows, columns)}
     for weight in (
-        nf4.NF4Weight(packed, torch.zeros(blocks), code, (rows, columns)),
-        nf4.NF4Weight(packed, torch.zeros(blocks, dtype=torch.uint8), code, (rows, columns), **nested),
+        nf4.NF4Weight(absmax=torch.zeros(blocks), **plain),
+        nf4.NF4Weight(absmax=torch.zeros(blocks, dtype=torch.uint8), **plain, **nested),
     ):
         nf4.dequantize_nf4(weight, out=torch.zeros(rows, columns + 64, dtype=torch.bfloat16)[:, :columns])
         for count in (1, 5):

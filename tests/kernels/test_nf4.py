@@ -309,9 +309,9 @@ take_triton(nf4)
 for columns in (4096, 96):
     packed = torch.zeros(256 * columns // 2, dtype=torch.uint8)
     absmax = torch.zeros(4 * columns, dtype=torch.uint8)  # 256 blocks for each absmax2
-    scales = (torch.zeros(-(-columns // 64)), torch.zeros(256), torch.zeros(1))
     weight = nf4.NF4Weight(
-        packed, absmax, torch.zeros(16), (256, columns), torch.bfloat16, 64, *scales
+        packed=packed, absmax=absmax, code=torch.zeros(16), shape=(256, columns),
+        absmax2=torch.zeros(-(-columns // 64)), code2=torch.zeros(256), offset=torch.zeros(1),
     )
     nf4.dequantize_nf4(weight, torch.zeros(256, columns + 64, dtype=torch.bfloat16)[:, :columns])
 """

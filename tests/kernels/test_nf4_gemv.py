@@ -215,8 +215,10 @@ def seen(name, asm):
 take_triton(nf4_gemv)
 packed = torch.zeros(4096 * 512, dtype=torch.uint8)
 absmax = torch.zeros(4096 * 16, dtype=torch.uint8)
-scales = (torch.zeros(256), torch.zeros(256), torch.zeros(1))
-weight = nf4.NF4Weight(packed, absmax, torch.zeros(16), (4096, 1024), torch.bfloat16, 64, *scales)
+weight = nf4.NF4Weight(
+    packed=packed, absmax=absmax, code=torch.zeros(16), shape=(4096, 1024),
+    absmax2=torch.zeros(256), code2=torch.zeros(256), offset=torch.zeros(1),
+)
 for m in (1, 2, 3, 8):
     x, lora_b = torch.zeros(m, 1024, dtype=torch.bfloat16), torch.zeros(4096, 16)
     nf4_gemv.gemv_nf4(x, weight, xa=x[:, :16], lora_b=lora_b)
