@@ -44,12 +44,12 @@ from evenfall.engine.model.folder import LoadError
 from evenfall.engine.model.load import LoadedModel, load_base
 from evenfall.engine.model.source import readable_errors
 from evenfall.engine.model.trained import TrainedModel
-from evenfall.engine.training import trial
-from evenfall.engine.training.trial import require_trainable
 from evenfall.engine.run import events as ev
 from evenfall.engine.run.find import create_run
 from evenfall.engine.session.session import Session
+from evenfall.engine.training import trial
 from evenfall.engine.training.objectives.sft import loss_sum
+from evenfall.engine.training.trial import require_trainable
 
 CPU = torch.device("cpu")
 SIZES: dict[str, Any] = {
