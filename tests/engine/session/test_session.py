@@ -205,8 +205,10 @@ def test_a_checkpoint_of_the_other_optimiser_is_refused(tiny_config: Make) -> No
 
 def test_the_end_tells_the_loss_and_the_time_that_viewers_count(tiny_config: Make) -> None:
     directory = create_run(tiny_config(name="counted", train={"save_steps": 2}))
-    for resume, at in ((False, {3: [cmd.Stop(save=False)]}), (True, {})):
-        end = of(ev.Finished, finish(Script(directory, at, resume=resume)))[-1]
+    stopped = Script(directory, {3: [cmd.Stop(save=False)]})
+    for first in (stopped, None):
+        session = first or Session(directory, resume=True)
+        end = of(ev.Finished, finish(session))[-1]
         viewed = directory.progress()
         assert (end.step, end.last_loss) == (viewed.step, viewed.loss)
         assert end.seconds == viewed.trained_seconds == pytest.approx(

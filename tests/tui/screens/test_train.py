@@ -8,6 +8,7 @@ from evenfall.engine.run import commands as cmd
 from evenfall.engine.run import events as ev
 from evenfall.tui.screens.dialogs.common import InfoModal, LearningRateModal, StopModal
 from evenfall.tui.screens.dialogs.out_of_memory import OutOfMemoryModal
+from evenfall.tui.state.desk import Desk
 from evenfall.tui.widgets.charts import Chart
 from evenfall.tui.widgets.log import LogPanel
 
@@ -286,7 +287,7 @@ def test_every_plot_grows_with_the_run(drive, see, train_app, session, script):
 
 def test_r_takes_up_the_failed_run_that_is_shown(drive, train_app, session, script, monkeypatch):
     taken_up = []
-    monkeypatch.setattr(type(train_app), "resume_run", lambda self, run: taken_up.append(run))
+    monkeypatch.setattr(Desk, "resume_run", lambda self, run: taken_up.append(run))
     events, session.done = states(script)["failed"]
 
     async def scenario(pilot):
