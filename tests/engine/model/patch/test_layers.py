@@ -70,7 +70,7 @@ def test_a_layer_that_computes_something_else_stays_stock(monkeypatch):
     real = Family.read
 
     def wrong(family, *args):
-        state = real(*args)
+        state = real(family, *args)
         norm = state.parts.post_norm
         object.__setattr__(state.parts, "post_norm", norm._replace(eps=0.3))
         return state
