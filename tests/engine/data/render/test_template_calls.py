@@ -1,0 +1,114 @@
+"""Tool calls and reasoning: as a template wants them, or said to be lost."""
+
+import pytest
+from chat_templates import A2, CHATML, U1, U2, encode
+
+from evenfall.engine.data.errors import DataError
+from evenfall.engine.data.formats.normal import EMPTY_NOT_LEARNT
+from evenfall.engine.data.formats.normalise import NUMBERS_READ
+from evenfall.engine.data.render import template_fit as fit
+
+TOOLS = (
+    "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+    + CHATML.replace(
+        "{{ m.content }}",
+        "{{ m.content }}{% for c in m.tool_calls or [] %}<call>{{ c.function.name }} "
+        "{{ ARGUMENTS }}</call>{% endfor %}",
+    )
+)
+CALLS = {
+    "tools": [{"name": "look", "parameters": {}}],
+    "conversations": [
+        {"from": "human", "value": "q"},
+        {"from": "function_call", "value": '{"name": "look", "arguments": {"at": "x"}}'},
+        {"from": "observation", "value": "seen"},
+        {"from": "gpt", "value": "a"},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", ["c.function.arguments | tojson", "c.function.arguments"])
+def test_tool_calls_reach_the_template_as_it_wants_them(make_tokenizer, arguments):
+    template = TOOLS.replace("ARGUMENTS", arguments)
+    ((text, learnt),), renderer = encode(make_tokenizer(template), CALLS)
+    assert '"name": "look"' in text.split("<|im_end|>")[0]
+    assert learnt.replace(" ", "") == '<call>look{"at":"x"}</call><|im_end|>\na<|im_end|>\n'
+    assert renderer.take_notes() == {}
+
+
+def test_tools_that_a_template_would_lose_in_silence(make_tokenizer):
+    ((text, learnt),), renderer = encode(make_tokenizer(), CALLS)
+    assert learnt == '{"name":"look","arguments":{"at":"x"}}<|im_end|>\na<|im_end|>\n'
+    assert "<|im_start|>tool\nseen<|im_end|>" in text
+    assert renderer.take_notes() == {fit.TOOLS_LEFT_OUT: 1, fit.CALLS_AS_TEXT: 1}
+    deaf = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'tool' %}")
+    with pytest.raises(DataError, match=r"f\.json: row 7: holds tool results"):
+        encode(make_tokenizer(deaf), CALLS)
+
+
+def test_what_a_template_has_no_place_for_beside_and_among_calls_is_noted(make_tokenizer):
+    calls = [{"name": "look", "arguments": {"at": place}} for place in ("x", "y")]
+    value = {"messages": [U1, {"role": "assistant", "content": "Wait.", "tool_calls": calls}]}
+    every = TOOLS.replace("ARGUMENTS", "c.function.arguments | tojson")
+    one = every.replace("m.tool_calls or []", "(m.tool_calls or [])[:1]")
+    bare = every.replace("{{ m.content }}", "{{ '' if m.tool_calls else m.content }}")
+    for template, notes in (
+        (every, {}),
+        (one, {fit.CALLS_LEFT_OUT: 1}),
+        (bare, {fit.TEXT_LEFT_OUT: 1}),
+    ):
+        ((text, learnt),), renderer = encode(make_tokenizer(template), value)
+        assert renderer.take_notes() == notes
+        assert learnt.count("<call>") == 2 - (template is one)
+        assert ("Wait." in text) is (template is not bare)
+
+
+THINKS = CHATML.replace(
+    "{{ m.content }}",
+    "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content }}",
+)
+
+
+def test_reasoning_that_a_template_would_lose_in_silence(make_tokenizer):
+    value = {"messages": [U1, {**A2, "reasoning_content": "Hm."}]}
+    ((_, learnt),), renderer = encode(make_tokenizer(THINKS), value)
+    assert learnt == "<think>Hm.</think>No.\n<|im_end|>\n"
+    assert renderer.take_notes() == {}
+    ((text, _),), renderer = encode(make_tokenizer(), value)
+    assert "Hm." not in text
+    assert renderer.take_notes() == {fit.REASONING_LEFT_OUT: 1}
+    other = {"messages": [U1, {**A2, "reasoning": "Hm."}]}
+    assert encode(make_tokenizer(), other)[1].take_notes() == {fit.REASONING_LEFT_OUT: 1}
+    # Beside calls only, as gpt-oss's.
+    calls = [{"name": "look", "arguments": {}}]
+    beside = THINKS.replace("if m.reasoning_content", "if m.tool_calls and m.reasoning_content")
+    beside = beside.replace("{{ m.content }}", "{{ m.content }}{{ m.tool_calls }}")
+    both = {
+        "messages": [U1, {"role": "assistant", "reasoning_content": "Hm.", "tool_calls": calls}]
+    }
+    assert fit.REASONING_LEFT_OUT not in encode(make_tokenizer(beside), both)[1].take_notes()
+    assert fit.REASONING_LEFT_OUT in encode(make_tokenizer(beside), value)[1].take_notes()
+
+
+@pytest.mark.parametrize("assistant_only", [True, False])
+def test_reasoning_without_an_answer_is_learnt_where_there_is_a_place_for_it(
+    make_tokenizer, assistant_only
+):
+    thinks = {"role": "assistant", "content": None, "reasoning_content": "Hm."}
+    ((_, learnt),), _ = encode(make_tokenizer(THINKS), {"messages": [U1, thinks]}, assistant_only)
+    assert learnt.endswith("<think>Hm.</think><|im_end|>\n")
+    alone, renderer = encode(make_tokenizer(), {"messages": [U1, thinks]}, assistant_only)
+    assert not alone and renderer.take_notes() == {fit.REASONING_LEFT_OUT: 1}
+    ((_, learnt),), _ = encode(make_tokenizer(), {"messages": [U1, thinks, U2, A2]}, assistant_only)
+    assert learnt.endswith("No.\n<|im_end|>\n")
+    assert "assistant\n<|im_end|>" not in learnt
+
+
+def test_what_was_done_to_a_row_to_read_it_is_noted(make_tokenizer):
+    for template in (CHATML, None):
+        _, renderer = encode(make_tokenizer(template), {"question": "2+2", "answer": 4})
+        assert renderer.take_notes() == {NUMBERS_READ: 1}
+    empty = {"role": "assistant", "content": ""}
+    ((text, learnt),), renderer = encode(make_tokenizer(), {"messages": [U1, empty, U2, A2]})
+    assert "assistant\n<|im_end|>" in text and learnt == "No.\n<|im_end|>\n"
+    assert renderer.take_notes() == {EMPTY_NOT_LEARNT: 1}
