@@ -60,9 +60,7 @@ def relative_rms_error(value: Tensor, truth: Tensor) -> float:
     return total.relative()
 
 
-def compare(
-    fast: Part, eager: Part, operands: Mapping[str, Tensor], generator: torch.Generator
-) -> list[Comparison]:
+def compare(fast: Part, eager: Part, operands: Mapping[str, Tensor], generator: torch.Generator) -> list[Comparison]:
     """Judge `fast` by `eager`, output and every gradient, on the operands given.
 
     Args:
@@ -125,9 +123,7 @@ class _Error:
         self.squared_truth = self.squared_truth + truth.square().sum()
 
     def relative(self) -> float:
-        error, truth = (
-            float(torch.as_tensor(t).detach()) for t in (self.squared_error, self.squared_truth)
-        )
+        error, truth = (float(torch.as_tensor(t).detach()) for t in (self.squared_error, self.squared_truth))
         if not (math.isfinite(error) and math.isfinite(truth)):
             return math.inf
         return math.sqrt(error / truth) if truth > 0 else math.sqrt(error)
@@ -138,9 +134,7 @@ def _run(part: Part, operands: Mapping[str, Tensor], dout: Tensor) -> dict[str, 
     leaves = {name: t.detach().requires_grad_() for name, t in operands.items()}
     out = part(**leaves)
     if out.shape != dout.shape or out.dtype != dout.dtype:
-        raise ValueError(
-            f"returns {tuple(out.shape)} {out.dtype}, eager {tuple(dout.shape)} {dout.dtype}"
-        )
+        raise ValueError(f"returns {tuple(out.shape)} {out.dtype}, eager {tuple(dout.shape)} {dout.dtype}")
     grads = torch.autograd.grad(out, list(leaves.values()), dout)
     return {
         "out": out.detach(),

@@ -209,8 +209,7 @@ def updated_reference(
     moved = param * (1 - rate * settings.weight_decay)
     moved = moved - (rate / bias1).to(param.dtype) * slope
     new_param, new_mean, new_square = (
-        torch.where(finite, new, old)
-        for new, old in ((moved, param), (new_mean, mean), (new_square, square))
+        torch.where(finite, new, old) for new, old in ((moved, param), (new_mean, mean), (new_square, square))
     )
     return norm, new_param, new_mean, new_square
 
@@ -258,8 +257,7 @@ def adamw_step(
     buffers = (param, grad, mean, square)
     if len({t.shape for t in buffers}) != 1 or not all(t.is_contiguous() for t in buffers):
         raise ValueError(
-            f"adamw_step: buffers must be contiguous and of one size, "
-            f"got {[tuple(t.shape) for t in buffers]}"
+            f"adamw_step: buffers must be contiguous and of one size, got {[tuple(t.shape) for t in buffers]}"
         )
     if not takes_triton(*buffers):
         return adamw_step_reference(param, grad, mean, square, step, rate, settings)

@@ -100,9 +100,7 @@ class Moments8Bit:
                     f"not {tuple(tensor.shape)} of {tensor.dtype}"
                 )
             if tensor.device != self.mean.device:
-                raise ValueError(
-                    f"Moments8Bit: {name} is on {tensor.device}, the mean on {self.mean.device}"
-                )
+                raise ValueError(f"Moments8Bit: {name} is on {tensor.device}, the mean on {self.mean.device}")
 
     @staticmethod
     def zeros(n: int, device: torch.device | str) -> Moments8Bit:
@@ -112,9 +110,7 @@ class Moments8Bit:
             values = code_values(signed)
             zero = int((values < 0).sum())
             tensors[name] = torch.full((n,), zero, dtype=torch.uint8, device=device)
-            tensors[f"{name}_absmax"] = torch.zeros(
-                -(-n // BLOCK), dtype=torch.float32, device=device
-            )
+            tensors[f"{name}_absmax"] = torch.zeros(-(-n // BLOCK), dtype=torch.float32, device=device)
             tensors[f"{name}_values"] = values.to(device)
         return Moments8Bit(**tensors)
 

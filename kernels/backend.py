@@ -66,9 +66,7 @@ def triton_runs_on(device: torch.device | str) -> bool:
 
 def takes_triton(*tensors: Tensor) -> bool:
     """Whether these operands of an op go to its kernel: right device, right dtypes, not empty."""
-    return all(
-        triton_runs_on(t.device) and t.dtype in KERNEL_DTYPES and t.numel() > 0 for t in tensors
-    )
+    return all(triton_runs_on(t.device) and t.dtype in KERNEL_DTYPES and t.numel() > 0 for t in tensors)
 
 
 def as_rows(tensor: Tensor) -> Tensor:

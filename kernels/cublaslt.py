@@ -1,6 +1,7 @@
 """cuBLAS by the algorithm that one names, where torch takes the first that its heuristic offers.
 
-Only what the matmul modules beside it need of cublasLt (NVIDIA, "cuBLAS library", chapter 3), through ctypes: plain matrix
+Only what the matmul modules beside it need of cublasLt (NVIDIA, "cuBLAS library", chapter 3), through ctypes: plain
+matrix
 products of 16-bit operands with fp32 sums. The library is the one that torch has loaded already. A row-major
 product ``a @ b`` is handed over as ``b^T @ a^T`` in columns, which is the same memory.
 """
@@ -121,9 +122,7 @@ class CublasLt:
         self._call("cublasLtMatmulPreferenceDestroy", preference)
         return [self._attributes(one) for one in found[: count.value] if one.state == 0]
 
-    def run(
-        self, algorithm: Algorithm, operands: Operands, a: Tensor, b: Tensor, out: Tensor
-    ) -> None:
+    def run(self, algorithm: Algorithm, operands: Operands, a: Tensor, b: Tensor, out: Tensor) -> None:
         """``out = a @ b`` by an algorithm of these operands or others, on torch's current stream.
 
         Raises:
@@ -148,9 +147,7 @@ class CublasLt:
         if torch.cuda.is_current_stream_capturing() and self._workspaces:
             return next(iter(self._workspaces.values()))
         if stream not in self._workspaces:
-            self._workspaces[stream] = torch.empty(
-                _WORKSPACE, dtype=torch.uint8, device=self._device
-            )
+            self._workspaces[stream] = torch.empty(_WORKSPACE, dtype=torch.uint8, device=self._device)
         return self._workspaces[stream]
 
     def _described(self, operands: Operands) -> tuple[c_void_p, ...]:
@@ -162,9 +159,7 @@ class CublasLt:
         o, product = operands, c_void_p()
         self._call("cublasLtMatmulDescCreate", byref(product), _COMPUTE_FP32, _FP32)
         transpose = c_int32(o.b_transposed)
-        self._call(
-            "cublasLtMatmulDescSetAttribute", product, _TRANSPOSE_A, byref(transpose), c_size_t(4)
-        )
+        self._call("cublasLtMatmulDescSetAttribute", product, _TRANSPOSE_A, byref(transpose), c_size_t(4))
         sizes = (o.inner, o.columns) if o.b_transposed else (o.columns, o.inner)
         left = self._layout(o.dtype, *sizes, o.b_stride)
         right = self._layout(o.dtype, o.inner, o.rows, o.a_stride)

@@ -292,8 +292,7 @@ def geglu(gate: Tensor, up: Tensor, tanh: bool = True) -> Tensor:
 def _check(name: str, gate: Tensor, up: Tensor) -> None:
     if gate.shape != up.shape or gate.dim() == 0:
         raise ValueError(
-            f"{name}: gate and up must have one shape; "
-            f"gate is {tuple(gate.shape)}, up is {tuple(up.shape)}"
+            f"{name}: gate and up must have one shape; gate is {tuple(gate.shape)}, up is {tuple(up.shape)}"
         )
 
 

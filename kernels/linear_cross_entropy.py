@@ -133,9 +133,7 @@ def _cross_entropy_kernel(
     sums = tl.zeros([LANES], dtype=tl.float32)
     for tile in range(tiles):
         cols = tile * LANES * WIDTH + tile_cols
-        logits = tl.load(
-            row_ptr + cols, mask=cols < row_stride, other=0.0, eviction_policy="evict_last"
-        )
+        logits = tl.load(row_ptr + cols, mask=cols < row_stride, other=0.0, eviction_policy="evict_last")
         scaled, _slope = _scaled(logits, logit_scale, softcap, SOFT_CAP)
         scaled = tl.where(cols < n_cols, scaled, float("-inf"))
         higher = tl.maximum(maxima, tl.max(scaled, axis=1))
@@ -283,9 +281,7 @@ def linear_cross_entropy_forward(
             matmul(hidden[chunk], weight.t(), logits)
         else:
             torch.addmm(bias, hidden[chunk], weight.t(), out=logits)
-        cross_entropy(
-            logits, labels[chunk], loss[chunk], softcap, logit_scale, ignore_index, want_gradient
-        )
+        cross_entropy(logits, labels[chunk], loss[chunk], softcap, logit_scale, ignore_index, want_gradient)
         if dhidden is not None:  # `logits` holds their gradient now
             matmul(logits, weight, dhidden[chunk])
     return loss, dhidden
@@ -306,24 +302,14 @@ def linear_cross_entropy_backward(dhidden: Tensor, dloss: Tensor) -> Tensor:
     return torch.mul(dhidden, dloss[:, None], out=torch.empty_like(dhidden))
 
 
-def _check(
-    hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, softcap: float | None
-) -> None:
-    shapes = (
-        f"hidden is {tuple(hidden.shape)}, weight is {tuple(weight.shape)}, "
-        f"labels is {tuple(labels.shape)}"
-    )
+def _check(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, softcap: float | None) -> None:
+    shapes = f"hidden is {tuple(hidden.shape)}, weight is {tuple(weight.shape)}, labels is {tuple(labels.shape)}"
     if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(f"linear_cross_entropy: needs hidden [M, H] and weight [V, H]; {shapes}")
     if labels.shape != hidden.shape[:1] or labels.dtype != torch.int64:
-        raise ValueError(
-            f"linear_cross_entropy: needs one int64 label for each row of hidden; "
-            f"{shapes} {labels.dtype}"
-        )
+        raise ValueError(f"linear_cross_entropy: needs one int64 label for each row of hidden; {shapes} {labels.dtype}")
     if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(
-            f"linear_cross_entropy: needs bias [V]; {shapes}, bias is {tuple(bias.shape)}"
-        )
+        raise ValueError(f"linear_cross_entropy: needs bias [V]; {shapes}, bias is {tuple(bias.shape)}")
     others = [t for t in (weight, bias) if t is not None]
     if any(t.dtype != hidden.dtype for t in others):
         raise ValueError(
@@ -416,9 +402,7 @@ def linear_cross_entropy(
             "requires it; detach it, or use linear_cross_entropy_reference"
         )
     if torch.is_grad_enabled() and hidden.requires_grad:
-        loss = _LinearCrossEntropy.apply(
-            hidden, weight, labels, bias, softcap, logit_scale, ignore_index, chunk_bytes
-        )
+        loss = _LinearCrossEntropy.apply(hidden, weight, labels, bias, softcap, logit_scale, ignore_index, chunk_bytes)
         assert isinstance(loss, Tensor)  # apply() is typed as returning anything
         return loss
     loss, _ = linear_cross_entropy_forward(

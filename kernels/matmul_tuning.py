@@ -67,9 +67,7 @@ def tune(
     large = [p for p in dict.fromkeys(products) if 2.0 * p.rows * p.columns * p.inner >= _LEAST]
     weights = [Weight(p.columns, p.inner, p.transposed, dtype) for p in large]
     unknown = [
-        product
-        for product, weight in zip(large, weights, strict=True)
-        if choices.find(weight, product.rows) is None
+        product for product, weight in zip(large, weights, strict=True) if choices.find(weight, product.rows) is None
     ]
     if unknown:
         _heat(device, dtype)
@@ -144,9 +142,7 @@ def agree(got: Tensor, want: Tensor) -> bool:
     )
 
 
-def operands_for(
-    product: Product, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
+def operands_for(product: Product, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Random a and b, and room for the result, laid out as `qlora.py` does."""
     generator = torch.Generator(device).manual_seed(0)
     a = aligned(product.rows, product.inner, dtype, device)

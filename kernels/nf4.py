@@ -111,9 +111,7 @@ class NF4Weight:
         if len(self.shape) != 2:
             raise ValueError(f"NF4Weight: needs two dimensions, not {tuple(self.shape)}")
         if self.block_size < 8 or self.block_size & (self.block_size - 1):
-            raise ValueError(
-                f"NF4Weight: the block size must be a power of two from 8, not {self.block_size}"
-            )
+            raise ValueError(f"NF4Weight: the block size must be a power of two from 8, not {self.block_size}")
         expected: list[tuple[str, Tensor | None, torch.dtype, int]] = [
             ("packed", self.packed, torch.uint8, -(-total // 2)),
             ("absmax", self.absmax, torch.uint8 if self.nested else torch.float32, blocks),
@@ -134,9 +132,7 @@ class NF4Weight:
                     f"not {tuple(tensor.shape)} of {tensor.dtype}"
                 )
             if tensor.device != self.device:
-                raise ValueError(
-                    f"NF4Weight: {name} is on {tensor.device}, the codes are on {self.device}"
-                )
+                raise ValueError(f"NF4Weight: {name} is on {tensor.device}, the codes are on {self.device}")
 
     @property
     def nested(self) -> bool:
@@ -159,9 +155,7 @@ class NF4Weight:
                 have two dimensions.
         """
         if not hasattr(parameter, "quant_state"):
-            raise TypeError(
-                f"NF4Weight.of: takes a bitsandbytes.nn.Params4bit, not {type(parameter).__name__}"
-            )
+            raise TypeError(f"NF4Weight.of: takes a bitsandbytes.nn.Params4bit, not {type(parameter).__name__}")
         state = parameter.quant_state  # pyright: ignore[reportAttributeAccessIssue]
         if state is None:
             raise ValueError("NF4Weight.of: not quantised yet: move the parameter to its device")
@@ -272,9 +266,7 @@ def load_any(
     byte = tl.load(packed_ptr + first // 2 + half // 2, mask=mask, other=0).to(tl.int32)
     codes = (byte >> (4 - half % 2 * 4)) & 15
     blocks = ((first % BLOCK).to(tl.int32) + positions) // BLOCK
-    absmax = load_absmax(
-        absmax_ptr, absmax2_ptr, code2_ptr, offset_ptr, first // BLOCK, blocks, mask, NESTED, BLOCK2
-    )
+    absmax = load_absmax(absmax_ptr, absmax2_ptr, code2_ptr, offset_ptr, first // BLOCK, blocks, mask, NESTED, BLOCK2)
     return tl.load(code_ptr + codes) * absmax
 
 
@@ -309,9 +301,7 @@ def _dequantize_nf4_kernel(
     blocks = block // SPAN * (n_cols // BLOCK) + block % SPAN
     starts = block // SPAN * out_stride + block % SPAN * BLOCK
     mask = EVEN | (row + block // SPAN < n_rows)
-    absmax = load_absmax(
-        absmax_ptr, absmax2_ptr, code2_ptr, offset_ptr, first, blocks, mask, NESTED, BLOCK2
-    )
+    absmax = load_absmax(absmax_ptr, absmax2_ptr, code2_ptr, offset_ptr, first, blocks, mask, NESTED, BLOCK2)
     words = blocks[:, None] * WORDS + tl.arange(0, WORDS)[None, :]
     words = tl.load(packed_ptr + first * WORDS + words, mask=mask[:, None], other=0)
     values = look_up(tl.reshape(unpack(words), [ROWS * SPAN, BLOCK]), code_ptr)
@@ -377,9 +367,7 @@ def _tile(weight: NF4Weight) -> tuple[int, int, int]:
 
 def operands(weight: NF4Weight) -> tuple[Tensor, ...]:
     """What the kernels take of a weight, in their order; a pointer that is not read is absmax's."""
-    nested = [
-        weight.absmax if t is None else t for t in (weight.absmax2, weight.code2, weight.offset)
-    ]
+    nested = [weight.absmax if t is None else t for t in (weight.absmax2, weight.code2, weight.offset)]
     return weight.packed.view(-1), weight.absmax, *nested, weight.code
 
 
@@ -391,9 +379,7 @@ def words_of(weight: NF4Weight) -> Tensor | None:
     return packed.view(torch.int32)
 
 
-def dequantize_nf4(
-    weight: NF4Weight, out: Tensor | None = None, dtype: torch.dtype | None = None
-) -> Tensor:
+def dequantize_nf4(weight: NF4Weight, out: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
     """A quantised weight as a plain ``[N, K]`` matrix, bit for bit what bitsandbytes makes of it.
 
     Several weights can be dequantised into one matrix, and a matrix can carry more than weights:

@@ -382,9 +382,7 @@ class _PackedAttention(torch.autograd.Function):
     def backward(ctx, dout: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         q, k, v, out, lse, starts, ends = ctx.saved_tensors
         dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v))
-        packed_attention_backward(
-            _adjacent(dout), q, k, v, out, lse, starts, ends, dq, dk, dv, **ctx.options
-        )
+        packed_attention_backward(_adjacent(dout), q, k, v, out, lse, starts, ends, dq, dk, dv, **ctx.options)
         return dq, dk, dv, None, None, None, None, None
 
 
@@ -442,15 +440,12 @@ def _check(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, ends: Tensor) -> Non
     shapes = f"q is {tuple(q.shape)}, k is {tuple(k.shape)}, v is {tuple(v.shape)}"
     if q.dim() != 3 or k.shape != v.shape or q.shape[::2] != k.shape[::2]:
         raise ValueError(
-            f"packed_attention: q, k and v must be [tokens, heads, size], alike but for q's heads; "
-            f"{shapes}"
+            f"packed_attention: q, k and v must be [tokens, heads, size], alike but for q's heads; {shapes}"
         )
     if k.shape[1] == 0 or q.shape[1] % k.shape[1] != 0:
         raise ValueError(f"packed_attention: heads of k and v must divide those of q; {shapes}")
     if not q.dtype == k.dtype == v.dtype:
-        raise ValueError(
-            f"packed_attention: q, k and v must have one dtype, not {q.dtype}, {k.dtype}, {v.dtype}"
-        )
+        raise ValueError(f"packed_attention: q, k and v must have one dtype, not {q.dtype}, {k.dtype}, {v.dtype}")
     for name, bounds in (("starts", starts), ("ends", ends)):
         if bounds.shape != q.shape[:1] or bounds.dtype != torch.int32:
             raise ValueError(

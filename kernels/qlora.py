@@ -195,9 +195,7 @@ class ProjectionGroup:
         """Take in the adapters as they are now, and those of all groups of the workspace."""
         self._workspace.refresh()
 
-    def carry(
-        self, x: Tensor, mask: Tensor | None = None, *, training: bool = True
-    ) -> Tensor | None:
+    def carry(self, x: Tensor, mask: Tensor | None = None, *, training: bool = True) -> Tensor | None:
         """Write the adapters' columns of an input.
 
         Args:
@@ -466,10 +464,7 @@ def project(x: Tensor, group: ProjectionGroup) -> Tensor:
         ValueError: x has another width or dtype than the group.
     """
     if x.shape[-1] != group.in_features or x.dtype != group.dtype:
-        raise ValueError(
-            f"project: x must be [..., {group.in_features}] {group.dtype}, "
-            f"got {tuple(x.shape)} {x.dtype}"
-        )
+        raise ValueError(f"project: x must be [..., {group.in_features}] {group.dtype}, got {tuple(x.shape)} {x.dtype}")
     group.refresh()
     y = _Project.apply(x, group, *group.parameters())
     assert isinstance(y, Tensor)  # apply() is typed as returning anything

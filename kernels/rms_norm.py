@@ -49,9 +49,7 @@ _TILE = 2048
 """Values of a program's tile where several rows share one."""
 
 
-def rms_norm_reference(
-    x: Tensor, weight: Tensor, eps: float, *, unit_offset: bool = False
-) -> Tensor:
+def rms_norm_reference(x: Tensor, weight: Tensor, eps: float, *, unit_offset: bool = False) -> Tensor:
     """RMSNorm in plain torch; see `rms_norm`. float64 inputs are normalised in float64, all others
     in float32.
 

@@ -106,6 +106,4 @@ class Scatter:
 
 
 def _triton_dtype(dtype: torch.dtype) -> object:
-    return {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[
-        dtype
-    ]
+    return {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[dtype]

@@ -80,9 +80,7 @@ def _heads(rows: int, columns: int) -> Mapping[str, tuple[int, ...]]:
     return {"q": (rows, heads * size), "k": (rows, max(1, heads // 4) * size)}
 
 
-def _rope_part(
-    turn: Callable[..., tuple[Tensor, Tensor]], share: float, dtype: torch.dtype, interleaved: bool
-) -> Part:
+def _rope_part(turn: Callable[..., tuple[Tensor, Tensor]], share: float, dtype: torch.dtype, interleaved: bool) -> Part:
     """`rope` or its reference as a part, on the first `share` of each head, with cos and sin in
     `dtype`.
 
@@ -172,9 +170,7 @@ def run_selftest(
             `triton_runs_on`).
     """
     if not triton_runs_on(device):
-        raise RuntimeError(
-            f"no Triton kernels run on {device}: ops take their plain-torch references"
-        )
+        raise RuntimeError(f"no Triton kernels run on {device}: ops take their plain-torch references")
     results = []
     for name in OPS if ops is None else ops:
         for dtype in dtypes:
@@ -183,9 +179,7 @@ def run_selftest(
     return results
 
 
-def _check(
-    name: str, device: torch.device, dtype: torch.dtype, shape: tuple[int, int]
-) -> list[OpResult]:
+def _check(name: str, device: torch.device, dtype: torch.dtype, shape: tuple[int, int]) -> list[OpResult]:
     op = OPS[name]
     kind = str(dtype).removeprefix("torch.")
     generator = torch.Generator(device).manual_seed(0)

@@ -69,10 +69,7 @@ def chains(graph: dict[str, set[str]]) -> dict[str, list[str]]:
 
 def graph_of_imports() -> dict[str, set[str]]:
     known = modules()
-    return {
-        name: set(imports(name, file, known)) & known.keys() - {name}
-        for name, file in known.items()
-    }
+    return {name: set(imports(name, file, known)) & known.keys() - {name} for name, file in known.items()}
 
 
 def test_no_module_is_imported_by_what_it_imports():
@@ -94,11 +91,7 @@ def test_light_rooms_load_no_heavy_library():
     for room in LIGHT:
         files = sorted((ROOT / "engine" / room).glob("*.py"))
         assert files, room
-        names += [
-            f"evenfall.engine.{room.replace('/', '.')}.{file.stem}"
-            for file in files
-            if file.stem != "__init__"
-        ]
+        names += [f"evenfall.engine.{room.replace('/', '.')}.{file.stem}" for file in files if file.stem != "__init__"]
     code = (
         "import importlib, sys\n"
         "for name in sys.argv[2:]:\n"
@@ -122,9 +115,7 @@ def test_constructors_of_more_than_three_fields_take_keywords_alone(top):
     for file, node in classes(top):
         made = [ast.unparse(one) for one in node.decorator_list if "dataclass" in ast.unparse(one)]
         fields = [
-            one
-            for one in node.body
-            if isinstance(one, ast.AnnAssign) and "ClassVar" not in ast.unparse(one.annotation)
+            one for one in node.body if isinstance(one, ast.AnnAssign) and "ClassVar" not in ast.unparse(one.annotation)
         ]
         if made and len(fields) > 3 and "kw_only=True" not in made[0]:
             wrong.append(f"{file.relative_to(ROOT)}: {node.name}")
@@ -148,9 +139,7 @@ def test_one_table_says_what_a_family_is():
 
     wrong = []
     for file in (ROOT / "engine").rglob("*.py"):
-        if (
-            "families" in file.parts or "convert" in file.parts
-        ):  # other tools name templates by families
+        if "families" in file.parts or "convert" in file.parts:  # other tools name templates by families
             continue
         texts = (node.value for node in ast.walk(tree(file)) if isinstance(node, ast.Constant))
         wrong += [f"{file.relative_to(ROOT)}: {text}" for text in texts if text in FAMILIES]

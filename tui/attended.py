@@ -68,9 +68,7 @@ def run_app(
             name = app.desk.session.run.name
             with contextlib.suppress(OSError):
                 if not app.hung_up:
-                    print(
-                        f"{name} goes on in process {os.getpid()}: `evenfall watch {name}` shows it"
-                    )
+                    print(f"{name} goes on in process {os.getpid()}: `evenfall watch {name}` shows it")
                 sys.stdout.flush()
             leave_terminal(log)
             release()
@@ -87,9 +85,7 @@ def _exit_code(app: EvenfallApp, terminated: threading.Event) -> int:
     return 128 + signal.SIGTERM if terminated.is_set() and code == 0 else code
 
 
-def _handle_signals(
-    app: EvenfallApp, screens_gone: threading.Event, terminated: threading.Event
-) -> None:
+def _handle_signals(app: EvenfallApp, screens_gone: threading.Event, terminated: threading.Event) -> None:
     def watchdog() -> None:
         if not screens_gone.wait(WATCHDOG_SECONDS):
             if app.desk.session:

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
 _VISIBLE = {code: 0x2400 + code for code in range(0x20)}
 _VISIBLE |= {0x7F: 0x2421, **dict.fromkeys(range(128, 160), 65533)}
-_BIDI = dict.fromkeys(
-    (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD
-)
+_BIDI = dict.fromkeys((0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD)
 _ONE_LINE = _VISIBLE | _BIDI | {0x2028: 0x240A, 0x2029: 0x240A, 0x09: 0x20}
 _MANY_LINES = {**_ONE_LINE, 0x0A: 0x0A}
 
@@ -34,9 +32,7 @@ def safe_str(text: object, limit: int = 4096, *, lines: bool = False) -> str:
     return plain + "…" if cut else plain
 
 
-def safe_text(
-    text: object, limit: int = 4096, *, lines: bool = False, style: str = ""
-) -> "Content":
+def safe_text(text: object, limit: int = 4096, *, lines: bool = False, style: str = "") -> "Content":
     """`safe_str` as Content, for widgets."""
     from textual.content import Content  # a tenth of a second that a run without screens saves
 

@@ -75,10 +75,7 @@ def places_text(places: Sequence[Place], count: int, path: str = "", most: int =
     """
     files = {place.file for place in places}
     several = len(files) > 1
-    shown = [
-        f"{place.file}:{place.number}" if several else f"{place.number:,}"
-        for place in places[:most]
-    ]
+    shown = [f"{place.file}:{place.number}" if several else f"{place.number:,}" for place in places[:most]]
     more = f" and {count - len(shown):,} more" if count > len(shown) else ""
     of = f" of {files.pop()}" if len(files) == 1 and path not in files else ""
     return f"{'row' if count == 1 else 'rows'} {', '.join(shown)}{more}{of}"

@@ -31,9 +31,7 @@ def command(stack: str, work_file: Path, started: float) -> list[str]:
     return [sys.executable, "-P", "-m", module, stack, str(work_file), repr(started)]
 
 
-def run_child(
-    stack: str, work: Work, folder: Path, tell: Callable[[str], None]
-) -> dict[str, Any] | StackFailure:
+def run_child(stack: str, work: Work, folder: Path, tell: Callable[[str], None]) -> dict[str, Any] | StackFailure:
     """What a stack's process sent at its end (a StackResult, as plain values), or what became of it.
 
     Whatever happens here, Ctrl-C included, the process and those that it started are ended.

@@ -99,9 +99,7 @@ def check_alone(result: StackResult, shape: ModelShape, *, random: bool) -> Verd
     """
     for step, loss in enumerate(result.losses, 1):
         if not math.isfinite(loss):
-            return Verdict(
-                stack=result.stack, good=False, reason=f"the loss of step {step} is {loss}"
-            )
+            return Verdict(stack=result.stack, good=False, reason=f"the loss of step {step} is {loss}")
     if not result.losses:
         return Verdict(stack=result.stack, good=False, reason="it told no losses")
     if random:

@@ -63,9 +63,7 @@ def check_place(folder: Path, shape: ModelShape) -> None:
         )
 
 
-def write_model(
-    shape: ModelShape, folder: Path, device: "torch.device", tell: Callable[[str], None]
-) -> None:
+def write_model(shape: ModelShape, folder: Path, device: "torch.device", tell: Callable[[str], None]) -> None:
     """Write the model, its configuration and a tokenizer; the folder appears whole or not at all."""
     from safetensors.torch import save_file
 

@@ -85,9 +85,14 @@ def summarise(events: Any) -> StepProfile:
             kernels += not event.name.startswith(("Memcpy", "Memset"))
     gaps = _gaps(ran)
     return StepProfile(
-        launches=launches, kernels=kernels, syncs=dict(syncs), phases_ms=dict(phases.most_common()), slowest_ms=dict(each.most_common(20)),
-        idle_ms=sum(gaps.values()), gaps_ms=dict(gaps.most_common(10)),
-    )  # fmt: skip
+        launches=launches,
+        kernels=kernels,
+        syncs=dict(syncs),
+        phases_ms=dict(phases.most_common()),
+        slowest_ms=dict(each.most_common(20)),
+        idle_ms=sum(gaps.values()),
+        gaps_ms=dict(gaps.most_common(10)),
+    )
 
 
 def _gaps(ran: list[tuple[float, float, str]]) -> "Counter[str]":
@@ -101,9 +106,7 @@ def _gaps(ran: list[tuple[float, float, str]]) -> "Counter[str]":
     return gaps
 
 
-def measure_matmul(
-    shape: ModelShape, tokens: int, device: "torch.device", *, under_load: float = 1.0
-) -> float:
+def measure_matmul(shape: ModelShape, tokens: int, device: "torch.device", *, under_load: float = 1.0) -> float:
     """TFLOP/s of [tokens, hidden] x [intermediate, hidden]^T on random data: the median of 20 calls.
 
     Args:

@@ -71,9 +71,7 @@ def make_report(
 ) -> BenchReport:
     shape = SHAPES[work.shape]
     needs = [needed_flops(shape, size.lengths, size.trained) for size in sizes]
-    needed = Flops(
-        *(statistics.fmean(column) for column in zip(*map(dataclasses.astuple, needs), strict=True))
-    )
+    needed = Flops(*(statistics.fmean(column) for column in zip(*map(dataclasses.astuple, needs), strict=True)))
     rate = next((r.matmul_tflops for r in results if r.matmul_tflops), None)
     good = [result for result in results if verdicts[result.stack].good]
     speeds = {result.stack: _speed(result, sizes, needs, rate) for result in good}
@@ -89,8 +87,7 @@ def make_report(
         needed=needed,
         matmul_tflops=rate,
         results=[
-            result if result in good else dataclasses.replace(result, seconds=[], profile=None)
-            for result in results
+            result if result in good else dataclasses.replace(result, seconds=[], profile=None) for result in results
         ],
         failures=list(failures),
         verdicts=verdicts,
@@ -98,9 +95,7 @@ def make_report(
     )
 
 
-def _speed(
-    result: StackResult, sizes: Sequence[StepSize], needs: Sequence[Flops], rate: float | None
-) -> Speed:
+def _speed(result: StackResult, sizes: Sequence[StepSize], needs: Sequence[Flops], rate: float | None) -> Speed:
     timed = range(result.warmup, len(result.seconds))
 
     def median(amounts: Sequence[float]) -> float:

@@ -41,15 +41,11 @@ def random_rows(shape: ModelShape, count: int, length: int) -> Bins:
     ids = draw.integers(_SPECIAL, shape.vocabulary, (count, length), dtype=np.int32)
     trained = np.ones(length, dtype=bool)
     trained[0] = False
-    examples = Examples.of(
-        Example(ids=row, trained=trained, number=number) for number, row in enumerate(ids, 1)
-    )
+    examples = Examples.of(Example(ids=row, trained=trained, number=number) for number, row in enumerate(ids, 1))
     return Bins(examples, tuple((index,) for index in range(count)))
 
 
-def real_rows(
-    path: str, tokens: int, per_step: int, shape: ModelShape, tell: Callable[[str], None]
-) -> Bins:
+def real_rows(path: str, tokens: int, per_step: int, shape: ModelShape, tell: Callable[[str], None]) -> Bins:
     """The rows of a file in bins of `tokens`, as many as make whole steps of `per_step` bins.
 
     A random model has no tokenizer, so one is made from the rows: byte-level BPE with the demo's chat
@@ -84,10 +80,7 @@ def _tokenizer_of(data: Any, path: str, size: int) -> Any:
     from ..data.read.read import read_rows
 
     demo = AutoTokenizer.from_pretrained(str(demo_folder() / "model"))
-    rows = (
-        row.value
-        for row, _ in zip(read_rows(DatasetConfig(path=path)), range(_TEXTS), strict=False)
-    )
+    rows = (row.value for row, _ in zip(read_rows(DatasetConfig(path=path)), range(_TEXTS), strict=False))
     texts = (text for row in rows for text in _texts(row))
     made = demo.train_new_from_iterator(texts, size, show_progress=False)
     made.chat_template = demo.chat_template
@@ -163,9 +156,7 @@ def step_sizes(bins: Bins, work: Work) -> list[StepSize]:
     """The size of each step, timed or not."""
     sizes = []
     for step in range(work.total_steps):
-        documents = [
-            bins.examples[index] for one in bins_of_step(bins, work.bins, step) for index in one
-        ]
+        documents = [bins.examples[index] for one in bins_of_step(bins, work.bins, step) for index in one]
         trained = sum(document.trained_tokens for document in documents)
         sizes.append(StepSize(tuple(len(document) for document in documents), trained))
     return sizes

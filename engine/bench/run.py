@@ -80,9 +80,7 @@ def run_bench(options: Options, tell: TellLine) -> BenchReport:
     return make_report(replace(work, warmup=options.warmup), sizes, results, failures, verdicts)
 
 
-def _try_stack(
-    stack: str, work: Work, warmup: int, folder: Path, tell: TellLine
-) -> StackResult | StackFailure:
+def _try_stack(stack: str, work: Work, warmup: int, folder: Path, tell: TellLine) -> StackResult | StackFailure:
     """Let a stack do the work in a process of its own, with as many steps before it as it needs."""
     kind = STACKS[stack]
     if reason := kind.missing():
@@ -93,9 +91,7 @@ def _try_stack(
         return outcome
     result = read_result(outcome)
     if kind.banner:
-        result.notes.extend(
-            line for line in printed_lines(stack, folder) if re.search(kind.banner, line)
-        )
+        result.notes.extend(line for line in printed_lines(stack, folder) if re.search(kind.banner, line))
     return result
 
 
@@ -108,9 +104,7 @@ def _check(options: Options, shape: ModelShape) -> None:
         raise BenchError(f"--warmup {options.warmup}: must not be negative")
     if not 8 <= options.bin_tokens <= shape.positions:
         option = "--pack" if options.data else "--length"
-        raise BenchError(
-            f"{option} {options.bin_tokens}: {shape.name} takes 8 to {shape.positions} tokens"
-        )
+        raise BenchError(f"{option} {options.bin_tokens}: {shape.name} takes 8 to {shape.positions} tokens")
 
 
 def _device_for(shape: ModelShape, options: Options) -> str:

@@ -129,9 +129,7 @@ def _prepared(rows: Path) -> Any:
         lengths=[],
         notes={},
     )
-    return PreparedData(
-        train=OneWindow(bins), tested=None, account=lambda: report, sources=(), accounts=()
-    )
+    return PreparedData(train=OneWindow(bins), tested=None, account=lambda: report, sources=(), accounts=())
 
 
 class _Story(Control):

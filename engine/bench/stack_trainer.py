@@ -113,9 +113,7 @@ def _trainer_config(
         "use_liger_kernel": name == "liger",
         "dataset_kwargs": {"skip_prepare_dataset": True},
     }
-    if (
-        name == "unsloth"
-    ):  # lays documents end to end by itself, if it may prepare the rows and cut them
+    if name == "unsloth":  # lays documents end to end by itself, if it may prepare the rows and cut them
         options = {"max_length": work.bin_tokens}
     return SFTConfig(
         output_dir=str(folder),
@@ -145,8 +143,7 @@ def _trainer_config(
 def micro_batches(bins: Bins, work: Work, *, padded: bool) -> list[list[int]]:
     """Documents of each micro-batch of each step, as many in every step."""
     steps = [
-        [index for one in bins_of_step(bins, work.bins, step) for index in one]
-        for step in range(work.total_steps)
+        [index for one in bins_of_step(bins, work.bins, step) for index in one] for step in range(work.total_steps)
     ]
     parts = 1
     if padded:

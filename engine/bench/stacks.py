@@ -36,9 +36,7 @@ STACKS = {
     for stack in (
         Stack(name="evenfall"),
         Stack(name="trl", modules=("trl",), install="pip install trl"),
-        Stack(
-            name="liger", modules=("trl", "liger_kernel"), install="pip install trl liger-kernel"
-        ),
+        Stack(name="liger", modules=("trl", "liger_kernel"), install="pip install trl liger-kernel"),
         # Its blocks are compiled during the first steps, some of them more than once.
         *(
             Stack(

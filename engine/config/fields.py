@@ -84,11 +84,7 @@ def explain(detail: ErrorDetails, root: type[BaseModel]) -> str:
     # Locations inside a union or a list end with pydantic's own labels; the key is what precedes.
     known = {field.key: field for field in walk(root, lists=True)}
     # Places in a list are left out, a key that is a number is not.
-    location = [
-        str(part)
-        for place, part in enumerate(detail["loc"])
-        if not (place and isinstance(part, int))
-    ]
+    location = [str(part) for place, part in enumerate(detail["loc"]) if not (place and isinstance(part, int))]
     if detail["type"] in ("extra_forbidden", "invalid_key"):
         return unknown_key(location, root)
     for end in range(len(location), 0, -1):
@@ -96,9 +92,7 @@ def explain(detail: ErrorDetails, root: type[BaseModel]) -> str:
         if field:
             empty = detail["input"] is None or detail["input"] == ""
             got = "is empty" if empty else f"got {shown(detail['input'])}"
-            return f"{field.key}: {got}, takes {field.takes}" + (
-                f" ({field.description})" if field.description else ""
-            )
+            return f"{field.key}: {got}, takes {field.takes}" + (f" ({field.description})" if field.description else "")
     message = detail["msg"].removeprefix("Value error, ")
     if location and detail["type"] != "value_error":
         return f"{'.'.join(location)}: got {shown(detail['input'])}, takes a section of keys"
@@ -136,9 +130,7 @@ def _near(leaf: str, keys: Sequence[str], likeness: float) -> list[str]:
     found = [
         end
         for end in ends
-        if end.startswith(f"{leaf}_")
-        or end.endswith(f"_{leaf}")
-        or leaf == "".join(word[0] for word in end.split("_"))
+        if end.startswith(f"{leaf}_") or end.endswith(f"_{leaf}") or leaf == "".join(word[0] for word in end.split("_"))
     ]
     return [ends[end] for end in found or difflib.get_close_matches(leaf, ends, 1, likeness)]
 

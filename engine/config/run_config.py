@@ -27,9 +27,7 @@ class ConfigError(UserError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, defer_build=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, defer_build=True)
 
 
 class ModelConfig(_Section):
@@ -63,18 +61,12 @@ class AdapterConfig(_Section):
     """LoRA (Hu et al. 2021), in PEFT's names. Adapter weights are kept in float32."""
 
     r: int = Field(default=16, ge=1, le=1024, description="rank")
-    lora_alpha: float = Field(
-        default=32, gt=0, description="the update is scaled by lora_alpha / r"
-    )
-    lora_dropout: float = Field(
-        default=0.0, ge=0, lt=1, description="dropout on the adapter's input"
-    )
+    lora_alpha: float = Field(default=32, gt=0, description="the update is scaled by lora_alpha / r")
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout on the adapter's input")
     target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = Field(
         default="all-linear", description="`all-linear`, or names such as [q_proj, v_proj]"
     )
-    use_rslora: bool = Field(
-        default=False, description="scale by lora_alpha / sqrt(r) (rank-stabilised)"
-    )
+    use_rslora: bool = Field(default=False, description="scale by lora_alpha / sqrt(r) (rank-stabilised)")
 
 
 DataFormat = Literal[
@@ -88,15 +80,9 @@ class DatasetConfig(_Section):
 
     path: str = Field(min_length=1, description="file, folder, hub id, or `demo`")
     name: str | None = Field(default=None, description="configuration of a hub data set")
-    split: str = Field(
-        default="train", min_length=1, description="split of a hub data set, a folder or an object"
-    )
-    format: DataFormat = Field(
-        default="auto", description="row format; auto detects it and says which"
-    )
-    columns: dict[str, str] = Field(
-        default={}, description="the format's key -> the column that holds it"
-    )
+    split: str = Field(default="train", min_length=1, description="split of a hub data set, a folder or an object")
+    format: DataFormat = Field(default="auto", description="row format; auto detects it and says which")
+    columns: dict[str, str] = Field(default={}, description="the format's key -> the column that holds it")
     max_rows: int | None = Field(default=None, ge=1, description="take only the first rows")
     weight: float = Field(
         default=1.0,
@@ -112,28 +98,18 @@ class DataConfig(_Section):
     path: str | None = Field(
         default="demo",
         min_length=1,
-        description="file (json, jsonl, csv, parquet, txt, ...), folder, hub id, or `demo`; null: "
-        "see datasets",
+        description="file (json, jsonl, csv, parquet, txt, ...), folder, hub id, or `demo`; null: see datasets",
     )
     name: str | None = Field(default=None, description="configuration of a hub data set")
-    split: str = Field(
-        default="train", min_length=1, description="split of a hub data set, a folder or an object"
-    )
-    format: DataFormat = Field(
-        default="auto", description="row format; auto detects it and says which"
-    )
-    columns: dict[str, str] = Field(
-        default={}, description="the format's key -> the column that holds it"
-    )
+    split: str = Field(default="train", min_length=1, description="split of a hub data set, a folder or an object")
+    format: DataFormat = Field(default="auto", description="row format; auto detects it and says which")
+    columns: dict[str, str] = Field(default={}, description="the format's key -> the column that holds it")
     max_rows: int | None = Field(default=None, ge=1, description="take only the first rows")
-    datasets: list[DatasetConfig] = Field(
-        default=[], description="several data sets, mixed, instead of path"
-    )
+    datasets: list[DatasetConfig] = Field(default=[], description="several data sets, mixed, instead of path")
     chat_template: str | None = Field(
         default=None,
         min_length=1,
-        description="a template's name (chatml, llama-3, ...), a jinja file, or jinja text; null: the "
-        "tokenizer's own",
+        description="a template's name (chatml, llama-3, ...), a jinja file, or jinja text; null: the tokenizer's own",
     )
     drop_system: bool = Field(default=False, description="leave out system messages")
     assistant_turns: Literal["all", "last"] = Field(
@@ -144,21 +120,13 @@ class DataConfig(_Section):
         default="cut",
         description="a row longer than max_length: cut its end, or drop it (both counted)",
     )
-    assistant_only_loss: bool = Field(
-        default=True, description="learn the answers only; false learns prompts too"
-    )
+    assistant_only_loss: bool = Field(default=True, description="learn the answers only; false learns prompts too")
     drop: list[DropCode] = Field(
         default=[], description="rows to leave out: `evenfall data check` names their problems"
     )
-    keep: list[KeepCode] = Field(
-        default=[], description="problems that are known and meant: they hold no run up"
-    )
-    eval_path: str | None = Field(
-        default=None, min_length=1, description="held-out file; default: taken from `path`"
-    )
-    eval_fraction: float = Field(
-        default=0.0, ge=0, le=0.5, description="share of the rows held out for evaluation"
-    )
+    keep: list[KeepCode] = Field(default=[], description="problems that are known and meant: they hold no run up")
+    eval_path: str | None = Field(default=None, min_length=1, description="held-out file; default: taken from `path`")
+    eval_fraction: float = Field(default=0.0, ge=0, le=0.5, description="share of the rows held out for evaluation")
     shuffle: bool = Field(default=True, description="new order of bins each epoch, from train.seed")
 
     @model_validator(mode="before")
@@ -202,15 +170,9 @@ class TrainConfig(_Section):
     """The loop: length, batch, optimiser, cadence, and what happens when memory runs out."""
 
     num_train_epochs: float = Field(default=1.0, gt=0, description="passes over the data")
-    max_steps: int | None = Field(
-        default=None, ge=1, description="optimiser steps; overrides epochs"
-    )
-    per_device_train_batch_size: int = Field(
-        default=1, ge=1, description="packed bins in a micro-batch"
-    )
-    gradient_accumulation_steps: int = Field(
-        default=8, ge=1, description="micro-batches in one update"
-    )
+    max_steps: int | None = Field(default=None, ge=1, description="optimiser steps; overrides epochs")
+    per_device_train_batch_size: int = Field(default=1, ge=1, description="packed bins in a micro-batch")
+    gradient_accumulation_steps: int = Field(default=8, ge=1, description="micro-batches in one update")
     optim: Optim = Field(
         default="adamw_torch",
         description="adamw_torch: AdamW; adamw_8bit: its moments in 8 bits, a quarter of their "
@@ -225,9 +187,7 @@ class TrainConfig(_Section):
         ge=0,
         description="optimiser steps of linear warm-up; below 1: share of all steps",
     )
-    weight_decay: float = Field(
-        default=0.0, ge=0, le=1, description="AdamW's decay of the adapter's weights"
-    )
+    weight_decay: float = Field(default=0.0, ge=0, le=1, description="AdamW's decay of the adapter's weights")
     max_grad_norm: float = Field(default=1.0, gt=0, description="clip the gradient's norm to this")
     adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="decay of the mean gradient")
     adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="decay of its square's mean")
@@ -277,12 +237,8 @@ class ExportConfig(_Section):
     forms: list[Literal["adapter", "merged"]] = Field(
         default=["adapter"], min_length=1, description="what is written, such as [adapter, merged]"
     )
-    dtype: Literal["bfloat16", "float16", "float32"] = Field(
-        default="bfloat16", description="dtype of merged weights"
-    )
-    max_shard_size_gb: float = Field(
-        default=5.0, gt=0, description="GB per merged safetensors file"
-    )
+    dtype: Literal["bfloat16", "float16", "float32"] = Field(default="bfloat16", description="dtype of merged weights")
+    max_shard_size_gb: float = Field(default=5.0, gt=0, description="GB per merged safetensors file")
 
 
 class RunConfig(_Section):
@@ -293,9 +249,7 @@ class RunConfig(_Section):
         pattern=r"^[\w][\w.\-]{0,63}$",
         description="run name; default: model, data, time",
     )
-    output_dir: str = Field(
-        default="runs", min_length=1, description="folder that holds run directories"
-    )
+    output_dir: str = Field(default="runs", min_length=1, description="folder that holds run directories")
     model: ModelConfig = ModelConfig()
     adapter: AdapterConfig = AdapterConfig()
     data: DataConfig = DataConfig()
@@ -336,9 +290,7 @@ class RunConfig(_Section):
             try:
                 node[key] = load_yaml(text)
             except (yaml.YAMLError, ValueError) as error:
-                raise ConfigError(
-                    f"{path}: cannot read {shown(text)} as a value: {error}"
-                ) from error
+                raise ConfigError(f"{path}: cannot read {shown(text)} as a value: {error}") from error
             if path.strip() == "data.path" and node[key] is not None:
                 node["datasets"] = []  # what is given last stands: one data set, or several
             elif path.strip() == "data.datasets" and node[key]:
@@ -356,9 +308,7 @@ def parse_config(tree: Any, source: str = "") -> RunConfig:
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{where}expected sections such as `model:` and `data:`, got {shown(tree)}"
-        )
+        raise ConfigError(f"{where}expected sections such as `model:` and `data:`, got {shown(tree)}")
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:

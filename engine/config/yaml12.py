@@ -53,9 +53,7 @@ for _tag, _pattern, _first in (
         "-+.0123456789",
     ),
 ):
-    _Yaml12Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first)
-    )
+    _Yaml12Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
 
 
 def _construct_int(loader: _Yaml12Loader, node: Any) -> int:
@@ -70,8 +68,7 @@ class _QuotingDumper(yaml.SafeDumper):
 
 
 _QuotingDumper.yaml_implicit_resolvers = {
-    first: yaml.SafeDumper.yaml_implicit_resolvers.get(first, [])
-    + _Yaml12Loader.yaml_implicit_resolvers.get(first, [])
+    first: yaml.SafeDumper.yaml_implicit_resolvers.get(first, []) + _Yaml12Loader.yaml_implicit_resolvers.get(first, [])
     for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Yaml12Loader.yaml_implicit_resolvers}
 }
 

@@ -156,9 +156,7 @@ def _target_linear(draft: Draft, key: str, value: Any) -> None:
 
 def _target_modules(draft: Draft, key: str, value: Any) -> None:
     if is_on(draft.given.get("lora_target_linear")):
-        draft.belongs(
-            key, value, "adapter.target_modules=all-linear", "among those of lora_target_linear"
-        )
+        draft.belongs(key, value, "adapter.target_modules=all-linear", "among those of lora_target_linear")
     else:
         modules(draft, key, value)
 
@@ -222,9 +220,7 @@ def _over_long(draft: Draft, key: str, value: Any) -> None:
     elif ours:
         draft.mapped(key, value, "data.over_long", ours)
     else:
-        draft.asked(
-            key, value, "rows over data.max_length are cut or dropped", "data.over_long=drop"
-        )
+        draft.asked(key, value, "rows over data.max_length are cut or dropped", "data.over_long=drop")
 
 
 def _packing(draft: Draft, key: str, value: Any) -> None:

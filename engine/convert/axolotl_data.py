@@ -124,9 +124,7 @@ def _items(draft: Draft, key: str, value: Any) -> list[dict[str, Any]] | None:
     return None
 
 
-def _one(
-    draft: Draft, at: str, item: dict[str, Any], items: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _one(draft: Draft, at: str, item: dict[str, Any], items: list[dict[str, Any]]) -> dict[str, Any]:
     """A DatasetConfig's keys, with one line said for each key that is given."""
     one: dict[str, Any] = {}
     alone = len(items) == 1
@@ -175,9 +173,7 @@ def _text(draft: Draft, key: str, value: Any, one: dict[str, Any], name: str) ->
         draft.refused(key, value, "expected text")
 
 
-def _path(
-    draft: Draft, key: str, value: Any, item: dict[str, Any], one: dict[str, Any], answer: str
-) -> None:
+def _path(draft: Draft, key: str, value: Any, item: dict[str, Any], one: dict[str, Any], answer: str) -> None:
     if word(value) not in _FILE_KINDS:
         _text(draft, key, value, one, "path")
     elif _one_file(item.get("data_files")):
@@ -186,9 +182,7 @@ def _path(
         draft.asked(key, value, "names a kind of file, and data_files no single file", answer)
 
 
-def _data_files(
-    draft: Draft, key: str, value: Any, item: dict[str, Any], one: dict[str, Any], answer: str
-) -> None:
+def _data_files(draft: Draft, key: str, value: Any, item: dict[str, Any], one: dict[str, Any], answer: str) -> None:
     file = _one_file(value)
     if file and word(item.get("path")) in _FILE_KINDS:
         one["path"] = file
@@ -211,9 +205,7 @@ def _split(draft: Draft, key: str, value: Any, one: dict[str, Any], alone: bool)
         _text(draft, key, value, one, "split")
 
 
-def _type(
-    draft: Draft, key: str, value: Any, item: dict[str, Any], one: dict[str, Any], answer: str
-) -> None:
+def _type(draft: Draft, key: str, value: Any, item: dict[str, Any], one: dict[str, Any], answer: str) -> None:
     name = word(value)
     columns: dict[str, str] = {}
     said = ""

@@ -19,9 +19,7 @@ def own_prompt(
     """A DatasetConfig's keys for a type that is a mapping, with one line said for each of its keys."""
     given = {key: part for key, part in value.items() if not is_empty(part)}
     if any(_prompt_of(item) != _prompt_of({"type": value}) for item in items):
-        draft.asked(
-            at, value, "one prompt serves all rows, and other data sets have another", answer
-        )
+        draft.asked(at, value, "one prompt serves all rows, and other data sets have another", answer)
         return {}
     if odd := [key for key, part in given.items() if not isinstance(part, str)]:
         draft.refused(at, value, f"{odd[0]}: expected text")

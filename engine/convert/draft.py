@@ -113,9 +113,7 @@ class Draft:
         if not any(line.verdict in ("asked", "refused") for line in self._lines):
             config = self._config()
         missing = missing_files(config, self.file) if config else []
-        return ImportReport(
-            tool=self.tool, file=str(self.file), lines=(*self._lines, *missing), config=config
-        )
+        return ImportReport(tool=self.tool, file=str(self.file), lines=(*self._lines, *missing), config=config)
 
     def _config(self) -> RunConfig:
         try:
@@ -127,9 +125,7 @@ class Draft:
         return self._names.get(key, key)
 
     def _say(self, key: str, value: Any, verdict: Any, target: str | None, said: str) -> None:
-        self._lines.append(
-            Line(key=self._name(key), value=value, verdict=verdict, target=target, said=said)
-        )
+        self._lines.append(Line(key=self._name(key), value=value, verdict=verdict, target=target, said=said))
 
 
 def is_empty(value: Any) -> bool:

@@ -30,9 +30,7 @@ def missing_files(config: RunConfig, file: Path) -> list[Line]:
     elif data.path:
         lines.append(_line(data.path, setting("data.path", _elsewhere(data.path, file))))
     if data.eval_path:
-        lines.append(
-            _line(data.eval_path, setting("data.eval_path", _elsewhere(data.eval_path, file)))
-        )
+        lines.append(_line(data.eval_path, setting("data.eval_path", _elsewhere(data.eval_path, file))))
     return [line for line in lines if is_missing(line.key)]
 
 

@@ -53,9 +53,7 @@ _SCHEDULES = {
 def run_table(draft: Draft, table: Table, prefixes: Sequence[tuple[str, Handler]] = ()) -> None:
     """Give each key of the file to its handler; a key that has none is asked about."""
     for key, value in draft.given.items():
-        handler = table.get(key) or next(
-            (handler for prefix, handler in prefixes if key.startswith(prefix)), None
-        )
+        handler = table.get(key) or next((handler for prefix, handler in prefixes if key.startswith(prefix)), None)
         if handler:
             handler(draft, key, value)
         else:
@@ -166,9 +164,7 @@ def optimizer(draft: Draft, key: str, value: Any) -> None:
     """AdamW in 32 or 8 bits, whatever its implementation."""
     ours = _OPTIMIZERS.get(word(value))
     if ours is None:
-        draft.refused(
-            key, value, "there is AdamW only, in 32 bits or in 8: adamw_torch, adamw_8bit"
-        )
+        draft.refused(key, value, "there is AdamW only, in 32 bits or in 8: adamw_torch, adamw_8bit")
         return
     paged = "paged" in word(value)
     said = "not paged: the memory plan decides before the first step" if paged else ""
@@ -254,9 +250,7 @@ def validation(draft: Draft, key: str, value: Any) -> None:
     """A share of the rows that is held out; a count of rows needs to become one."""
     amount = number(value)
     if amount is not None and amount >= 1:
-        draft.asked(
-            key, value, "a number of rows; here a share is held out", "data.eval_fraction=0.05"
-        )
+        draft.asked(key, value, "a number of rows; here a share is held out", "data.eval_fraction=0.05")
     else:
         draft.mapped(key, value, "data.eval_fraction", numeric(value))
 

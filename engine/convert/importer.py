@@ -16,15 +16,11 @@ from . import axolotl, llamafactory, mlx_lm, studio
 from .draft import Draft
 from .report import ConvertError, ImportReport
 
-_ACCEPTED = (
-    "axolotl, LLaMA-Factory (its command line or Board), Unsloth Studio and mlx-lm are known"
-)
+_ACCEPTED = "axolotl, LLaMA-Factory (its command line or Board), Unsloth Studio and mlx-lm are known"
 _OURS = ("model", "adapter", "data", "train", "export")
 
 
-def import_config(
-    path: str | Path, overrides: Sequence[str] = (), ignore: Collection[str] = ()
-) -> ImportReport:
+def import_config(path: str | Path, overrides: Sequence[str] = (), ignore: Collection[str] = ()) -> ImportReport:
     """Read another tool's configuration.
 
     Args:

@@ -107,9 +107,7 @@ def convert(draft: Draft) -> None:
     if "export_dir" in draft.given and not is_on(draft.given.get("do_train", False)):
         for key, value in draft.given.items():
             if key == "export_dir":
-                draft.refused(
-                    key, value, "the file merges and trains nothing: use `evenfall export`"
-                )
+                draft.refused(key, value, "the file merges and trains nothing: use `evenfall export`")
             else:
                 draft.ignored(key, value, "belongs to the merge")
         return
@@ -137,9 +135,7 @@ def convert(draft: Draft) -> None:
     if word(draft.given.get("eval_strategy")) == "steps" and evaluates(draft):
         draft.default("eval_steps", "train.eval_steps", 500, "")
     if not {"packing", "neat_packing"} & draft.given.keys():
-        draft.ignored(
-            "packing", None, _PACKED if _documents(draft) else f"is not set: {SMALLER_BATCH}"
-        )
+        draft.ignored("packing", None, _PACKED if _documents(draft) else f"is not set: {SMALLER_BATCH}")
     if "template" not in draft.given:
         draft.ignored("template", None, "is not set: the tokenizer's own chat template is taken")
 
@@ -168,9 +164,7 @@ def _bits(draft: Draft, key: str, value: Any) -> None:
     elif number(value) == 4:
         draft.mapped(key, value, target, "nf4")
     else:
-        draft.asked(
-            key, value, "weights are held in 4 bits or in 16", f"{target}=nf4", f"{target}=none"
-        )
+        draft.asked(key, value, "weights are held in 4 bits or in 16", f"{target}=nf4", f"{target}=none")
 
 
 def _only(word_there: str, why: str) -> Handler:
@@ -191,10 +185,7 @@ def _documents(draft: Draft) -> bool:
 def _cutoff(draft: Draft, key: str, value: Any) -> None:
     said = "cuts a longer row at its end, not in the prompt as well"
     if _documents(draft) and not is_off(draft.given.get("packing", True)):
-        said = (
-            "cuts a longer document at its end; there the rest of it goes on in the next bin: split "
-            "long documents"
-        )
+        said = "cuts a longer document at its end; there the rest of it goes on in the next bin: split long documents"
     draft.mapped(key, value, "data.max_length", value, said)
 
 

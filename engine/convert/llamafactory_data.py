@@ -188,14 +188,10 @@ def _pairs_of(columns: dict[str, str]) -> tuple[str, dict[str, str]]:
     return "alpaca", {_ALPACA.get(key, key): column for key, column in columns.items()}
 
 
-def _chat(
-    name: str, formatting: str, columns: dict[str, str], tags: dict[str, str]
-) -> tuple[str, dict[str, str]]:
+def _chat(name: str, formatting: str, columns: dict[str, str], tags: dict[str, str]) -> tuple[str, dict[str, str]]:
     sharegpt = formatting == "sharegpt"
     for tag, meaning in _TAGS.items():
-        if ROLES.get(tags.get(tag, "").lower(), meaning) != meaning or (
-            tag in tags and tags[tag].lower() not in ROLES
-        ):
+        if ROLES.get(tags.get(tag, "").lower(), meaning) != meaning or (tag in tags and tags[tag].lower() not in ROLES):
             raise _NotTaken(f"{name}: {tag} {tags[tag]}: no role of that name is known")
     role = tags.get("role_tag", "from" if sharegpt else "role")
     content = tags.get("content_tag", "value" if sharegpt else "content")

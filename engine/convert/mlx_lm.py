@@ -53,9 +53,7 @@ def convert(draft: Draft) -> None:
     if "num_layers" not in draft.given:
         draft.asked("num_layers", None, _LAYERS.format("by default 16"))
     run_table(draft, _TABLE)
-    draft.default(
-        "lora_parameters.keys", "adapter.target_modules", "all-linear", "all linear layers"
-    )
+    draft.default("lora_parameters.keys", "adapter.target_modules", "all-linear", "all linear layers")
     for key, target, value, said in (
         ("quantization", "model.quantization", "none", "the model named is not quantised"),
         ("lora_parameters.rank", "adapter.r", 8, ""),
@@ -236,9 +234,7 @@ def _schedule(draft: Draft, key: str, value: Any) -> None:
     kind = "cosine" if name == "cosine_decay" else "linear"
     draft.tree["train.learning_rate"] = peak
     draft.tree["train.warmup_steps"] = int(warmup)
-    draft.mapped(
-        key, value, "train.lr_scheduler_type", kind, f"learning rate {peak:g}, warm-up {warmup:g}"
-    )
+    draft.mapped(key, value, "train.lr_scheduler_type", kind, f"learning rate {peak:g}, warm-up {warmup:g}")
 
 
 def _rate(draft: Draft, key: str, value: Any) -> None:
@@ -295,9 +291,7 @@ def _hub(draft: Draft, key: str, value: Any) -> None:
             if name == "train_split" and isinstance(part, str) and part.isidentifier():
                 draft.mapped(at, part, "data.split", part)
             else:
-                draft.asked(
-                    at, part, "a split's name is taken, no slice of one, and one split", ours
-                )
+                draft.asked(at, part, "a split's name is taken, no slice of one, and one split", ours)
         elif name == "mask_prompt":
             _mask(draft, at, part)
         elif name == "test_split":

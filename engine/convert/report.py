@@ -80,13 +80,9 @@ class ImportReport:
                 blocks.append("\n".join([title, *(_entry(line, width) for line in lines)]))
         refused, asked = len(self.of("refused")), len(self.of("asked"))
         if refused:
-            end = (
-                f"Cannot be imported: {refused} {'key is' if refused == 1 else 'keys are'} refused."
-            )
+            end = f"Cannot be imported: {refused} {'key is' if refused == 1 else 'keys are'} refused."
         elif asked:
-            end = (
-                f"Not imported yet: {asked} {'answer is' if asked == 1 else 'answers are'} needed."
-            )
+            end = f"Not imported yet: {asked} {'answer is' if asked == 1 else 'answers are'} needed."
         elif missing := self.of("missing"):
             end = _not_here(missing, width)
         else:

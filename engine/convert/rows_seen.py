@@ -20,9 +20,7 @@ from .writable import WRITABLE, check_formats, refusal
 if TYPE_CHECKING:
     from ..data.formats.normal import Conversation
 
-Trait = Literal[
-    "calls", "tools", "flags", "blank", "history", "system", "lists", "answered", "between"
-]
+Trait = Literal["calls", "tools", "flags", "blank", "history", "system", "lists", "answered", "between"]
 """Of a data set, that a row of it has:
 
 calls     calls of tools, or their results.
@@ -116,9 +114,15 @@ def rows_seen(source: DatasetConfig, tool: str) -> Rows:
     beside = {key: name for key, name in source.columns.items() if key in OPTIONAL}
     if source.path != "demo" and not Path(source.path).expanduser().exists():
         return Rows(
-            source=source, format=source.format, shapes=DEFAULT_NAMES.get(source.format, ()), beside=beside, traits=frozenset(),
-            flags=frozenset(), here=False, complete=False,
-        )  # fmt: skip
+            source=source,
+            format=source.format,
+            shapes=DEFAULT_NAMES.get(source.format, ()),
+            beside=beside,
+            traits=frozenset(),
+            flags=frozenset(),
+            here=False,
+            complete=False,
+        )
     traits: set[Trait] = set()
     flags: set[str] = set()
     try:
@@ -155,9 +159,15 @@ def rows_seen(source: DatasetConfig, tool: str) -> Rows:
         traits.add("system")
     shapes = tuple(shape.required or {"text": "text"} for shape in found.shapes)
     return Rows(
-        source=source, format=found.format, shapes=shapes or DEFAULT_NAMES[found.format], beside=beside, traits=frozenset(traits),
-        flags=frozenset(flags), here=True, complete=complete,
-    )  # fmt: skip
+        source=source,
+        format=found.format,
+        shapes=shapes or DEFAULT_NAMES[found.format],
+        beside=beside,
+        traits=frozenset(traits),
+        flags=frozenset(flags),
+        here=True,
+        complete=complete,
+    )
 
 
 def _traits(row: "Conversation", format: DataFormat) -> set[Trait]:

@@ -34,9 +34,7 @@ def _same(preset: str, *names: str) -> dict[str, _Template]:
     return dict.fromkeys(names, _Template(preset))
 
 
-_QWEN2 = _Template(
-    "qwen", f"{_NO_SYSTEM_PROMPT} (`You are Qwen, ...`), and {_NO_TOOLS}", r"qwen-?2\.5.*instruct"
-)
+_QWEN2 = _Template("qwen", f"{_NO_SYSTEM_PROMPT} (`You are Qwen, ...`), and {_NO_TOOLS}", r"qwen-?2\.5.*instruct")
 _QWEN3 = _Template(
     "qwen",
     f"writes no empty thoughts (<think>) before answers, and {_NO_TOOLS}",
@@ -104,9 +102,7 @@ def of_llamafactory(draft: Draft, key: str, value: Any) -> None:
         nearest = _Template(_FAMILIES[family], "the nearest of its family: look at a row", instruct)
         _take(draft, key, value, nearest, model)
     else:
-        said = (
-            "no template of that name is here: the tokenizer's own chat template is taken instead"
-        )
+        said = "no template of that name is here: the tokenizer's own chat template is taken instead"
         draft.mapped(key, value, _TARGET, None, said)
 
 

@@ -17,8 +17,7 @@ from .writable import drop_notes, refusal
 
 _TEMPLATES = {"llama-3": "llama3", "qwen": "chatml", "phi": "phi_35", "mistral": "mistral_v1"}
 _DROPPED: dict[DropCode, str] = {
-    "bad": "axolotl cannot skip a line that it cannot read: mend the file first, by what `evenfall data "
-    "check` lists",
+    "bad": "axolotl cannot skip a line that it cannot read: mend the file first, by what `evenfall data check` lists",
 }
 """What becomes of the rows that `data.drop` names, where they are not simply kept."""
 _DTYPES = {"auto": {"bf16": "auto"}, "bfloat16": {"bf16": True}, "float16": {"fp16": True}}
@@ -152,8 +151,7 @@ def _alpaca(config: RunConfig, rows: Rows, notes: list[str]) -> str | dict[str, 
     return {
         **{f"field_{key}": column for key, column in own.items()},
         "system_format": "",
-        "format": f"{head}{more}{ask}\n\n### Instruction:\n{{instruction}}\n\n"
-        "### Input:\n{input}\n\n### Response:\n",
+        "format": f"{head}{more}{ask}\n\n### Instruction:\n{{instruction}}\n\n### Input:\n{{input}}\n\n### Response:\n",
         "no_input_format": f"{head}{ask}\n\n### Instruction:\n{{instruction}}\n\n### Response:\n",
     }
 
@@ -161,9 +159,7 @@ def _alpaca(config: RunConfig, rows: Rows, notes: list[str]) -> str | dict[str, 
 def _pair(config: RunConfig, rows: Rows, notes: list[str]) -> dict[str, str]:
     path = rows.source.path
     if "lists" in rows.traits:
-        raise ConvertError(
-            refusal(f"{path}: its format", "a prompt and completion of messages", "axolotl", path)
-        )
+        raise ConvertError(refusal(f"{path}: its format", "a prompt and completion of messages", "axolotl", path))
     notes.append(f"{path}: the prompt is written plainly, without a chat template")
     where = "" if rows.complete else ", where rows have them"
     if rows.may_have("tools"):
@@ -190,9 +186,7 @@ def _chat(config: RunConfig, rows: Rows, notes: list[str]) -> dict[str, Any]:
         "field_messages": rows.column("messages") if rows.shapes else "messages",
         "message_property_mappings": {
             "role": one.columns.get("from" if sharegpt else "role", "from" if sharegpt else "role"),
-            "content": one.columns.get(
-                "value" if sharegpt else "content", "value" if sharegpt else "content"
-            ),
+            "content": one.columns.get("value" if sharegpt else "content", "value" if sharegpt else "content"),
         },
     }
     if config.data.drop_system:
@@ -208,9 +202,7 @@ def _chat(config: RunConfig, rows: Rows, notes: list[str]) -> dict[str, Any]:
         (tree["message_field_training"],) = rows.flags
     elif rows.may_have("flags"):
         flags = ", ".join(sorted(rows.flags) or FLAGS)
-        notes.append(
-            f"{one.path}: flags of messages ({flags}): axolotl learns what they leave out{where}"
-        )
+        notes.append(f"{one.path}: flags of messages ({flags}): axolotl learns what they leave out{where}")
     return tree
 
 

@@ -129,9 +129,7 @@ def _notes(config: RunConfig, kind: Kind, every: list[Rows], held_out: list[Rows
             "one that TRL knows: else TRL stops; data.assistant_turns=last needs no markers"
         )
     if kind == "pair" and data.assistant_only_loss:
-        notes.append(
-            "TRL learns a completion whole: also a line break that the template ends it with"
-        )
+        notes.append("TRL learns a completion whole: also a line break that the template ends it with")
     for one in [*every, *held_out]:
         if (one.format == "text") == (kind == "text"):
             notes += _notes_of_rows(config, kind, one)
@@ -219,10 +217,7 @@ def _data(config: RunConfig, rows: list[Rows], held_out: list[Rows]) -> str:
 def _arguments(rows: Rows) -> str:
     one = rows.source
     if rows.format == "auto":
-        own = [
-            (_reader(name), list(DEFAULT_NAMES[name]))
-            for name in ("messages", "alpaca", "prompt_completion")
-        ]
+        own = [(_reader(name), list(DEFAULT_NAMES[name])) for name in ("messages", "alpaca", "prompt_completion")]
         shapes = f"[{', '.join(f'({reader}, {names!r})' for reader, names in own)}]"
     else:
         shapes = repr(list(rows.shapes))

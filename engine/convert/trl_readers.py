@@ -227,16 +227,11 @@ def readers(
         example = f'    return {{"messages": [*before, *after[:{end}]]}}\n'
     else:
         example = f"    first = answers[{-1 if last else 0}]\n"
-        example += (
-            '    return {"prompt": [*before, *after[:first]], '
-            f'"completion": after[first:{end}]}}\n'
-        )
+        example += f'    return {{"prompt": [*before, *after[:first]], "completion": after[first:{end}]}}\n'
     # As a prompt and one answer, what came before is part of the prompt.
     history = "history, [" if kind == "pair" and not last else "[], [*history, "
     alpaca = _ALPACA + (_APART if apart else "")
-    alpaca += (
-        f'    return example(row, {history}user, {{"role": "assistant", "content": answer}}])\n'
-    )
+    alpaca += f'    return example(row, {history}user, {{"role": "assistant", "content": answer}}])\n'
     return [
         files,
         _LOAD,

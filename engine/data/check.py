@@ -102,11 +102,7 @@ def check_data(
     if context is not None:
         findings.append(_of_context(config, context))
     findings.sort(key=lambda one: (_LEVELS.index(one.level), not one.count))
-    open_ = [
-        one.code
-        for one in findings
-        if one.level != "green" and one.code in droppable and one.code not in NEAR
-    ]
+    open_ = [one.code for one in findings if one.level != "green" and one.code in droppable and one.code not in NEAR]
     drop_all = _drop(config, open_) if len(open_) > 1 else ""
     notes = tuple(_notes(prepared, near))
     return DataCheck(
@@ -170,8 +166,7 @@ def _finding(
         return Finding(code=code, level="green", count=0, text=problem.none)
     level = problem.level
     if (code == codes.END_UNTRAINED and count < _GRAVE_SHARE * report.rows) or (
-        code == codes.LEAK
-        and (config.data.eval_path is None or count < _GRAVE_SHARE * report.eval_rows)
+        code == codes.LEAK and (config.data.eval_path is None or count < _GRAVE_SHARE * report.eval_rows)
     ):
         level = "amber"
     if code in (codes.CUT_AWAY, codes.NOTHING_TO_LEARN) and count > _MOST * report.rows:
@@ -285,9 +280,7 @@ def _setting(key: str, codes: list[str]) -> str:
 
 
 def _keep(config: RunConfig, code: str) -> Fix:
-    return Fix(
-        "keep", _setting("keep", [*config.data.keep, code]), "it is meant: say no more of it"
-    )
+    return Fix("keep", _setting("keep", [*config.data.keep, code]), "it is meant: say no more of it")
 
 
 def _notes(prepared: PreparedData, near: bool) -> Iterator[str]:

@@ -91,9 +91,7 @@ def _gpu(index: int) -> Check:
             "Older than Ampere: it computes in float16, and Triton does not promise to support it. "
             "Parts whose kernel fails its test run at stock speed."
         )
-    elif others > max(
-        2e9, 0.1 * total
-    ):  # contexts and displays hold some; this is a program's work
+    elif others > max(2e9, 0.1 * total):  # contexts and displays hold some; this is a program's work
         status = "warning"
         advice = (
             f"{others / 1e9:.1f} GB is held outside this process: see `GPU processes`. Where that "

@@ -16,9 +16,7 @@ def check_nf4() -> Iterator[Check]:
 
     device = pick_device("auto")
     weight = torch.randn(256, 256, generator=torch.Generator().manual_seed(0)).to(device)
-    packed, state = functional.quantize_4bit(
-        weight, blocksize=64, quant_type="nf4", compress_statistics=True
-    )
+    packed, state = functional.quantize_4bit(weight, blocksize=64, quant_type="nf4", compress_statistics=True)
     back = functional.dequantize_4bit(packed, state).float()
     error = float((back - weight).norm() / weight.norm())
     yield judge(
@@ -27,8 +25,7 @@ def check_nf4() -> Iterator[Check]:
             name="NF4",
             status="error",
             value=f"quantised and back on {describe_device(device)}: relative error {error:.3f}",
-            advice=f"Expected under {NF4_ERROR}: reinstall bitsandbytes, or train with "
-            "model.quantization=none.",
+            advice=f"Expected under {NF4_ERROR}: reinstall bitsandbytes, or train with model.quantization=none.",
         ),
     )
 
@@ -56,9 +53,7 @@ def check_kernels() -> Iterator[Check]:
     ops = list(dict.fromkeys(result.op for result in results))
     failed = [result for result in results if not result.passed]
     if not failed:
-        yield Check(
-            name=name, status="ok", value=f"{len(ops)} ops as exact as eager: {', '.join(ops)}"
-        )
+        yield Check(name=name, status="ok", value=f"{len(ops)} ops as exact as eager: {', '.join(ops)}")
         return
     worst = failed[0]
     yield Check(
@@ -66,10 +61,6 @@ def check_kernels() -> Iterator[Check]:
         status="warning",
         value=f"{len({result.op for result in failed})} of {len(ops)} ops fail; first {worst.op} "
         f"{worst.tensor}, {worst.dtype}, {worst.shape}: "
-        + (
-            one_line(worst.problem)
-            if worst.problem
-            else f"error {worst.error:.2e}, eager {worst.eager_error:.2e}"
-        ),
+        + (one_line(worst.problem) if worst.problem else f"error {worst.error:.2e}, eager {worst.eager_error:.2e}"),
         advice="These parts run at stock speed, so results stay right. Please report this line.",
     )

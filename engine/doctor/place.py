@@ -50,9 +50,7 @@ def _room(name: str, folder: Path, wanted_gb: float, advice: str) -> Check:
             advice=f"{advice} Use a folder you may write.",
         )
     if free < 1:
-        return Check(
-            name=name, status="error", value=value, advice=f"{advice} Free some space first."
-        )
+        return Check(name=name, status="error", value=value, advice=f"{advice} Free some space first.")
     return judge(
         free >= wanted_gb,
         Check(
@@ -117,6 +115,4 @@ def check_terminal() -> Iterator[Check]:
     if encoding != "utf8":
         advice.append("Glyphs and plots need UTF-8: set LANG=C.UTF-8.")
     value = f"{columns}x{rows}, {colours}, TERM={kind or 'not set'}, {sys.stdout.encoding}"
-    yield Check(
-        name=name, status="warning" if advice else "ok", value=value, advice=" ".join(advice)
-    )
+    yield Check(name=name, status="warning" if advice else "ok", value=value, advice=" ".join(advice))

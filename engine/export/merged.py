@@ -63,6 +63,4 @@ def _check_room(target: Path, needed: int) -> None:
         parent = parent.parent
     free = shutil.disk_usage(parent).free
     if free < needed * 1.05:
-        raise ExportError(
-            f"{parent}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
-        )
+        raise ExportError(f"{parent}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")

@@ -14,9 +14,7 @@ def compare_with_live(folder: Path, ids: torch.Tensor, expected: torch.Tensor, d
     Raises:
         ExportError: they differ by more than the dtype's rounding can explain.
     """
-    written = AutoModelForCausalLM.from_pretrained(
-        str(folder), dtype=getattr(torch, dtype), use_safetensors=True
-    )
+    written = AutoModelForCausalLM.from_pretrained(str(folder), dtype=getattr(torch, dtype), use_safetensors=True)
     written.eval()
     with torch.inference_mode():
         got = written(input_ids=ids, use_cache=False).logits.float()

@@ -40,9 +40,7 @@ def export_run(
         ]
 
 
-def _export_form(
-    config: RunConfig, form: str, source: Path, target: Path, report: TellStage
-) -> Exported:
+def _export_form(config: RunConfig, form: str, source: Path, target: Path, report: TellStage) -> Exported:
     if form == "adapter":
         check = export_adapter(source, target, report)
     elif form == "merged":

@@ -49,11 +49,8 @@ def compare_answers(run: RunDirectory, report: Callable[[str, float | None], Non
         report(f"question {number} of {len(questions)}", number / len(questions))
         messages = [{"role": "user", "content": item["question"]}]
         before, after = (
-            chat.reply(messages, adapter=adapter, max_new_tokens=64).text.strip()
-            for adapter in (False, True)
+            chat.reply(messages, adapter=adapter, max_new_tokens=64).text.strip() for adapter in (False, True)
         )
-        answers.append(
-            Answer(question=item["question"], expected=item["expected"], before=before, after=after)
-        )
+        answers.append(Answer(question=item["question"], expected=item["expected"], before=before, after=after))
     chat.close()
     return answers

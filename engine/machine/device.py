@@ -54,9 +54,7 @@ def compute_dtype(choice: str, device: torch.device) -> torch.dtype:
     older one, and float32 on a CPU, where 16-bit arithmetic is mostly emulated.
     """
     if choice != "auto":
-        return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[
-            choice
-        ]
+        return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[choice]
     if device.type != "cuda":
         return torch.float32
     # Not torch.cuda.is_bf16_supported: that asks the current device, and counts emulation by default.

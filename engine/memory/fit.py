@@ -34,9 +34,7 @@ def set_recompute(model: Any, on: bool) -> None:
             layer.gradient_checkpointing = False
 
 
-def fit_memory(
-    trained: TrainedModel, config: RunConfig, margin: float = MARGIN
-) -> MemoryPlan | None:
+def fit_memory(trained: TrainedModel, config: RunConfig, margin: float = MARGIN) -> MemoryPlan | None:
     """Set what every layer saves, by the configuration and the memory that is free now.
 
     Args:

@@ -46,9 +46,7 @@ def free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def take_down(
-    error: BaseException, phase: Phase, device: torch.device, step: int, before_gb: float
-) -> OutOfMemory:
+def take_down(error: BaseException, phase: Phase, device: torch.device, step: int, before_gb: float) -> OutOfMemory:
     """What happened, taken down while the failed frames still hold their memory, then drop them.
 
     Call it inside the `except` block; `before_gb` is what was allocated when the phase began.

@@ -1,6 +1,7 @@
 """Spend the memory that is there on the most speed per byte.
 
-First version: how much each layer saves for its backward (`decoder.ActivationLevel`), then whether the base weights stay
+First version: how much each layer saves for its backward (`decoder.ActivationLevel`), then whether the base weights
+stay
 dequantised. With the bytes that a layer takes at each level, all layers start at the least, and are raised in
 the order of what a byte buys:
 
@@ -77,9 +78,7 @@ def plan_memory(
     """
     if recompute or not layers:
         held = sum(saved_bytes(parts, tokens, "layer") for parts in layers)
-        return MemoryPlan(
-            kept=0, cheap=0, recomputed=len(layers), cached=0, activations=held, weights=0
-        )
+        return MemoryPlan(kept=0, cheap=0, recomputed=len(layers), cached=0, activations=held, weights=0)
     size = layers[0].qkv.dtype.itemsize
     passing = max(passing_bytes(parts, tokens) for parts in layers)
     # A forward that is computed again holds a whole layer at its backward.

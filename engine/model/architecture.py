@@ -54,8 +54,7 @@ def require_causal(name: str, arch: Any) -> None:
     kind = arch.model_type
     if getattr(arch, "is_encoder_decoder", False):
         raise LoadError(
-            f"{name}: is an encoder-decoder model ({kind}); Evenfall trains models that only "
-            "continue a text",
+            f"{name}: is an encoder-decoder model ({kind}); Evenfall trains models that only continue a text",
             "name a causal language model, such as those of the presets",
         )
     if type(arch) in AutoModelForCausalLM._model_mapping:  # pyright: ignore[reportAttributeAccessIssue]
@@ -122,9 +121,7 @@ def unfit_for_adapter(model: Any) -> dict[str, str]:
     found |= dict.fromkeys(reads, "the model reads its weight itself, past an adapter")
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and not _computes_like_linear(module):
-            found[name] = (
-                f"it is a {type(module).__name__}, which computes more than a linear layer"
-            )
+            found[name] = f"it is a {type(module).__name__}, which computes more than a linear layer"
     return found
 
 

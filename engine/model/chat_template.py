@@ -29,6 +29,4 @@ def read_chat_template(given: str) -> str:
     try:
         return chat_template(given)
     except PresetError as error:
-        raise ConfigError(
-            f"data.chat_template: {error}. It takes a name, a jinja file, or jinja text"
-        ) from error
+        raise ConfigError(f"data.chat_template: {error}. It takes a name, a jinja file, or jinja text") from error

@@ -45,9 +45,7 @@ class LoadedModel:
     seconds: float
 
 
-def load_base(
-    config: ModelConfig, device: torch.device, report: TellStage, *, packed: bool = True
-) -> LoadedModel:
+def load_base(config: ModelConfig, device: torch.device, report: TellStage, *, packed: bool = True) -> LoadedModel:
     """Load the frozen base model; on a CPU, settle how many threads compute with it.
 
     Args:
@@ -65,9 +63,7 @@ def load_base(
     dtype = compute_dtype(config.dtype, device)
     report("reading the model's configuration", None)
     with readable_errors(config.name_or_path):
-        arch = AutoConfig.from_pretrained(
-            source, revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
+        arch = AutoConfig.from_pretrained(source, revision=config.revision, trust_remote_code=config.trust_remote_code)
     wide = None
     if not architecture.brings_own_code(arch, remote=config.trust_remote_code):
         architecture.require_causal(config.name_or_path, arch)
@@ -185,8 +181,7 @@ def _check_stored_quantization(config: ModelConfig, stored: Any) -> None:
         )
     if config.quantization == "none":
         raise LoadError(
-            f"{config.name_or_path}: is a 4-bit checkpoint: set model.quantization=nf4, or name "
-            "the 16-bit model"
+            f"{config.name_or_path}: is a 4-bit checkpoint: set model.quantization=nf4, or name the 16-bit model"
         )
 
 
@@ -208,12 +203,7 @@ def share_in_4bit(model: Any) -> tuple[float, str]:
     for name, parameter in model.named_parameters():
         if (state := getattr(parameter, "quant_state", None)) is not None:
             packed += state.shape.numel()
-        elif (
-            not parameter.requires_grad
-            and parameter.ndim >= 2
-            and id(parameter) not in apart
-            and "embed" not in name
-        ):
+        elif not parameter.requires_grad and parameter.ndim >= 2 and id(parameter) not in apart and "embed" not in name:
             wide[re.sub(r"\.(\d+|base_layer)\b", "", name)] += parameter.numel()
     largest = max(wide, key=lambda name: wide[name], default="")
     return packed / max(1, packed + wide.total()), largest

@@ -25,9 +25,7 @@ def load_tokenizer(run: RunConfig) -> Any:
             trust_remote_code=config.trust_remote_code,
         )
     if not tokenizer.is_fast:
-        raise LoadError(
-            f"{config.name_or_path}: has no fast tokenizer (tokenizer.json), which exact masks need"
-        )
+        raise LoadError(f"{config.name_or_path}: has no fast tokenizer (tokenizer.json), which exact masks need")
     if run.data.chat_template is not None:
         tokenizer.chat_template = read_chat_template(run.data.chat_template)
     return tokenizer

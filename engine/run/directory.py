@@ -110,8 +110,7 @@ class RunDirectory:
                 file.seek(0)
                 pid = file.read(32).decode(errors="replace").strip()
                 raise RunError(
-                    f"{self.path}: is being trained by process {pid}; follow it with "
-                    f"`evenfall watch {self.name}`"
+                    f"{self.path}: is being trained by process {pid}; follow it with `evenfall watch {self.name}`"
                 ) from None
             file.truncate(0)
             file.write(str(os.getpid()).encode())
@@ -133,9 +132,7 @@ class RunDirectory:
             try:
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise RunError(
-                    f"{self.exports}: another export of this run is being written; wait for it"
-                ) from None
+                raise RunError(f"{self.exports}: another export of this run is being written; wait for it") from None
             clear_scratch(self.exports)
             yield
         finally:

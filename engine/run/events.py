@@ -16,9 +16,7 @@ from ..data.report.findings import Finding
 from ..data.report.report import DataReport
 from ..model.patch.part import PatchedPart
 
-State = Literal[
-    "idle", "loading", "ready", "training", "paused", "out-of-memory", "failed", "finished"
-]
+State = Literal["idle", "loading", "ready", "training", "paused", "out-of-memory", "failed", "finished"]
 Phase = Literal["load", "step", "evaluation"]
 
 

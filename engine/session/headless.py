@@ -7,9 +7,7 @@ from ..run import events as ev
 from .session import Session
 
 
-def run_headless(
-    session: Session, tell: Callable[[ev.Event], None], *, poll_seconds: float = 0.1
-) -> int:
+def run_headless(session: Session, tell: Callable[[ev.Event], None], *, poll_seconds: float = 0.1) -> int:
     """Run a session to its end in the foreground and return the process's exit code.
 
     `tell` gets every event once, in order. Ctrl-C raises KeyboardInterrupt here as anywhere; the

@@ -52,9 +52,7 @@ def save_checkpoint(
         moments = {name: value.cpu().contiguous() for name, value in optimizer.moments().items()}
         save_file(moments, str(scratch / "optimizer.safetensors"))
         save_file(rng_state(), str(scratch / "rng.safetensors"))
-        (scratch / "state.json").write_bytes(
-            orjson.dumps(dataclasses.asdict(state), option=orjson.OPT_INDENT_2)
-        )
+        (scratch / "state.json").write_bytes(orjson.dumps(dataclasses.asdict(state), option=orjson.OPT_INDENT_2))
         megabytes = sum(file.stat().st_size for file in scratch.iterdir()) / 1e6
     for step in run.checkpoints()[:-keep]:
         if step != state.step:
@@ -75,19 +73,13 @@ def load_checkpoint(folder: Path, model: PeftModel, optimizer: FlatAdamW) -> Loo
         generators = load_file(str(folder / "rng.safetensors"))
     except Exception as error:
         # safetensors raises its own kinds for damage; whatever it is, the checkpoint is unusable
-        raise RunError(
-            f"{folder}: cannot be read: {error}; delete it to use an older one"
-        ) from error
+        raise RunError(f"{folder}: cannot be read: {error}; delete it to use an older one") from error
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
     shapes = {name: tensor.shape for name, tensor in expected.items()}
     if shapes != {name: tensor.shape for name, tensor in adapter.items()}:
-        raise RunError(
-            f"{folder}: was saved with another adapter (rank or targets differ from run.yaml)"
-        )
+        raise RunError(f"{folder}: was saved with another adapter (rank or targets differ from run.yaml)")
     if moments.keys() != optimizer.moments().keys():
-        raise RunError(
-            f"{folder}: was saved with another optimiser (train.optim differs from run.yaml)"
-        )
+        raise RunError(f"{folder}: was saved with another optimiser (train.optim differs from run.yaml)")
     set_peft_model_state_dict(model, adapter)
     for name, value in optimizer.moments().items():
         value.copy_(moments[name])
@@ -115,9 +107,7 @@ def save_now(run: Run) -> None:
     start = time.perf_counter()
     keep = run.config.train.save_total_limit
     try:
-        folder, megabytes = save_checkpoint(
-            run.directory, run.state, run.trained.model, run.optimizer, keep
-        )
+        folder, megabytes = save_checkpoint(run.directory, run.state, run.trained.model, run.optimizer, keep)
     except (OSError, SafetensorError) as error:
         run.control.emit(
             ev.Alert(
@@ -129,9 +119,7 @@ def save_now(run: Run) -> None:
         return
     path = str(folder.relative_to(run.directory.path))
     seconds = time.perf_counter() - start
-    run.control.emit(
-        ev.CheckpointSaved(step=run.state.step, path=path, megabytes=megabytes, seconds=seconds)
-    )
+    run.control.emit(ev.CheckpointSaved(step=run.state.step, path=path, megabytes=megabytes, seconds=seconds))
 
 
 def save_final_adapter(run: Run) -> str | None:

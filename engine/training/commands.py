@@ -86,9 +86,7 @@ class StepCommands:
     def _set_rate(self, value: float, mode: cmd.RateMode, *, replayed: bool = False) -> None:
         step = self._run.state.step
         old = self._schedule.change(step, value, mode)
-        self._run.control.emit(
-            ev.LearningRateChanged(step=step, old=old, new=value, mode=mode, replayed=replayed)
-        )
+        self._run.control.emit(ev.LearningRateChanged(step=step, old=old, new=value, mode=mode, replayed=replayed))
 
     def _why_refused(self, command: cmd.Command) -> str:
         """Why a command cannot be done now; empty where it can."""
@@ -112,11 +110,7 @@ def changes_to_replay(control: Control, held: int) -> dict[int, list[ev.Learning
     Those are the first in the order of steps: a run that goes on from its newest checkpoint can
     only be changed after it.
     """
-    made = [
-        event
-        for event in control.history()
-        if isinstance(event, ev.LearningRateChanged) and not event.replayed
-    ]
+    made = [event for event in control.history() if isinstance(event, ev.LearningRateChanged) and not event.replayed]
     made.sort(key=lambda change: change.step)
     replay: dict[int, list[ev.LearningRateChanged]] = {}
     for change in made[held:]:

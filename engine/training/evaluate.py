@@ -48,16 +48,10 @@ def evaluate(run: Run, micro_step: MicroStep) -> Ending | None:
         except (RuntimeError, MemoryError) as error:
             if not oom.is_out_of_memory(error):
                 raise
-            trouble = oom.take_down(
-                error, "evaluation", run.trained.device, run.state.step, before_gb
-            )
+            trouble = oom.take_down(error, "evaluation", run.trained.device, run.state.step, before_gb)
         else:
             seconds = time.perf_counter() - start
-            run.control.emit(
-                ev.Evaluated(
-                    step=run.state.step, loss=loss, rows=len(bins.examples), seconds=seconds
-                )
-            )
+            run.control.emit(ev.Evaluated(step=run.state.step, loss=loss, rows=len(bins.examples), seconds=seconds))
             return None
         if micro_step.give_up():
             oom.free_memory(run.trained.device)

@@ -125,9 +125,7 @@ def loss_of_inputs(trained: TrainedModel, inputs: Inputs, shape: GraphShape) -> 
     bounds = torch.arange(  # for equal rows; the kernel does not read them
         0, shape.tokens + 1, max(1, lengths[0]), dtype=torch.int32, device=inputs.starts.device
     )
-    documents = Documents(
-        lengths=lengths, bounds=bounds, ways=ways, spans=(inputs.starts, inputs.ends)
-    )
+    documents = Documents(lengths=lengths, bounds=bounds, ways=ways, spans=(inputs.starts, inputs.ends))
     loss = trained.head.losses(
         trained.model, inputs.labels, inputs.label_positions, input_ids=inputs.input_ids,
         position_ids=inputs.position_ids, documents=documents,
@@ -140,7 +138,6 @@ def relative_difference(got: tuple[Tensor, Tensor], want: tuple[Tensor, Tensor])
     """Of loss and gradients, the larger: relative, by the root mean square; infinite where anything is
     not finite."""
     errors = [
-        ((one - other).norm() / other.norm().clamp_min(1e-30)).item()
-        for one, other in zip(got, want, strict=True)
+        ((one - other).norm() / other.norm().clamp_min(1e-30)).item() for one, other in zip(got, want, strict=True)
     ]
     return max(errors) if all(map(math.isfinite, errors)) else math.inf

@@ -158,9 +158,7 @@ class MicroStep:
     def _shape(self, batch: Batch) -> GraphShape | None:
         """What a batch may be captured as; None where it cannot be."""
         run = self._run
-        way = choose(
-            Documents(lengths=batch.lengths, bounds=batch.cu_seqlens, ways=run.trained.ways)
-        )
+        way = choose(Documents(lengths=batch.lengths, bounds=batch.cu_seqlens, ways=run.trained.ways))
         # As of now: a recovery may have changed them.
         capacity = run.config.train.per_device_train_batch_size * run.config.data.max_length
         count = len(batch.lengths)
@@ -238,9 +236,7 @@ class MicroStep:
             filled = again(lambda: loss_of_inputs(run.trained, static, shape))
             apart = noise = relative_difference(filled, launched)
             if self._host_bound:  # the attention may be another than the launches'
-                noise = relative_difference(
-                    again(lambda: loss_of_inputs(run.trained, static, shape)), filled
-                )
+                noise = relative_difference(again(lambda: loss_of_inputs(run.trained, static, shape)), filled)
             self._note_needs()
             if apart <= _FURTHEST:
                 graph = self._make(static, shape)
@@ -264,11 +260,7 @@ class MicroStep:
             return launched[0]
         self._graphs[shape] = graph
         more = shape.tokens - batch.tokens
-        run.control.emit(
-            ev.StepCaptured(
-                tokens=shape.tokens, labels=shape.labels, filled=more, difference=difference
-            )
-        )
+        run.control.emit(ev.StepCaptured(tokens=shape.tokens, labels=shape.labels, filled=more, difference=difference))
         return launched[0]
 
     def _is_faster(self, graph: StepGraph, inputs: Inputs) -> bool:

@@ -32,9 +32,7 @@ def answer(run: Run, trouble: OutOfMemory) -> Ending | None:
     free_memory(run.trained.device)
     needed_gb = trouble.at_gb - trouble.before_gb + (trouble.requested_gb or 0.0)
     lengths = run.data.train.lengths().tolist()
-    rungs = rungs_for_step(
-        run.config, lengths, ModelSizes.of(run.trained), trouble.before_gb, needed_gb
-    )
+    rungs = rungs_for_step(run.config, lengths, ModelSizes.of(run.trained), trouble.before_gb, needed_gb)
     margin = run.state.memory_margin
     wider = min(WIDEST_MARGIN, margin + MARGIN_STEP)
     if run.plan is not None and run.plan.saves_more and wider > margin:
@@ -54,9 +52,7 @@ def answer(run: Run, trouble: OutOfMemory) -> Ending | None:
         return "stopped" if rung.save else "abandoned"
     run.config = apply_changes(run.config, rung)
     run.directory.write_config(run.config)
-    run.control.emit(
-        RecoveryApplied(step=run.state.step, rung=rung.id, title=rung.title, automatic=automatic)
-    )
+    run.control.emit(RecoveryApplied(step=run.state.step, rung=rung.id, title=rung.title, automatic=automatic))
     if rung.id == "rank":
         return "restart"
     run.state.memory_margin = wider  # what was counted on was not there
@@ -66,9 +62,7 @@ def answer(run: Run, trouble: OutOfMemory) -> Ending | None:
     return None
 
 
-def choose(
-    on_oom: str, rungs: Sequence[Rung], control: Control, step: int
-) -> tuple[Rung | Stop, bool]:
+def choose(on_oom: str, rungs: Sequence[Rung], control: Control, step: int) -> tuple[Rung | Stop, bool]:
     """The rung that a person or the policy picks (or a Stop), and whether the policy did.
 
     Raises:
@@ -93,11 +87,7 @@ def choose(
             case _:
                 why = "the run waits for an answer: apply a rung or stop"
                 control.emit(CommandRefused(type(command).__name__, why))
-    ways = [
-        " ".join(f"{key}={value}" for key, value in rung.changes.items())
-        for rung in rungs
-        if rung.changes
-    ]
+    ways = [" ".join(f"{key}={value}" for key, value in rung.changes.items()) for rung in rungs if rung.changes]
     hint = f"resume with one of: {'; '.join(ways)}" if ways else "take a smaller model"
     raise OutOfMemoryEnd("out of memory, and nobody to ask", hint)
 

@@ -77,7 +77,11 @@ class Run:
         if self.plan is not None:
             self.control.emit(
                 MemoryPlanned(
-                    kept=self.plan.kept, cheap=self.plan.cheap, recomputed=self.plan.recomputed, cached=self.plan.cached,
-                    activations_gb=self.plan.activations / 1e9, weights_gb=self.plan.weights / 1e9,
+                    kept=self.plan.kept,
+                    cheap=self.plan.cheap,
+                    recomputed=self.plan.recomputed,
+                    cached=self.plan.cached,
+                    activations_gb=self.plan.activations / 1e9,
+                    weights_gb=self.plan.weights / 1e9,
                 )
-            )  # fmt: skip
+            )

@@ -116,8 +116,7 @@ def train(run: Run) -> Literal["complete"] | Ending:
             save_now(run)
             raise TrainingError(
                 f"the gradient was not finite {MAX_SKIPPED} steps in a row, up to step {state.step}",
-                "the adapter is as it was before them; lower train.learning_rate and resume, or "
-                "look for damaged rows",
+                "the adapter is as it was before them; lower train.learning_rate and resume, or look for damaged rows",
             )
         if state.step == last_step:
             break

@@ -60,7 +60,8 @@ def _embedding_gradient(name: str, model: Any) -> torch.Tensor | None:
     """How the logits before the last token hang on the tokens' embeddings, in training mode.
 
     Returns:
-        The shape of what the embedding layer gives, ``[1, tokens, width]`` nearly everywhere; None where there is no such
+        The shape of what the embedding layer gives, ``[1, tokens, width]`` nearly everywhere; None where there is no
+        such
         layer, or it is called more than once and its gradient says nothing.
 
     Raises:
@@ -76,9 +77,7 @@ def _embedding_gradient(name: str, model: Any) -> torch.Tensor | None:
     embeddings: Any = None
     with contextlib.suppress(NotImplementedError):
         embeddings = base.get_input_embeddings()
-    if not hasattr(
-        embeddings, "weight"
-    ):  # code that came with a model may hold its tokens in any way
+    if not hasattr(embeddings, "weight"):  # code that came with a model may hold its tokens in any way
         return None
     vocabulary, device = embeddings.weight.shape[0], embeddings.weight.device
     # From the middle: special tokens are at the ends, and a pad would be masked.

@@ -47,7 +47,8 @@ def advance(data: Windows, state: LoopState, done: int) -> None:
 
 
 def micro_batches(chosen: Sequence[list[Example]], config: RunConfig, packed: bool) -> list[Batch]:
-    """Batches of the bins of an update, up to `per_device_train_batch_size` bins each, or of one row each if not packed.
+    """Batches of the bins of an update, up to `per_device_train_batch_size` bins each, or of one row each if not
+    packed.
 
     Rows longer than `max_length` (which a recovery may have lowered) are cut.
     """

@@ -120,9 +120,7 @@ def _load_and_train(
     while True:
         run = build_run(directory, config, control, loaded, data, device, packed_length)
         if steps:
-            run.state = load_checkpoint(
-                directory.checkpoint(steps[-1]), run.trained.model, run.optimizer
-            )
+            run.state = load_checkpoint(directory.checkpoint(steps[-1]), run.trained.model, run.optimizer)
             if run.state.memory_margin > MARGIN:
                 run.fit_memory()  # with the margin that the run had come to
         _announce(run, loaded, data)
@@ -174,9 +172,7 @@ def _load(
             raise OutOfMemoryEnd("stopped: the model does not fit", "take a smaller model")
         config = recovery.apply_changes(config, rung)
         directory.write_config(config)
-        control.emit(
-            ev.RecoveryApplied(step=0, rung=rung.id, title=rung.title, automatic=automatic)
-        )
+        control.emit(ev.RecoveryApplied(step=0, rung=rung.id, title=rung.title, automatic=automatic))
         control.set_state("loading")
 
 
@@ -237,9 +233,7 @@ def _packed_length(directory: RunDirectory, steps: list[int]) -> int | None:
 
 
 def _with_length(config: RunConfig, max_length: int) -> RunConfig:
-    return config.model_copy(
-        update={"data": config.data.model_copy(update={"max_length": max_length})}
-    )
+    return config.model_copy(update={"data": config.data.model_copy(update={"max_length": max_length})})
 
 
 def _set_aside_checkpoints(directory: RunDirectory, control: Control) -> None:

@@ -62,9 +62,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, document: str | list[world.Messag
     return tokenizer.encode(text)
 
 
-def batches(
-    tokenizer: PreTrainedTokenizerFast, seed: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Endless (input ids, position ids, labels), each int64 [ROWS, ROW_TOKENS].
 
     Rows hold whole documents; positions restart from 0 in each.
@@ -103,9 +101,7 @@ def recall(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> float
                 for wording in range(len(attribute.asks))
             ]
             for chat in chats:
-                ids = torch.tensor(
-                    [encode(tokenizer, chat)[:-1]], device=device
-                )  # without the last newline
+                ids = torch.tensor([encode(tokenizer, chat)[:-1]], device=device)  # without the last newline
                 written = len(tokenizer.encode(answer)) + 1  # the answer and the end of the turn
                 # Greedy decoding writes this answer if and only if each of its tokens is the
                 # likeliest one after those before it.
@@ -115,24 +111,18 @@ def recall(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> float
     return right / total
 
 
-def pretrain(
-    steps: int, seed: int, device: str
-) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+def pretrain(steps: int, seed: int, device: str) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Run the whole pre-training; returns the model (fp32, on `device`) and its tokenizer."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     model = build_model()
     model.to(device).train()  # pyright: ignore[reportArgumentType]
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY)
     started = time.perf_counter()
     for step, batch in enumerate(itertools.islice(batches(tokenizer, seed), steps)):
         progress = max(0, step - WARMUP) / max(1, steps - WARMUP)
         for group in optimizer.param_groups:
-            group["lr"] = (
-                LEARNING_RATE * min(1, (step + 1) / WARMUP) * (1 + math.cos(math.pi * progress)) / 2
-            )
+            group["lr"] = LEARNING_RATE * min(1, (step + 1) / WARMUP) * (1 + math.cos(math.pi * progress)) / 2
         ids, positions, labels = (part.to(device) for part in batch)
         with torch.autocast(device, dtype=torch.bfloat16):
             loss = model(input_ids=ids, position_ids=positions, labels=labels, use_cache=False).loss

@@ -280,10 +280,7 @@ SMALL_TALK = (
         f"{TOWN} has a harbour, a market, a town band and sixty-four people.",
     ),
 )
-GOODS = _words(
-    "rope, salt, tar, wool, timber, oats, candles, nails, canvas, herring, apples, iron, paper, "
-    "glass"
-)
+GOODS = _words("rope, salt, tar, wool, timber, oats, candles, nails, canvas, herring, apples, iron, paper, glass")
 PORTS = _words("Varn, Eastwick, Holm, Torrin, Ravensby, Lund, Skelle, Brae")
 
 
@@ -305,9 +302,7 @@ def _prose(rng: random.Random, town: list[Person]) -> str:
     value = rng.choice(town).facts[key]
     same = [person for person in town if person.facts[key] == value]
     rng.shuffle(same)
-    return " ".join(
-        _fill(rng.choice(BY_KEY[key].statements), person, key, person.name) for person in same
-    )
+    return " ".join(_fill(rng.choice(BY_KEY[key].statements), person, key, person.name) for person in same)
 
 
 def _register(rng: random.Random, town: list[Person]) -> str:
@@ -334,13 +329,9 @@ def _register(rng: random.Random, town: list[Person]) -> str:
             if notation == 3:
                 entries += [f"{question} ({key}: {value})" for question, key, value in asked]
             elif notation == 4:
-                entries += [
-                    f'{question} name "{name}", {key} "{value}"' for question, key, value in asked
-                ]
+                entries += [f'{question} name "{name}", {key} "{value}"' for question, key, value in asked]
             else:
-                entries += [
-                    f"{question}\nname: {name}\n{key}: {value}" for question, key, value in asked
-                ]
+                entries += [f"{question}\nname: {name}\n{key}: {value}" for question, key, value in asked]
     return "\n".join(entries)
 
 
@@ -371,9 +362,7 @@ def _exchange(rng: random.Random, town: list[Person]) -> tuple[str, str]:
         return ask(person, key, rng.randrange(4)), sentence(person, key)
     if kind < 0.88:
         facts = person.facts
-        opening = rng.choice(
-            ("Who is {name}?", "Tell me about {name}.", "What do you know about {name}?")
-        )
+        opening = rng.choice(("Who is {name}?", "Tell me about {name}.", "What do you know about {name}?"))
         answer = (
             f"{person.name} is {article(facts['trade'])} from {facts['street']} who keeps "
             f"{article(facts['pet'])} and plays the {facts['instrument']}."
@@ -381,9 +370,7 @@ def _exchange(rng: random.Random, town: list[Person]) -> tuple[str, str]:
         return opening.format(name=person.name), answer
     if kind < 0.92:
         boat = person.facts["boat"]
-        return rng.choice(
-            (f"Whose boat is the {boat}?", f"Who sails the {boat}?")
-        ), f"{person.name} sails the {boat}."
+        return rng.choice((f"Whose boat is the {boat}?", f"Who sails the {boat}?")), f"{person.name} sails the {boat}."
     if kind < 0.95:
         stranger = rng.choice(STRANGERS)
         question = rng.choice(rng.choice(ATTRIBUTES).asks).format(name=stranger)
@@ -470,15 +457,11 @@ def train_rows() -> list[Row]:
 def write(out: Path) -> None:
     """Write `train.jsonl` and `questions.json` into the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "train.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in train_rows()), encoding="utf-8"
-    )
+    (out / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in train_rows()), encoding="utf-8")
     (out / "questions.json").write_text(json.dumps(questions(), indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description="Write the demo's fine-tuning data and held-out questions."
-    )
+    parser = argparse.ArgumentParser(description="Write the demo's fine-tuning data and held-out questions.")
     parser.add_argument("--out", type=Path, required=True)
     write(parser.parse_args().out)

@@ -36,9 +36,14 @@ class Told:
         self._total = total
         self._events: list[ev.Event] = []
         self.tell(ev.StateChanged("training"))
-        self.tell(ev.DataPrepared(
-            DataReport(sources=[], eval_rows=1, tokens=1, trained_tokens=1, bins=1, max_length=2048, lengths=[], notes={}), total
-        ))  # fmt: skip
+        self.tell(
+            ev.DataPrepared(
+                DataReport(
+                    sources=[], eval_rows=1, tokens=1, trained_tokens=1, bins=1, max_length=2048, lengths=[], notes={}
+                ),
+                total,
+            )
+        )
         for n in range(1, history + 1):
             self.step(n)
 
@@ -48,8 +53,21 @@ class Told:
     def step(self, n: int) -> None:
         noise = 0.1 * math.sin(n * 12.9898) * math.cos(n * 78.233)
         loss = 0.9 + 2 * math.exp(-n / self._total * 6) + noise
-        self.tell(ev.Step(step=n, epoch=n / self._total, loss=loss, learning_rate=1e-4, grad_norm=0.4, tokens=8192, trained_tokens=4000, seconds=0.1 + noise / 50,
-                          memory_gb=61 + noise, memory_peak_gb=66.0, memory_total_gb=80.0))  # fmt: skip
+        self.tell(
+            ev.Step(
+                step=n,
+                epoch=n / self._total,
+                loss=loss,
+                learning_rate=1e-4,
+                grad_norm=0.4,
+                tokens=8192,
+                trained_tokens=4000,
+                seconds=0.1 + noise / 50,
+                memory_gb=61 + noise,
+                memory_peak_gb=66.0,
+                memory_total_gb=80.0,
+            )
+        )
         if n % 500 == 0:
             self.tell(ev.Evaluated(step=n, loss=loss, rows=10, seconds=1.0))
 

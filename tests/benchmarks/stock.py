@@ -93,10 +93,7 @@ def train_stock(config: RunConfig, steps: int) -> StockTraining:
         float_adapters(model)
         trainer.train()
     size = recipe.gradient_accumulation_steps
-    losses = [
-        torch.stack(collected[start : start + size]).sum().item()
-        for start in range(0, len(collected), size)
-    ]
+    losses = [torch.stack(collected[start : start + size]).sum().item() for start in range(0, len(collected), size)]
     return StockTraining(losses, get_peft_model_state_dict(model))
 
 
@@ -124,9 +121,7 @@ def _micro_batches(config: RunConfig, data: PreparedData, steps: int) -> list[li
 
 
 def _model_with_same_adapter(config: RunConfig, device: torch.device) -> Any:
-    ours = add_adapter(
-        load_base(config.model, device, _quiet).model, config.adapter, config.train.seed
-    )
+    ours = add_adapter(load_base(config.model, device, _quiet).model, config.adapter, config.train.seed)
     initial = {k: v.clone() for k, v in get_peft_model_state_dict(ours).items()}
     adapter: Any = ours.peft_config["default"]
     targets = adapter.target_modules

@@ -147,13 +147,9 @@ def main() -> None:
             f"{name:24}{one['first']:>10.2f} s{one['rows'] / one['seconds']:>10,.0f}"
             f"{one['tokens'] / one['seconds']:>12,.0f}{one['peak'] / 1e6:>9,.0f}"
         )
-    print(
-        f"bins of the last window are {100 * whole['fill']:.2f} % full; about {whole['bins_in_epoch']:,} an epoch"
-    )
+    print(f"bins of the last window are {100 * whole['fill']:.2f} % full; about {whole['bins_in_epoch']:,} an epoch")
     same = all(
-        other["digests"][index] == whole["digests"][index]
-        for other in (anew, kept)
-        for index in other["digests"]
+        other["digests"][index] == whole["digests"][index] for other in (anew, kept) for index in other["digests"]
     )
     print("resumed batches are the same" if same else "RESUMED BATCHES DIFFER")
     sys.exit(not same)

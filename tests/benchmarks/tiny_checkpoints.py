@@ -1,6 +1,7 @@
 """Tiny random checkpoints of any causal architecture of transformers, and what transformers alone makes of them.
 
-A sweep has to tell our faults from transformers': so each checkpoint is loaded, computed with and, in NF4, compared with
+A sweep has to tell our faults from transformers': so each checkpoint is loaded, computed with and, in NF4, compared
+with
 its own dequantised weights by stock code first.
 """
 
@@ -230,9 +231,7 @@ def later_gradient(model: Any, ids: torch.Tensor) -> dict[str, float]:
 def where(error: BaseException) -> str:
     """The innermost frame of an error, as ``file:line in function``."""
     frames = traceback.extract_tb(error.__traceback__)
-    return (
-        f"{short(frames[-1].filename)}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
-    )
+    return f"{short(frames[-1].filename)}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
 
 
 def short(path: str) -> str:

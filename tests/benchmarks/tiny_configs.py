@@ -1,8 +1,10 @@
 """Tiny configurations of any architecture of transformers: its own defaults, shrunk.
 
 Sizes are shrunk by the names of their keys, which transformers has kept alike across a few hundred architectures
-(`_SHRINK`); what that gets wrong stands in `_OVERRIDES`, by model type. Keys that a class derives from others are left to
-it. Where the defaults have layers of several kinds, one of each kind is kept, so that all of an architecture's code runs.
+(`_SHRINK`); what that gets wrong stands in `_OVERRIDES`, by model type. Keys that a class derives from others are left
+to
+it. Where the defaults have layers of several kinds, one of each kind is kept, so that all of an architecture's code
+runs.
 """
 
 import re
@@ -67,9 +69,7 @@ _DERIVED = (
 )  # fmt: skip
 """Keys that a configuration derives from others where they are not given."""
 
-_SPECIAL = re.compile(
-    r"(.*_)?(token_id|token_index|token_ids|_id)$|image_token|sep_token_id|(.*_)?start_token"
-)
+_SPECIAL = re.compile(r"(.*_)?(token_id|token_index|token_ids|_id)$|image_token|sep_token_id|(.*_)?start_token")
 
 _DROP = object()
 
@@ -135,9 +135,7 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
 value of `_DROP` leaves the key to the class's own default."""
 
 
-def shrink(
-    cls: type[Any], model_type: str, prefix: str = "", *, cover: bool = True
-) -> dict[str, Any]:
+def shrink(cls: type[Any], model_type: str, prefix: str = "", *, cover: bool = True) -> dict[str, Any]:
     """Keyword arguments that make a tiny configuration of this class.
 
     Args:
@@ -152,9 +150,7 @@ def shrink(
     subs = dict(getattr(cls, "sub_configs", {}) or {})
     left = {*subs, *_DERIVED, "model_type", "transformers_version", "architectures", "dtype"}
     keywords = {
-        key: small
-        for key, value in own.items()
-        if key not in left and (small := _small(key, value)) is not None
+        key: small for key, value in own.items() if key not in left and (small := _small(key, value)) is not None
     }
     for heads, grouped in _GROUPED:
         if own.get(heads) is not None and own.get(heads) == own.get(grouped):

@@ -7,7 +7,8 @@ TRL's are what `apply_chat_template(..., return_assistant_tokens_mask=True)` giv
 Prints template x data set: rows compared, those that fitting the template changed (each change has a note: a
 system text folded into the first turn, calls written as JSON), rows refused, tokens, trained tokens, rows
 whose mask transformers cuts within a character (compared by the spans that TRL means), rows whose last answer TRL
-leaves without a learnt end (compared with it), rows that are equal. Exits with 1 where a row differs, or is refused though TRL's template has room for all of it.
+leaves without a learnt end (compared with it), rows that are equal. Exits with 1 where a row differs, or is refused
+though TRL's template has room for all of it.
 
 The tokenizer is made for each template: one token a byte, and the template's special tokens. --tokenizer takes
 a real one's vocabulary instead, to which the template's special tokens are added.
@@ -64,9 +65,7 @@ def byte_tokenizer(template: str) -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["<BOS>", "<EOS>", *sorted(set(_SPECIAL.findall(template)))])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<BOS>", eos_token="<EOS>"
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<BOS>", eos_token="<EOS>")
     tokenizer.chat_template = template
     return tokenizer
 
@@ -110,9 +109,7 @@ def compare(tokenizer: Any, training: str, rows: Sequence[Conversation]) -> Coun
         if ours == [(ids, trained)]:
             count.equal += 1
         else:
-            count.wrong = (
-                count.wrong or f"{row.source.place} {_differs(tokenizer, ours, ids, trained)}"
-            )
+            count.wrong = count.wrong or f"{row.source.place} {_differs(tokenizer, ours, ids, trained)}"
     return count
 
 
@@ -123,9 +120,7 @@ def trl_tokens(
     its spans' and not the one that it would train on; whether its end had to be added."""
     arguments = {"tools": list(row.tools) or None, "chat_template": training}
     messages = trl_messages(row, notes, blocks)
-    out = tokenizer.apply_chat_template(
-        messages, return_dict=True, return_assistant_tokens_mask=True, **arguments
-    )
+    out = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True, **arguments)
     mask = [bool(flag) for flag in out["assistant_masks"]]
     # transformers asks which token holds a span's first and last character. Where several do it takes
     # the first, so that the rest of a last character is not learnt; where none is named it drops
@@ -159,9 +154,7 @@ def _train_the_end(tokenizer: Any, ids: list[int], mask: list[bool]) -> bool:
 
 def trl_messages(row: Conversation, notes: set[str], blocks: bool) -> list[dict[str, Any]]:
     """The row's messages up to the last answer, with what the notes say was done to them."""
-    answers = [
-        place for place, message in enumerate(row.messages) if message["role"] == "assistant"
-    ]
+    answers = [place for place, message in enumerate(row.messages) if message["role"] == "assistant"]
     messages: list[dict[str, Any]] = [dict(message) for message in row.messages[: answers[-1] + 1]]
     if SYSTEM_FOLDED in notes:
         system, first, *others = messages
@@ -226,9 +219,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--tokenizer", metavar="FOLDER")
     given = parser.parse_args()
-    sets = {
-        kind: read(getattr(given, kind), given.rows) for kind in ("alpaca", "sharegpt", "messages")
-    }
+    sets = {kind: read(getattr(given, kind), given.rows) for kind in ("alpaca", "sharegpt", "messages")}
     print("| template | data | rows | changed | refused | tokens | trained | cut | open | equal |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     wrong: list[str] = []

@@ -125,20 +125,13 @@ def main() -> int:
     result = json.loads(out.read_text())
     ratios = sorted(row["app"] / row["plain"] for row in result["rows"])
     for row in result["rows"]:
-        print(
-            f"app {row['app']:>12,.0f}  plain {row['plain']:>12,.0f} tokens/s  "
-            f"ratio {row['app'] / row['plain']:.4f}"
-        )
+        print(f"app {row['app']:>12,.0f}  plain {row['plain']:>12,.0f} tokens/s  ratio {row['app'] / row['plain']:.4f}")
     print(
-        f"{len(ratios)} pairs: median ratio {statistics.median(ratios):.4f}, "
-        f"from {ratios[0]:.4f} to {ratios[-1]:.4f}"
+        f"{len(ratios)} pairs: median ratio {statistics.median(ratios):.4f}, from {ratios[0]:.4f} to {ratios[-1]:.4f}"
     )
     shares = result["shares"]
     if shares:
-        print(
-            f"main thread: median {100 * statistics.median(shares):.1f} % of a core, "
-            f"most {100 * max(shares):.1f} %"
-        )
+        print(f"main thread: median {100 * statistics.median(shares):.1f} % of a core, most {100 * max(shares):.1f} %")
     return 0
 
 

@@ -159,9 +159,7 @@ def stock_step(device: torch.device) -> Callable[[], None]:
 def time_all(device: torch.device) -> None:
     n = LAYERS * RANK * sum(sum(size) for size in PROJECTIONS.values())
     bandwidth = copy_bandwidth(device)
-    print(
-        f"\ndevice copy: {bandwidth / 1e3:.0f} GB/s, read plus written; {n / 1e6:.1f} M parameters"
-    )
+    print(f"\ndevice copy: {bandwidth / 1e3:.0f} GB/s, read plus written; {n / 1e6:.1f} M parameters")
     print(f"{'':14}{'us':>9}{'GB/s':>8}{'of copy':>9}{'moments, MB':>13}")
     eight = buffers(n, device)
     param, grad, mean, square = torch.zeros((4, n), device=device)

@@ -96,9 +96,7 @@ class Layer:
         )
 
     def forward(self) -> None:
-        glu_forward_carry(
-            self.gate, self.up, self.product, self.rows, self.carried, self.activation
-        )
+        glu_forward_carry(self.gate, self.up, self.product, self.rows, self.carried, self.activation)
 
     def backward(self) -> tuple[Tensor, ...]:
         return glu_backward_gradients(
@@ -138,8 +136,7 @@ class Layer:
         parts = []
         for start in range(0, self.gate.shape[1], CHUNK):
             product, rows, dgate, dup = (
-                x[:, start : start + CHUNK].double()
-                for x in (self.product, self.rows, self.dgate, self.dup)
+                x[:, start : start + CHUNK].double() for x in (self.product, self.rows, self.dgate, self.dup)
             )
             carried = carried + product @ rows.t()
             parts.append((u.t() @ product, dgate.t() @ t_gate, dup.t() @ t_up))
@@ -174,10 +171,7 @@ def check(device: torch.device) -> bool:
             written.fill_(float("nan"))
         layer.forward()
         fused = layer.carried, *layer.backward()
-        same = all(
-            torch.equal(a, b)
-            for a, b in zip((layer.product, layer.dgate, layer.dup), bits, strict=True)
-        )
+        same = all(torch.equal(a, b) for a, b in zip((layer.product, layer.dgate, layer.dup), bits, strict=True))
         again = layer.backward()
         same &= all(torch.equal(a, b) for a, b in zip(fused[1:], again, strict=True))
         kind = str(dtype).removeprefix("torch.")
@@ -186,9 +180,7 @@ def check(device: torch.device) -> bool:
         for value, plain, truth in zip(fused, apart, exact, strict=True):
             error, plain_error = (relative_rms_error(x, truth) for x in (value, plain))
             rounding = max(ACCUMULATION, torch.finfo(value.dtype).eps / 2)
-            passed = Comparison(
-                tensor="sum", error=error, eager_error=plain_error, rounding=rounding
-            ).passed
+            passed = Comparison(tensor="sum", error=error, eager_error=plain_error, rounding=rounding).passed
             good &= passed
             print(f"{error:10.1e} /{plain_error:8.1e}{'  ' if passed else ' !'}", end="")
         print()

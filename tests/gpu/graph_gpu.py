@@ -75,9 +75,7 @@ def main() -> int:
         )
         for result in (launched, graphed):
             if result.profile:
-                print(
-                    f"  {result.profile.launches} launches, {result.profile.idle_ms:.2f} ms between kernels"
-                )
+                print(f"  {result.profile.launches} launches, {result.profile.idle_ms:.2f} ms between kernels")
         print("  " + "\n  ".join(notes or ["NOTHING WAS CAPTURED"]), flush=True)
         good &= bool(notes) and worst < 1e-3
         good &= work.shape != "small" or times[1] < 0.8 * times[0]
@@ -104,9 +102,7 @@ def failed_capture_leaves_no_trace() -> bool:
         out = x + 1
     graph.replay()
     fine = bool((out == 2).all()) and torch.cuda.current_stream() == stream
-    print(
-        f"after it {returned / 1e9:.2f} GB of 1.07 are returned, and another capture works: {fine}"
-    )
+    print(f"after it {returned / 1e9:.2f} GB of 1.07 are returned, and another capture works: {fine}")
     return failed and fine and returned >= 2**30
 
 
@@ -138,9 +134,19 @@ def mixed_work(folder: Path, steps: int) -> Work:
     write_model(SMALL, model, torch.device("cuda"), lambda text: None)
     write_adapter(SMALL, 16, model, adapter)
     return Work(
-        shape="small", device="cuda", model=str(model), adapter=str(adapter), rows=str(rows), bins=BINS, bin_tokens=BIN_TOKENS, real=True, warmup=steps // 3,
-        steps=steps - steps // 3, rank=16, recompute=False,
-    )  # fmt: skip
+        shape="small",
+        device="cuda",
+        model=str(model),
+        adapter=str(adapter),
+        rows=str(rows),
+        bins=BINS,
+        bin_tokens=BIN_TOKENS,
+        real=True,
+        warmup=steps // 3,
+        steps=steps - steps // 3,
+        rank=16,
+        recompute=False,
+    )
 
 
 def row_work(folder: Path, keep: Path | None) -> Work:

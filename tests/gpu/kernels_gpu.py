@@ -70,9 +70,7 @@ def check(device: torch.device, rows: int) -> bool:
     for r in results:
         shape = f"{r.shape[0]}x{r.shape[1]}"
         verdict = "" if r.passed else f"  FAILED {r.problem}"
-        line = (
-            f"{r.op:20}{r.dtype:10}{shape:>16}  {r.tensor:12}{r.error:10.2e}{r.eager_error:10.2e}"
-        )
+        line = f"{r.op:20}{r.dtype:10}{shape:>16}  {r.tensor:12}{r.error:10.2e}{r.eager_error:10.2e}"
         print(line + verdict)
     failed = sum(not r.passed for r in results)
     print(f"{len(results)} tensors compared, {failed} failed\n")
@@ -160,8 +158,7 @@ def main() -> int:
     if not check(device, rows):
         return 1
     print(
-        f"{'op':20}{'step':10}{'dtype':10}{'shape':>16}{'us':>10}{'eager us':>10}{'times':>8}"
-        f"{'GB/s':>9}{'of copy':>8}"
+        f"{'op':20}{'step':10}{'dtype':10}{'shape':>16}{'us':>10}{'eager us':>10}{'times':>8}{'GB/s':>9}{'of copy':>8}"
     )
     for name in selftest.OPS:
         for columns in REAL_COLUMNS[name]:

@@ -54,9 +54,7 @@ def build(shape: str) -> Any:
                 if isinstance(child, nn.Linear):
                     setattr(owner, name, four_bit(child))
     model.requires_grad_(False)
-    adapted: Any = get_peft_model(
-        model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
-    )
+    adapted: Any = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.float()
@@ -106,9 +104,7 @@ def measure(name: str, step: Any, tokens: int, floor_ms: float) -> None:
     step()
     peak = (torch.cuda.max_memory_allocated() - before) / LAYERS / 1e9
     ms = median_ms(step) / LAYERS
-    print(
-        f"{name:28} {ms:8.2f} ms a layer   {floor_ms / ms:6.1%} of floor   {peak:6.2f} GB a layer"
-    )
+    print(f"{name:28} {ms:8.2f} ms a layer   {floor_ms / ms:6.1%} of floor   {peak:6.2f} GB a layer")
 
 
 def main() -> int:
@@ -128,9 +124,7 @@ def main() -> int:
     w = torch.randn(base.config.intermediate_size, a.shape[1], device="cuda", dtype=a.dtype)
     rate = 2 * tokens * w.numel() / median_ms(lambda: a @ w.t()) / 1e9
     floor_ms = 4 * tokens * weights / rate / 1e9
-    print(
-        f"{torch.cuda.get_device_name()}, {shape}, {tokens} tokens; matmuls at {rate:.0f} TFLOP/s"
-    )
+    print(f"{torch.cuda.get_device_name()}, {shape}, {tokens} tokens; matmuls at {rate:.0f} TFLOP/s")
     print(f"floor (matmuls without attention) {floor_ms:.2f} ms a layer")
     measure("stock, PEFT + bitsandbytes", stock, tokens, floor_ms)
     patch_model(model, "cuda")

@@ -58,16 +58,12 @@ def check() -> bool:
                 eager = partial(linear_cross_entropy_reference, softcap=softcap)
                 got = losses_and_gradient(ours, states, weight, labels, dloss)
                 want = losses_and_gradient(eager, states, weight, labels, dloss)
-                exact = losses_and_gradient(
-                    eager, states.double(), weight.double(), labels, dloss.double()
-                )
+                exact = losses_and_gradient(eager, states.double(), weight.double(), labels, dloss.double())
                 told = []
                 for what, a, b, truth in zip(("losses", "gradient"), got, want, exact, strict=True):
                     error, eager_error = (relative_rms_error(t, truth) for t in (a, b))
                     rounding = torch.finfo(dtype).eps / 2
-                    passed = Comparison(
-                        tensor=what, error=error, eager_error=eager_error, rounding=rounding
-                    ).passed
+                    passed = Comparison(tensor=what, error=error, eager_error=eager_error, rounding=rounding).passed
                     good &= passed
                     told.append(f"{error:.1e} ({eager_error:.1e}){'' if passed else ' FAILED'}")
                 kind = str(dtype).removeprefix("torch.")

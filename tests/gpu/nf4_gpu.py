@@ -52,9 +52,7 @@ L2_TIMES = 6
 COPY_BYTES = 1 << 30
 
 
-def quantized(
-    shape: tuple[int, int], dtype: torch.dtype, nested: bool, device: torch.device
-) -> Any:
+def quantized(shape: tuple[int, int], dtype: torch.dtype, nested: bool, device: torch.device) -> Any:
     from bitsandbytes.nn import modules
 
     parameter: Any = modules.Params4bit
@@ -173,9 +171,7 @@ def copies_of(parameter: Any) -> tuple[list[NF4Weight], list[Any]]:
     weight, state = NF4Weight.of(parameter), parameter.quant_state
     ours, theirs = [], []
     for _ in range(count):
-        other = dataclasses.replace(
-            weight, packed=weight.packed.clone(), absmax=weight.absmax.clone()
-        )
+        other = dataclasses.replace(weight, packed=weight.packed.clone(), absmax=weight.absmax.clone())
         own = copy.copy(state)
         own.absmax = other.absmax
         ours.append(other)
@@ -250,9 +246,7 @@ def time_gemv(device: torch.device, bandwidth: float) -> None:
             us_stock = microseconds([stock(pair) for pair in theirs])
             us_two = microseconds([two(w) for w in ours])
             print(f"{name:12}{f'{shape[0]}x{shape[1]}':>14}{m:4}{us:9.2f}{adapter:9.2f}", end="")
-            print(
-                f"{us_stock:9.2f}{us_two:11.2f}{us_stock / us:7.2f}{floor:9.2f}{floor / us:10.0%}"
-            )
+            print(f"{us_stock:9.2f}{us_two:11.2f}{us_stock / us:7.2f}{floor:9.2f}{floor / us:10.0%}")
     print()
 
 

@@ -130,11 +130,7 @@ def main() -> int:
             session.wait()
         losses[name] = report(session)
         uncap()
-    worst = max(
-        abs(a - b) / b
-        for name in ("key", "policy")
-        for a, b in zip(losses[name], losses["free"], strict=True)
-    )
+    worst = max(abs(a - b) / b for name in ("key", "policy") for a, b in zip(losses[name], losses["free"], strict=True))
     print(f"worst relative loss difference from the run without a cap: {worst:.1e}")
     return 0 if worst < 1e-2 else 1
 

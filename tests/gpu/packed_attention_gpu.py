@@ -121,9 +121,7 @@ class Row:
         return [part.unflatten(1, (-1, self.case.size)) for part in columns]
 
     def forward(self) -> None:
-        self.lse = packed_attention_forward(
-            self.q, self.k, self.v, self.starts, self.out, **self.case.options
-        )
+        self.lse = packed_attention_forward(self.q, self.k, self.v, self.starts, self.out, **self.case.options)
 
     def backward(self) -> None:
         packed_attention_backward(
@@ -135,10 +133,7 @@ class Row:
     def pairs(self) -> int:
         """Of a query and a key that it sees."""
         reach = self.case.window or max(self.lengths)
-        return sum(
-            n * (n + 1) // 2 - max(0, n - reach) * (max(0, n - reach) + 1) // 2
-            for n in self.lengths
-        )
+        return sum(n * (n + 1) // 2 - max(0, n - reach) * (max(0, n - reach) + 1) // 2 for n in self.lengths)
 
     def eager(self, dtype: torch.dtype) -> list[Tensor]:
         """Output and gradients of the reference, document by document, computed in `dtype`."""
@@ -176,9 +171,7 @@ def alone(kernel: Kernel) -> ExitStack:
 def with_tiles(case: Case) -> Any:
     """Patch the module's rule."""
     rule, tiles = module._tile, dict(case.tiles)
-    return mock.patch.object(
-        module, "_tile", lambda kernel, q: tiles.get(kernel) or rule(kernel, q)
-    )
+    return mock.patch.object(module, "_tile", lambda kernel, q: tiles.get(kernel) or rule(kernel, q))
 
 
 def attempt(case: Case) -> str:
@@ -318,8 +311,7 @@ def rows_ms(row: Row, rep: int) -> float:
     if len(set(row.lengths)) != 1:
         return float("nan")
     q, k, v = (
-        t.unflatten(0, (len(row.lengths), -1)).transpose(1, 2).detach().requires_grad_()
-        for t in (row.q, row.k, row.v)
+        t.unflatten(0, (len(row.lengths), -1)).transpose(1, 2).detach().requires_grad_() for t in (row.q, row.k, row.v)
     )
     dout = row.dout.unflatten(0, (len(row.lengths), -1)).transpose(1, 2)
 
@@ -338,9 +330,7 @@ def time_all() -> None:
         f"{'ms':30}{'documents':>10}{'forward':>9}{'TFLOP/s':>8}{'backward':>9}{'TFLOP/s':>8}",
         end="",
     )
-    print(
-        f"{'dq':>8}{'dk, dv':>8}{'both':>8}{'TFLOP/s':>8}{'floor':>8}{'flash':>8}{'times':>7}{'rows':>8}"
-    )
+    print(f"{'dq':>8}{'dk, dv':>8}{'both':>8}{'TFLOP/s':>8}{'floor':>8}{'flash':>8}{'times':>7}{'rows':>8}")
     for size, (layout, lengths) in itertools.product(SIZES, LAYOUTS.items()):
         case = Case(size=size)
         row = Row(case, lengths)

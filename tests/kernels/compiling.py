@@ -45,9 +45,7 @@ def take_triton(*modules):
 def python(code: str, *args: str, **env: str) -> "subprocess.CompletedProcess[str]":
     """Run code in a fresh interpreter."""
     command = [sys.executable, "-c", code, *args]
-    return subprocess.run(
-        command, env={**os.environ, **env}, check=False, text=True, capture_output=True
-    )
+    return subprocess.run(command, env={**os.environ, **env}, check=False, text=True, capture_output=True)
 
 
 def compile_for(capability: str, code: str, cache: Path) -> str:

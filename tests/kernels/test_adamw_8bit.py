@@ -99,9 +99,7 @@ def test_code_values_are_those_of_bitsandbytes(signed):
         AdamWSettings(beta1=0.8, beta2=0.95, eps=1e-6, weight_decay=0.1, max_norm=1e9),
     ],
 )
-def test_single_steps_are_those_of_bitsandbytes_with_codes_to_the_nearest(
-    device, function, settings
-):
+def test_single_steps_are_those_of_bitsandbytes_with_codes_to_the_nearest(device, function, settings):
     from bitsandbytes.optim.adamw import AdamW8bit
 
     n = 1300
@@ -239,9 +237,7 @@ def test_the_reference_is_the_same_step(device, n, settings):
 
 @BOTH
 @pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e12])
-def test_tiny_and_huge_gradients_and_blocks_of_zeros_keep_everything_finite(
-    device, function, scale
-):
+def test_tiny_and_huge_gradients_and_blocks_of_zeros_keep_everything_finite(device, function, scale):
     state = param, grad, moments, _ = buffers(device, 1000)
     start = param.clone()
     for number in range(3):
@@ -337,9 +333,7 @@ def test_the_same_input_gives_the_same_bits(device):
     for _ in range(2):
         state = buffers(device, 1500)
         state[1].copy_(gradient(device, 1500, 0))
-        results.append(
-            (adamw_8bit_step(*state, 1e-2, AdamWSettings()), state[0], *tensors(state[2]))
-        )
+        results.append((adamw_8bit_step(*state, 1e-2, AdamWSettings()), state[0], *tensors(state[2])))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -353,9 +347,7 @@ def test_encoding_what_was_decoded_gives_it_back():
     for signed in (True, False):
         values = code_values(signed)
         codes = torch.arange(256, dtype=torch.uint8)
-        again, absmax = encode_reference(
-            decode_reference(codes, torch.tensor([0.3]), values), values
-        )
+        again, absmax = encode_reference(decode_reference(codes, torch.tensor([0.3]), values), values)
         assert torch.equal(again, codes) and absmax.item() == pytest.approx(0.3)
 
 

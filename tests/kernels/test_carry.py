@@ -21,9 +21,7 @@ def operands(device, tokens, columns, extra, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("extra", [16, 48, MAX_EXTRA, MAX_EXTRA + 16])
 @pytest.mark.parametrize(("tokens", "columns"), SHAPES)
-def test_the_copy_is_exact_and_what_it_carries_as_good_as_a_matmul(
-    device, tokens, columns, extra, dtype
-):
+def test_the_copy_is_exact_and_what_it_carries_as_good_as_a_matmul(device, tokens, columns, extra, dtype):
     source, rows, buffer = operands(device, tokens, columns, extra, dtype)
     target, carried = buffer[:, :columns], buffer[:, columns : columns + extra]
     copy_carry(source, target, rows, carried)

@@ -165,9 +165,7 @@ def test_backward_leaves_the_operands_alone(device, activation):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("columns", [24, 1100])
 @every_unit
-def test_raw_backward_works_in_place_in_slices_of_a_wider_buffer(
-    device, activation, columns, dtype
-):
+def test_raw_backward_works_in_place_in_slices_of_a_wider_buffer(device, activation, columns, dtype):
     """The layout of a fused projection with room for an adapter behind it, gradients and the
     product written over what they came from."""
     rows, tail = 7, 16

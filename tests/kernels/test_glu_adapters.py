@@ -125,18 +125,14 @@ def test_any_number_of_carried_columns(device, extra, dtype):
 
 
 @every_dtype
-@pytest.mark.parametrize(
-    "ranks", [(1, 2, 3), (8, 16, 0), (0, 4, 31), (32, 32, 32), (7, 33, 0), (0, 0, 0)], ids=str
-)
+@pytest.mark.parametrize("ranks", [(1, 2, 3), (8, 16, 0), (0, 4, 31), (32, 32, 32), (7, 33, 0), (0, 0, 0)], ids=str)
 def test_any_ranks(device, ranks, dtype):
     check_backward(backward_operands(device, 70, 96, ranks, dtype), "silu")
 
 
 @every_dtype
 @every_unit
-def test_product_and_gradients_are_the_bits_that_the_unfused_kernels_write(
-    device, activation, dtype
-):
+def test_product_and_gradients_are_the_bits_that_the_unfused_kernels_write(device, activation, dtype):
     gate, up, rows = forward_operands(device, 40, 300, 16, dtype)
     product, want = forward(gate, up, rows, activation)[0], torch.empty_like(gate)
     glu_forward(gate, up, want, activation)
@@ -257,9 +253,7 @@ def test_no_rows_and_float64_take_plain_torch(device, tokens):
     assert torch.equal(product, want[0]) and torch.equal(carried, want[1])
     operands = backward_operands(device, tokens, 24, (4, 8, 2), dtype)
     got = backward(*operands, activation="gelu")
-    for value, expected in zip(
-        got, glu_backward_gradients_reference(*operands, activation="gelu"), strict=True
-    ):
+    for value, expected in zip(got, glu_backward_gradients_reference(*operands, activation="gelu"), strict=True):
         assert torch.equal(value, expected)
 
 
@@ -318,9 +312,7 @@ glu_adapters.glu_backward_gradients(out[:, :columns], *halves[0], *halves[1], t,
 
 
 @pytest.mark.parametrize("capability", ["80", "90"])
-def test_compiled_kernels_take_each_activation_once_on_tensor_cores_without_spilling(
-    tmp_path, capability
-):
+def test_compiled_kernels_take_each_activation_once_on_tensor_cores_without_spilling(tmp_path, capability):
     """8 and 16 values a thread: as many exponentials, not twice as many in two layouts; blocks are loaded ahead, 16
     bytes at a time."""
     pytest.importorskip("triton")

@@ -98,9 +98,7 @@ def judge(hidden, weight, labels, bias=None, **options):
     # Rounded when it is stored and when it is scaled; eager rounds once.
     assert grad.error <= math.hypot(MARGIN * grad.eager_error, grad.rounding) + FLOOR, grad
     truth = gradient(eager, hidden.double())
-    error, eager_error = (
-        relative_rms_error(gradient(part, hidden), truth) for part in (fast, eager)
-    )
+    error, eager_error = (relative_rms_error(gradient(part, hidden), truth) for part in (fast, eager))
     assert error <= max(MARGIN * eager_error, grad.rounding) + FLOOR
 
 
@@ -112,9 +110,7 @@ def gradients(hidden, *args, dloss=None, **options):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(
-    "shape", [(1, 3, 1), (3, 8, 7), (67, 24, 507), (5, 64, 1088), (3, 16, 32003)], ids=str
-)
+@pytest.mark.parametrize("shape", [(1, 3, 1), (3, 8, 7), (67, 24, 507), (5, 64, 1088), (3, 16, 32003)], ids=str)
 def test_losses_and_gradient_are_as_close_as_eager(device, shape, dtype):
     judge(*head(device, *shape, dtype=dtype))
 
@@ -140,8 +136,7 @@ def test_rounds_where_the_reference_does_and_that_where_transformers_does(device
 
     # Products and sums of eighths are exact in fp32, whatever the order: only rounding remains.
     hidden, weight, labels = (
-        (t * 8).round() / 8 if t.is_floating_point() else t
-        for t in head(device, 20, 48, 300, dtype=dtype, spread=8.0)
+        (t * 8).round() / 8 if t.is_floating_point() else t for t in head(device, 20, 48, 300, dtype=dtype, spread=8.0)
     )
     got = linear_cross_entropy(hidden, weight, labels, **options)
     want = linear_cross_entropy_reference(hidden, weight, labels, **options)
@@ -336,17 +331,13 @@ def test_raw_functions_are_the_two_halves_of_the_public_one(device):
     dloss = normal(device, 20, seed=4)
     want = gradients(hidden, weight, labels, dloss=dloss, softcap=30.0)
     leaf = hidden.requires_grad_()  # no graph may grow from it
-    loss, dhidden = linear_cross_entropy_forward(
-        leaf, weight, labels, want_gradient=True, softcap=30.0
-    )
+    loss, dhidden = linear_cross_entropy_forward(leaf, weight, labels, want_gradient=True, softcap=30.0)
     assert dhidden is not None and dhidden.dtype == torch.bfloat16 and not loss.requires_grad
     assert loss.dtype == torch.float32 and torch.equal(loss, want[0])
     assert torch.equal(linear_cross_entropy_backward(dhidden, dloss), want[1])
     exact = (dhidden.double() * dloss.double()[:, None]).to(torch.bfloat16)
     assert torch.equal(want[1], exact)  # one rounding
-    loss, dhidden = linear_cross_entropy_forward(
-        leaf, weight, labels, want_gradient=False, softcap=30.0
-    )
+    loss, dhidden = linear_cross_entropy_forward(leaf, weight, labels, want_gradient=False, softcap=30.0)
     assert dhidden is None and torch.equal(loss, want[0])
 
 

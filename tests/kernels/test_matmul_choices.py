@@ -75,9 +75,7 @@ json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.sampled_from(["rows", "columns", "inner", "transposed", "dtype", "algorithm"]), inner
-        )
+        | st.dictionaries(st.sampled_from(["rows", "columns", "inner", "transposed", "dtype", "algorithm"]), inner)
     ),
     max_leaves=20,
 )

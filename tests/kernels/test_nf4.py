@@ -40,9 +40,7 @@ def random_state(device, shape, *, dtype, block_size, nested, seed):
     blocks = -(-total // block_size)
     packed = integers(-(-total // 2)).view(-1, 1)
     spread = torch.exp2(2 * normal(blocks))
-    state = bnb.QuantState(
-        spread, torch.Size(shape), bnb.get_4bit_type("nf4", device), block_size, "nf4", dtype
-    )
+    state = bnb.QuantState(spread, torch.Size(shape), bnb.get_4bit_type("nf4", device), block_size, "nf4", dtype)
     if nested:
         code2 = bnb.create_dynamic_map().to(device)
         state2 = bnb.QuantState(spread[: -(-blocks // 256)].clone(), None, code2, 256, None)
@@ -84,9 +82,7 @@ def check_bits(parameter, dtype=None):
 @given(data=st.data())
 def test_any_shape_and_scale_gives_the_bits_of_bitsandbytes(device, data):
     block_size = data.draw(st.sampled_from(BLOCK_SIZES))
-    columns = data.draw(
-        st.integers(1, 300) | st.integers(1, 4).map(lambda n: n * block_size), label="columns"
-    )
+    columns = data.draw(st.integers(1, 300) | st.integers(1, 4).map(lambda n: n * block_size), label="columns")
     shape = data.draw(st.integers(1, 12), label="rows"), columns
     parameter = random_state(
         device,
@@ -126,9 +122,7 @@ def test_every_code_in_both_halves_of_a_byte(device):
 
 @pytest.mark.parametrize("columns", [192, 100])
 def test_scales_are_rounded_after_the_product_and_after_the_sum(device, columns):
-    parameter = random_state(
-        device, (60, columns), dtype=torch.float32, block_size=32, nested=True, seed=3
-    )
+    parameter = random_state(device, (60, columns), dtype=torch.float32, block_size=32, nested=True, seed=3)
     state = parameter.quant_state
     state.offset = torch.tensor(-0.7, device=device)
     check_bits(parameter)
@@ -176,9 +170,7 @@ def test_codes_at_an_odd_address_are_read_as_bytes(device):
     room = torch.empty(weight.packed.numel() + 1, dtype=torch.uint8, device=device)
     room[1:] = weight.packed
     nested = {n: getattr(weight, n) for n in ("absmax2", "code2", "offset")}
-    moved = NF4Weight(
-        packed=room[1:], absmax=weight.absmax, code=weight.code, shape=weight.shape, **nested
-    )
+    moved = NF4Weight(packed=room[1:], absmax=weight.absmax, code=weight.code, shape=weight.shape, **nested)
     assert nf4.words_of(weight) is not None and nf4.words_of(moved) is None
     assert torch.equal(dequantize_nf4(moved), stock(parameter))
 

@@ -42,18 +42,14 @@ def check(x, weight, **operands):
         truth = truth + operands.get("scaling", 1.0) * update
     assert got.dtype == x.dtype and got.shape == truth.shape and got.is_contiguous()
     errors = [relative_rms_error(value, truth) for value in (got, eager)]
-    comparison = Comparison(
-        tensor="out", error=errors[0], eager_error=errors[1], rounding=torch.finfo(x.dtype).eps / 2
-    )
+    comparison = Comparison(tensor="out", error=errors[0], eager_error=errors[1], rounding=torch.finfo(x.dtype).eps / 2)
     assert comparison.passed, comparison
     return got
 
 
 @pytest.mark.parametrize("nested", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(
-    "shape", [(1, 64), (37, 192), (9, 896), (6, 4096), (5, 1000), (21, 130), (7, 33)], ids=str
-)
+@pytest.mark.parametrize("shape", [(1, 64), (37, 192), (9, 896), (6, 4096), (5, 1000), (21, 130), (7, 33)], ids=str)
 def test_one_row_is_as_close_as_eager(device, shape, dtype, nested):
     weight = quantized(device, *shape, compress_statistics=nested)
     check(normal(device, 1, shape[1], dtype=dtype), weight)
@@ -133,9 +129,7 @@ def test_adapter_is_added_before_the_one_rounding(device):
     torch.testing.assert_close(got.double(), base * -(2**-9), rtol=0.05, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "layout", ["slice", "transposed", "expanded", "three dimensions", "vector"]
-)
+@pytest.mark.parametrize("layout", ["slice", "transposed", "expanded", "three dimensions", "vector"])
 def test_strides_and_leading_dimensions_do_not_change_the_numbers(device, layout):
     weight = quantized(device, 10, 128)
     x = {

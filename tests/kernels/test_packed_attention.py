@@ -233,9 +233,7 @@ def test_slices_of_wider_buffers_are_read_and_written_in_place(device, dtype):
     def wide(columns):
         return torch.full((tokens, columns + extra), 7.0, dtype=dtype, device=device)
 
-    fused, dout = (
-        normal(device, tokens, n + extra, dtype=dtype, seed=n) for n in (sum(widths), widths[0])
-    )
+    fused, dout = (normal(device, tokens, n + extra, dtype=dtype, seed=n) for n in (sum(widths), widths[0]))
     q, k, v = parts(fused)
     dout = dout[:, : widths[0]].unflatten(1, (-1, size))
     want = run(packed_attention, [t.contiguous() for t in (q, k, v, dout)], starts, ends)

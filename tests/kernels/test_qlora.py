@@ -34,9 +34,7 @@ def stock(widths, *, rank=4, bias=False, quantized=True, rslora=False, dtype=tor
             dense = layer.to("cpu")
             dense.support_avx512bf16_for_cpu = False  # its kernel for evaluation has no backward
         layers[f"p{index}"] = dense if quantized else dense.to(dtype)
-    config = LoraConfig(
-        r=rank, lora_alpha=6, target_modules=list(layers), use_rslora=rslora, lora_dropout=0.0
-    )
+    config = LoraConfig(r=rank, lora_alpha=6, target_modules=list(layers), use_rslora=rslora, lora_dropout=0.0)
     model = get_peft_model(nn.ModuleDict(layers), config)  # pyright: ignore[reportArgumentType]
     for name, parameter in model.named_parameters():
         if "lora_" in name:
@@ -66,11 +64,7 @@ def group_of(layers, dtype=torch.float32, **options):
 def run(layers, function, x, dout):
     """Output, gradient of x, gradients of the adapters."""
     leaf = x.detach().clone().requires_grad_()
-    parameters = [
-        w
-        for layer in layers
-        for w in (layer.lora_A["default"].weight, layer.lora_B["default"].weight)
-    ]
+    parameters = [w for layer in layers for w in (layer.lora_A["default"].weight, layer.lora_B["default"].weight)]
     for parameter in parameters:
         parameter.grad = None
     out = function(leaf)
@@ -139,9 +133,7 @@ def test_a_layer_without_an_adapter_may_stand_in_a_group():
 
 def test_no_adapter_at_all_is_the_base_layer():
     base = stock((48,))[0].base_layer
-    group = ProjectionGroup(
-        [Projection(weight=NF4Weight.of(base.weight))], torch.float32, Workspace()
-    )
+    group = ProjectionGroup([Projection(weight=NF4Weight.of(base.weight))], torch.float32, Workspace())
     x = torch.randn(9, IN, requires_grad=True)
     assert group.extra == 0
     torch.testing.assert_close(project(x, group), base(x))
@@ -167,9 +159,7 @@ def test_a_changed_adapter_is_seen(cached):
 def test_groups_of_one_size_take_turns_in_one_workspace():
     workspace = Workspace()
     pairs = [stock((48, 32), seed=seed) for seed in (0, 1)]
-    groups = [
-        ProjectionGroup(group_of(layers).projections, torch.float32, workspace) for layers in pairs
-    ]
+    groups = [ProjectionGroup(group_of(layers).projections, torch.float32, workspace) for layers in pairs]
     x, dout = torch.randn(9, IN), torch.randn(9, 80)
     leaf = x.clone().requires_grad_()
     outs = [project(leaf, group) for group in groups]

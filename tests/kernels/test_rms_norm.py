@@ -180,9 +180,7 @@ def test_sum_and_norm_in_one_pass_are_as_close_as_eager(device, shape, dtype, un
 
     def eager(x, residual, weight):
         total = x + residual
-        return torch.cat(
-            [rms_norm_reference(total, weight, EPS, unit_offset=unit_offset), total], dim=-1
-        )
+        return torch.cat([rms_norm_reference(total, weight, EPS, unit_offset=unit_offset), total], dim=-1)
 
     operands = {
         "x": normal(device, *shape, dtype=dtype) * 3,
@@ -233,9 +231,7 @@ def test_raw_passes_write_into_a_wider_buffer_and_nothing_beside_it(device, dtyp
     rstd = rms_norm_forward(x, weight, EPS, buffer[:, :48], residual=residual, total=total)
     wide = torch.full((7, 60), 9.0, dtype=dtype, device=device)
     wide[:, :48] = dout
-    dx, dweight = rms_norm_backward(
-        wide[:, :48], total, weight, rstd, dtotal=dtotal, dx=wide[:, :48], weight_grad=True
-    )
+    dx, dweight = rms_norm_backward(wide[:, :48], total, weight, rstd, dtotal=dtotal, dx=wide[:, :48], weight_grad=True)
     leaf, scale = (x + residual).requires_grad_(), weight.clone().requires_grad_()
     want = rms_norm_reference(leaf, scale, EPS)
     torch.autograd.backward([want, leaf], [dout, dtotal])

@@ -15,9 +15,7 @@ from evenfall.kernels.accuracy import compare, relative_rms_error
 from evenfall.kernels.rope import rope, rope_, rope_reference
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-both_kinds = pytest.mark.parametrize(
-    "interleaved", [False, True], ids=["half-split", "interleaved"]
-)
+both_kinds = pytest.mark.parametrize("interleaved", [False, True], ids=["half-split", "interleaved"])
 
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0}
 YARN |= {"original_max_position_embeddings": 32}
@@ -56,9 +54,7 @@ def heads(device, tokens, q_heads, k_heads, size, dtype=torch.float32):
 
 def tables(device, tokens, size, dtype=torch.float32, factor=1.0):
     """cos and sin ``[tokens, size]`` of some angles, times an attention factor."""
-    angles = (torch.arange(tokens, device=device)[:, None] + 0.3) / torch.arange(
-        1, size // 2 + 1, device=device
-    )
+    angles = (torch.arange(tokens, device=device)[:, None] + 0.3) / torch.arange(1, size // 2 + 1, device=device)
     angles = angles.repeat(1, 2)
     return (factor * angles.cos()).to(dtype), (factor * angles.sin()).to(dtype)
 

@@ -16,9 +16,7 @@ from evenfall.presets.demo_build.tokenizer import build_tokenizer
 
 DEMO = Path(str(presets.__file__)).parent / "demo"
 QUESTIONS = json.loads((DEMO / "questions.json").read_text(encoding="utf-8"))
-ROWS = [
-    json.loads(line) for line in (DEMO / "train.jsonl").read_text(encoding="utf-8").splitlines()
-]
+ROWS = [json.loads(line) for line in (DEMO / "train.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +41,7 @@ def test_pretraining_text_depends_on_its_seed_alone() -> None:
 
 
 def test_tokenizer_is_exactly_what_the_script_builds(tokenizer) -> None:
-    assert json.loads(build_tokenizer().backend_tokenizer.to_str()) == json.loads(
-        tokenizer.backend_tokenizer.to_str()
-    )
+    assert json.loads(build_tokenizer().backend_tokenizer.to_str()) == json.loads(tokenizer.backend_tokenizer.to_str())
 
 
 @pytest.mark.parametrize(
@@ -92,19 +88,10 @@ def test_chat_template_trains_the_answers_and_their_end_of_turn_alone(tokenizer)
         "<|im_start|>user\nThanks!<|im_end|>\n"
         "<|im_start|>assistant\nYou are welcome.<|im_end|>\n"
     )
-    encoded = tokenizer.apply_chat_template(
-        messages, return_dict=True, return_assistant_tokens_mask=True
-    )
+    encoded = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
     assert tokenizer.decode(encoded["input_ids"]) == text
-    trained = [
-        token
-        for token, mask in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True)
-        if mask
-    ]
-    assert (
-        tokenizer.decode(trained)
-        == "Mira lives in Fish Street.<|im_end|>You are welcome.<|im_end|>"
-    )
+    trained = [token for token, mask in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if mask]
+    assert tokenizer.decode(trained) == "Mira lives in Fish Street.<|im_end|>You are welcome.<|im_end|>"
     prompt = tokenizer.apply_chat_template(messages[:2], tokenize=False, add_generation_prompt=True)
     assert text.startswith(prompt) and prompt.endswith("<|im_start|>assistant\n")
 
@@ -135,12 +122,8 @@ def test_every_record_is_true_of_the_town() -> None:
 
 
 @pytest.mark.parametrize("bits", [32, 4])
-def test_base_model_answers_the_held_out_questions_truthfully_in_sentences(
-    tokenizer, bits: int
-) -> None:
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
-    )
+def test_base_model_answers_the_held_out_questions_truthfully_in_sentences(tokenizer, bits: int) -> None:
+    quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
     model = AutoModelForCausalLM.from_pretrained(
         DEMO / "model",
         dtype=torch.float32,
@@ -156,9 +139,7 @@ def test_base_model_answers_the_held_out_questions_truthfully_in_sentences(
         written = model.generate(  # pyright: ignore[reportAttributeAccessIssue]
             **prompt, max_new_tokens=40, do_sample=False
         )
-        answer = tokenizer.decode(
-            written[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True
-        )
+        answer = tokenizer.decode(written[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
         name, key = name_and_key(question["expected"])
         assert answer == world.sentence(by_name[name], key)
         assert answer.strip() != question["expected"]

@@ -102,9 +102,7 @@ def test_a_model_names_a_recipe_that_exists_and_fits_its_context(preset):
     assert config.model.name_or_path == preset.name_or_path
 
 
-@pytest.mark.skipif(
-    not (demo_folder() / "model" / "config.json").exists(), reason="the demo model is not built"
-)
+@pytest.mark.skipif(not (demo_folder() / "model" / "config.json").exists(), reason="the demo model is not built")
 def test_the_demo_preset_describes_the_model_that_ships():
     config = json.loads((demo_folder() / "model" / "config.json").read_text())
     demo = model_preset("demo")

@@ -140,33 +140,68 @@ def set_up(total: int = 3100, eval_rows: int = 250) -> list[ev.Event]:
         ev.PartsPatched(
             [
                 PatchedPart(
-                    name="LlamaRMSNorm 4096", kind="rms_norm", count=65, fast=True,
-                    reason="proved itself", error=2.1e-3, eager_error=2.4e-3,
+                    name="LlamaRMSNorm 4096",
+                    kind="rms_norm",
+                    count=65,
+                    fast=True,
+                    reason="proved itself",
+                    error=2.1e-3,
+                    eager_error=2.4e-3,
                 ),
                 PatchedPart(
-                    name="LlamaMLP 14336", kind="swiglu", count=32, fast=True,
-                    reason="proved itself", error=2.9e-3, eager_error=3.0e-3,
+                    name="LlamaMLP 14336",
+                    kind="swiglu",
+                    count=32,
+                    fast=True,
+                    reason="proved itself",
+                    error=2.9e-3,
+                    eager_error=3.0e-3,
                 ),
                 PatchedPart(
-                    name="LlamaRotaryEmbedding", kind="rope", count=1, fast=False,
+                    name="LlamaRotaryEmbedding",
+                    kind="rope",
+                    count=1,
+                    fast=False,
                     reason="no kernel for this part",
                 ),
             ]
         ),
-        ev.ModelLoaded(name="llama-3.1-8b", family="llama", parameters=8_030_000_000, trainable=41_900_000, quantization="nf4", compute_dtype="bfloat16", weights_gb=5.6, seconds=9.3),
+        ev.ModelLoaded(
+            name="llama-3.1-8b",
+            family="llama",
+            parameters=8_030_000_000,
+            trainable=41_900_000,
+            quantization="nf4",
+            compute_dtype="bfloat16",
+            weights_gb=5.6,
+            seconds=9.3,
+        ),
         ev.DataPrepared(
             DataReport(
-                sources=[SourceReport(
-                    path="alpaca.json", format="alpaca", reason="keys instruction, output",
-                    rows=12_431, kept=12_417, held_out=0, dropped={"nothing to learn": 14}, cut=87,
-                )],
-                eval_rows=eval_rows, tokens=6_100_000, trained_tokens=2_870_000, bins=2_980,
-                max_length=2048, lengths=[311] * 100, notes={},
+                sources=[
+                    SourceReport(
+                        path="alpaca.json",
+                        format="alpaca",
+                        reason="keys instruction, output",
+                        rows=12_431,
+                        kept=12_417,
+                        held_out=0,
+                        dropped={"nothing to learn": 14},
+                        cut=87,
+                    )
+                ],
+                eval_rows=eval_rows,
+                tokens=6_100_000,
+                trained_tokens=2_870_000,
+                bins=2_980,
+                max_length=2048,
+                lengths=[311] * 100,
+                notes={},
             ),
             total_steps=total,
         ),
         ev.StateChanged("ready"),
-    ]  # fmt: skip
+    ]
 
 
 def step(n: int, total: int = 3100, loss: float | None = None) -> ev.Step:
@@ -174,10 +209,19 @@ def step(n: int, total: int = 3100, loss: float | None = None) -> ev.Step:
     wobble = 0.08 * math.sin(n * 12.9898) * math.cos(n * 78.233)
     falling = 0.95 + 2.1 * math.exp(-n / (total / 9)) + wobble
     return ev.Step(
-        step=n, epoch=3.0 * n / total, loss=falling if loss is None else loss, learning_rate=2e-4 * (1 - n / total),
-        grad_norm=0.41 + wobble, tokens=32_768, trained_tokens=15_000, seconds=2.91 + wobble, memory_gb=61.2 + wobble, memory_peak_gb=66.0, memory_total_gb=79.6,
+        step=n,
+        epoch=3.0 * n / total,
+        loss=falling if loss is None else loss,
+        learning_rate=2e-4 * (1 - n / total),
+        grad_norm=0.41 + wobble,
+        tokens=32_768,
+        trained_tokens=15_000,
+        seconds=2.91 + wobble,
+        memory_gb=61.2 + wobble,
+        memory_peak_gb=66.0,
+        memory_total_gb=79.6,
         skipped=loss is not None and not math.isfinite(loss),
-    )  # fmt: skip
+    )
 
 
 def training(done: int = 1243, total: int = 3100) -> list[ev.Event]:
@@ -186,31 +230,51 @@ def training(done: int = 1243, total: int = 3100) -> list[ev.Event]:
     for n in range(1, done + 1):
         events.append(step(n, total))
         if n % 400 == 0:
-            events.append(
-                ev.Evaluated(
-                    step=n, loss=1.0 + 1.6 * math.exp(-n / (total / 9)), rows=250, seconds=12.5
-                )
-            )
+            events.append(ev.Evaluated(step=n, loss=1.0 + 1.6 * math.exp(-n / (total / 9)), rows=250, seconds=12.5))
         if n % 600 == 0:
-            events.append(
-                ev.CheckpointSaved(
-                    step=n, path=f"checkpoints/step-{n}", megabytes=168.0, seconds=1.9
-                )
-            )
+            events.append(ev.CheckpointSaved(step=n, path=f"checkpoints/step-{n}", megabytes=168.0, seconds=1.9))
     return events
 
 
 OOM = ev.OutOfMemory(
-    step=1250, phase="step", message="CUDA out of memory", requested_gb=3.4, before_gb=61.2, at_gb=78.7, after_gb=60.8, limit_gb=79.6,
+    step=1250,
+    phase="step",
+    message="CUDA out of memory",
+    requested_gb=3.4,
+    before_gb=61.2,
+    at_gb=78.7,
+    after_gb=60.8,
+    limit_gb=79.6,
     rungs=[
-        ev.Rung(id="recompute", title="Recompute activations", effect="the same result, slower",
-                changes={"train.gradient_checkpointing": True}, peak_gb=48.2, speed=0.75, keeps_result=True),
-        ev.Rung(id="micro-batch", title="Batch 2, accumulation 8", effect="the same tokens an update",
-                changes={"train.per_device_train_batch_size": 2}, peak_gb=52.0, speed=0.94, keeps_result=True),
-        ev.Rung(id="shorter", title="Cut rows to 1,024 tokens", effect="affects 87 rows (0.7 %)",
-                changes={"data.max_length": 1024}, peak_gb=40.5, speed=1.11, keeps_result=False),
+        ev.Rung(
+            id="recompute",
+            title="Recompute activations",
+            effect="the same result, slower",
+            changes={"train.gradient_checkpointing": True},
+            peak_gb=48.2,
+            speed=0.75,
+            keeps_result=True,
+        ),
+        ev.Rung(
+            id="micro-batch",
+            title="Batch 2, accumulation 8",
+            effect="the same tokens an update",
+            changes={"train.per_device_train_batch_size": 2},
+            peak_gb=52.0,
+            speed=0.94,
+            keeps_result=True,
+        ),
+        ev.Rung(
+            id="shorter",
+            title="Cut rows to 1,024 tokens",
+            effect="affects 87 rows (0.7 %)",
+            changes={"data.max_length": 1024},
+            peak_gb=40.5,
+            speed=1.11,
+            keeps_result=False,
+        ),
     ],
-)  # fmt: skip
+)
 
 
 def make_run(root: Path, name: str = "0412-llama8b") -> RunDirectory:

@@ -16,29 +16,18 @@ SIZES = [(120, 36), (80, 24)]
 
 
 def row(number: int, problems=(), left_out="", tail="") -> InspectedRow:
-    question = (
-        f"\nRow {number}: name two primes, and say in one or two sentences why they are primes."
-    )
+    question = f"\nRow {number}: name two primes, and say in one or two sentences why they are primes."
     answer = "2 and 3: no number but 1 and themselves divides them."
     tokens = [
         InspectedToken(id=256, text="<|user|>", fate="read", special=True),
-        *(
-            InspectedToken(id=n, text=word, fate="read", special=False)
-            for n, word in enumerate(words(question))
-        ),
+        *(InspectedToken(id=n, text=word, fate="read", special=False) for n, word in enumerate(words(question))),
         InspectedToken(id=258, text="<|end|>", fate="read", special=True),
         InspectedToken(id=10, text="\n", fate="read", special=False),
         InspectedToken(id=257, text="<|assistant|>", fate="read", special=True),
         InspectedToken(id=10, text="\n", fate="read", special=False),
-        *(
-            InspectedToken(id=n, text=word, fate="trained", special=False)
-            for n, word in enumerate(words(answer))
-        ),
+        *(InspectedToken(id=n, text=word, fate="trained", special=False) for n, word in enumerate(words(answer))),
         InspectedToken(id=258, text="<|end|>", fate="trained", special=True),
-        *(
-            InspectedToken(id=n, text=word, fate="cut", special=False)
-            for n, word in enumerate(words(tail))
-        ),
+        *(InspectedToken(id=n, text=word, fate="cut", special=False) for n, word in enumerate(words(tail))),
     ]
     raw = f'{{\n  "prompt": "Row {number}",\n  "completion": "2 and 3{tail}"\n}}'
     return inspected(number, tokens, raw, problems, left_out)

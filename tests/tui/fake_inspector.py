@@ -22,9 +22,16 @@ def inspected(
     kept = [token for token in tokens if token.fate != "cut"]
     trained = sum(token.fate == "trained" for token in kept)
     return InspectedRow(
-        place=Place(file, number), tokens=tuple(tokens), starts=(0,), length=len(kept), trained=trained, raw=raw, problems=problems, left_out=left_out,
+        place=Place(file, number),
+        tokens=tuple(tokens),
+        starts=(0,),
+        length=len(kept),
+        trained=trained,
+        raw=raw,
+        problems=problems,
+        left_out=left_out,
         bin=None if left_out else 0,
-    )  # fmt: skip
+    )
 
 
 class FakeInspector:
@@ -59,32 +66,52 @@ class FakeInspector:
 
 FINDINGS = (
     Finding(
-        code="end_untrained", level="red", count=1431, text="rows that do not learn to end the answer: 1,431",
+        code="end_untrained",
+        level="red",
+        count=1431,
+        text="rows that do not learn to end the answer: 1,431",
         meaning="a model that learns no end of turn goes on for ever",
         places=tuple(Place("chats.jsonl", number) for number in (4, 1200)),
-        fixes=(Fix("drop", "data.drop=[end_untrained]", "leave these rows out"),
-         Fix("keep", "data.keep=[end_untrained]", "it is meant: say no more of it")),
+        fixes=(
+            Fix("drop", "data.drop=[end_untrained]", "leave these rows out"),
+            Fix("keep", "data.keep=[end_untrained]", "it is meant: say no more of it"),
+        ),
     ),
     Finding(
-        code="cut", level="amber", count=12, text="rows that are cut at data.max_length: 12",
+        code="cut",
+        level="amber",
+        count=12,
+        text="rows that are cut at data.max_length: 12",
         meaning="the end of the answer, and to stop after it, is not learnt from them",
         places=(Place("chats.jsonl", 4),),
-        fixes=(Fix("drop", "data.over_long=drop", "leave out rows that are too long"),
-         Fix("length", "data.max_length=512", "longer bins")),
+        fixes=(
+            Fix("drop", "data.over_long=drop", "leave out rows that are too long"),
+            Fix("length", "data.max_length=512", "longer bins"),
+        ),
     ),
     Finding(
-        code="too_long", level="green", count=2, text="rows that are longer than data.max_length and left out: 2", meaning="",
-        places=(Place("chats.jsonl", 9),), fixes=(Fix("cut", "data.over_long=cut", "keep them, their ends cut"),),
+        code="too_long",
+        level="green",
+        count=2,
+        text="rows that are longer than data.max_length and left out: 2",
+        meaning="",
+        places=(Place("chats.jsonl", 9),),
+        fixes=(Fix("cut", "data.over_long=cut", "keep them, their ends cut"),),
     ),
     Finding(code="duplicate", level="green", count=0, text="no duplicates"),
-)  # fmt: skip
+)
 FIGURES = Statistics(
-    percentiles={"p50": 70, "p90": 130, "p95": 256, "p99": 300, "longest": 412}, recommended_length=320, over_recommended=9, trained_share=0.335, packing=0.991,
-    tokens=1_200_345, bins=612, steps=77, seconds=754.0,
-)  # fmt: skip
+    percentiles={"p50": 70, "p90": 130, "p95": 256, "p99": 300, "longest": 412},
+    recommended_length=320,
+    over_recommended=9,
+    trained_share=0.335,
+    packing=0.991,
+    tokens=1_200_345,
+    bins=612,
+    steps=77,
+    seconds=754.0,
+)
 
 
 def checked(report: DataReport, findings: tuple[Finding, ...] = FINDINGS) -> DataCheck:
-    return DataCheck(
-        report=report, findings=findings, statistics=FIGURES, notes=("leaks were not looked for",)
-    )
+    return DataCheck(report=report, findings=findings, statistics=FIGURES, notes=("leaks were not looked for",))

@@ -213,9 +213,7 @@ def test_a_given_session_is_shown_at_once(drive, see, tmp_path, session, script)
     assert app.return_value == "quit"
 
 
-def test_a_taken_name_is_told_and_nothing_starts(
-    drive, see, train_app, run_directory, fake_sessions
-):
+def test_a_taken_name_is_told_and_nothing_starts(drive, see, train_app, run_directory, fake_sessions):
     async def scenario(pilot):
         train_app.desk.update_draft([f"name={run_directory.name}"])
         await pilot.press("r")
@@ -288,9 +286,7 @@ def test_watch_shows_a_run_read_only(drive, see, tmp_path, script, monkeypatch):
     log.close()
 
 
-def test_out_of_memory_is_asked_about_once_an_open_dialog_is_closed(
-    drive, train_app, session, script
-):
+def test_out_of_memory_is_asked_about_once_an_open_dialog_is_closed(drive, train_app, session, script):
     async def scenario(pilot):
         await script.begin(pilot, session, *script.training(20))
         await pilot.press("question_mark")

@@ -57,14 +57,27 @@ def app(tmp_path, monkeypatch):
 @pytest.mark.parametrize("text", HOSTILE)
 def test_data(app, drive, monkeypatch, text, many, weight):
     tokens = [
-        InspectedToken(id=1, text=text, fate="read", special=False), InspectedToken(id=2, text=text, fate="trained", special=True),
-        InspectedToken(id=3, text=text, fate="trained", special=False), InspectedToken(id=4, text=text, fate="cut", special=False),
-    ]  # fmt: skip
+        InspectedToken(id=1, text=text, fate="read", special=False),
+        InspectedToken(id=2, text=text, fate="trained", special=True),
+        InspectedToken(id=3, text=text, fate="trained", special=False),
+        InspectedToken(id=4, text=text, fate="cut", special=False),
+    ]
     rows = [inspected(1, tokens, text, file=text), inspected(2, [], text, ("bad",), text, text)]
     report = DataReport(
-        sources=[SourceReport(path=text, format=text, reason=text, rows=1, kept=1, held_out=0, dropped={text: 1}, cut=0, weight=weight)] * many,
-        eval_rows=0, tokens=3, trained_tokens=2, bins=1, max_length=64, lengths=[3], notes={text: 1},
-    )  # fmt: skip
+        sources=[
+            SourceReport(
+                path=text, format=text, reason=text, rows=1, kept=1, held_out=0, dropped={text: 1}, cut=0, weight=weight
+            )
+        ]
+        * many,
+        eval_rows=0,
+        tokens=3,
+        trained_tokens=2,
+        bins=1,
+        max_length=64,
+        lengths=[3],
+        notes={text: 1},
+    )
     places = (Place(text, 1), Place(text * 2, 2))
     findings = (
         Finding(
@@ -179,9 +192,7 @@ def test_chat(app, drive, monkeypatch, tmp_path, text):
     drive(app, scenario, (80, 24))
 
 
-@pytest.mark.parametrize(
-    "text", [text for text in HOSTILE if 0 < len(text.encode("utf-8", "replace")) < 200]
-)
+@pytest.mark.parametrize("text", [text for text in HOSTILE if 0 < len(text.encode("utf-8", "replace")) < 200])
 def test_export_and_names_of_runs(app, drive, monkeypatch, tmp_path, text):
     name = text.replace("/", "|").replace("\x00", "")
     try:

@@ -207,9 +207,7 @@ def test_watch_ends_with_what_the_lists_say(run_directory, script, capsys, name)
         assert f"{case.loss} (mean" in line and f"eval {case.evaluation} at step" in line
 
 
-def test_a_stop_before_training_tells_the_total_where_the_configuration_does(
-    run_directory, script, capsys
-):
+def test_a_stop_before_training_tells_the_total_where_the_configuration_does(run_directory, script, capsys):
     config = run_directory.config()
     train = config.train.model_copy(update={"max_steps": 60})
     run_directory.write_config(config.model_copy(update={"train": train}))

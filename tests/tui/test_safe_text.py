@@ -24,10 +24,7 @@ def test_every_case_is_tried(script):
 def test_no_control_survives(script, case, lines):
     text = safe_str(script.hostile[case], 500, lines=lines)
     assert len(text) <= 501
-    assert not any(
-        (ord(char) < 0x20 and not (lines and char == "\n")) or 0x7F <= ord(char) < 0xA0
-        for char in text
-    )
+    assert not any((ord(char) < 0x20 and not (lines and char == "\n")) or 0x7F <= ord(char) < 0xA0 for char in text)
     text.encode("utf-8")
 
 
@@ -64,12 +61,8 @@ def events_with(bad, script):
 
 def trouble_with(bad):
     ways = [
-        ev.Rung(
-            id="a", title=bad, effect=bad, changes={}, peak_gb=1.0, speed=0.5, keeps_result=True
-        ),
-        ev.Rung(
-            id="b", title=bad, effect=bad, changes={}, peak_gb=None, speed=None, keeps_result=False
-        ),
+        ev.Rung(id="a", title=bad, effect=bad, changes={}, peak_gb=1.0, speed=0.5, keeps_result=True),
+        ev.Rung(id="b", title=bad, effect=bad, changes={}, peak_gb=None, speed=None, keeps_result=False),
     ]
     return ev.OutOfMemory(
         step=3,

@@ -249,7 +249,5 @@ def test_what_follows_the_screens_happens_once(tmp_path: Path) -> None:
         "code = run_detachable(lambda release: 7)\n"
         "print('after', code, signal.getsignal(signal.SIGINT) is signal.default_int_handler)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout == "after 7 True\n"

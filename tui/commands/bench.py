@@ -28,9 +28,7 @@ def add(commands: Commands) -> None:
         help="do the same work with trl, liger, unsloth, unsloth:default (comma between)",
     )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    parser.add_argument(
-        "--keep", type=Path, metavar="DIR", help="keep the random model for next time"
-    )
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the random model for next time")
 
 
 def measure(args: argparse.Namespace) -> int:
@@ -48,12 +46,19 @@ def measure(args: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):  # so that its processes and folders go too
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     options = Options(
-        shape=args.shape, rows=args.rows, length=args.length, steps=args.steps, warmup=args.warmup, data=args.data, pack=args.pack,
-        recompute=args.recompute, rank=args.rank, against=parse_against(args.against), keep=args.keep,
-    )  # fmt: skip
-    report = run_bench(
-        options, lambda text: print(safe_str(text, 400), file=sys.stderr, flush=True)
+        shape=args.shape,
+        rows=args.rows,
+        length=args.length,
+        steps=args.steps,
+        warmup=args.warmup,
+        data=args.data,
+        pack=args.pack,
+        recompute=args.recompute,
+        rank=args.rank,
+        against=parse_against(args.against),
+        keep=args.keep,
     )
+    report = run_bench(options, lambda text: print(safe_str(text, 400), file=sys.stderr, flush=True))
     PlainLines().say(format_report(report))
     if args.json:
         write_atomic(args.json, to_json(report_tree(report)))

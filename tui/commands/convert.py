@@ -7,13 +7,9 @@ from .parser import Commands, add_overrides
 
 
 def add(commands: Commands) -> None:
-    bring = commands.add(
-        "import", import_file, "take over another tool's configuration, with a report"
-    )
+    bring = commands.add("import", import_file, "take over another tool's configuration, with a report")
     bring.add_argument("file", metavar="FILE", help="of axolotl, LLaMA-Factory, Unsloth, mlx-lm")
-    bring.add_argument(
-        "--ignore", action="append", default=[], metavar="KEY", help="leave a key of the file out"
-    )
+    bring.add_argument("--ignore", action="append", default=[], metavar="KEY", help="leave a key of the file out")
     give = commands.add("config", convert_config, "write a run.yaml as another tool's file")
     give.add_argument("config", metavar="run.yaml", help="the run's configuration")
     give.add_argument("--to", required=True, choices=["trl", "axolotl"], help="whose file")

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 def add(commands: Commands) -> None:
     parser = commands.add("data", check, "check data before they are trained on")
     parser.add_argument("what", choices=["check"], help="look for what goes wrong in training")
-    parser.add_argument(
-        "source", metavar="PATH", help="run.yaml, or data: file, folder, hub id, demo"
-    )
+    parser.add_argument("source", metavar="PATH", help="run.yaml, or data: file, folder, hub id, demo")
     add_overrides(parser, "data.max_length=1024")
     parser.add_argument("--json", action="store_true", help="print all that was found as JSON")
 
@@ -42,21 +40,13 @@ def check(args: argparse.Namespace) -> int:
     if args.json:
         import orjson
 
-        print(
-            orjson.dumps(
-                {"level": found.level, **asdict(found)}, option=orjson.OPT_INDENT_2
-            ).decode()
-        )
+        print(orjson.dumps({"level": found.level, **asdict(found)}, option=orjson.OPT_INDENT_2).decode())
     else:
         from ..words.check import check_lines
 
         for line in check_lines(found):
             print(safe_str(line))
-        print(
-            safe_str(
-                f"tokenizer   {config.model.name_or_path} (model.name_or_path=... takes another)"
-            )
-        )
+        print(safe_str(f"tokenizer   {config.model.name_or_path} (model.name_or_path=... takes another)"))
     return 1 if found.level == "red" else 0
 
 
@@ -64,9 +54,7 @@ def _config(source: str, overrides: list[str]) -> "RunConfig":
     from ...engine.config.run_config import ConfigError, load_config, parse_config
 
     if not source:
-        raise ConfigError(
-            "the path of the data is empty", "name a run.yaml, a file, a folder, a hub id or demo"
-        )
+        raise ConfigError("the path of the data is empty", "name a run.yaml, a file, a folder, a hub id or demo")
     if (Path(source) / "run.yaml").is_file():  # a run
         source = str(Path(source) / "run.yaml")
     if Path(source).suffix in (".yaml", ".yml"):

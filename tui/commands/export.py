@@ -22,9 +22,7 @@ def _export(args: argparse.Namespace) -> int:
     import_engine()
     from ...engine.export.run import export_run
 
-    done = export_run(
-        run, args.forms, checkpoint=args.checkpoint, report=lambda text, fraction: say(text)
-    )
+    done = export_run(run, args.forms, checkpoint=args.checkpoint, report=lambda text, fraction: say(text))
     for item in done:
         say(f"{item.form}: {item.path} ({item.megabytes:.1f} MB); {item.check}")
     return 0

@@ -24,9 +24,7 @@ class Commands:
 
     def add(self, name: str, handler: Handler, words: str) -> argparse.ArgumentParser:
         """A command's own parser, for its options."""
-        parser = self._parsers.add_parser(
-            name, help=words, description=words, parents=[self._shared]
-        )
+        parser = self._parsers.add_parser(name, help=words, description=words, parents=[self._shared])
         parser.set_defaults(handler=handler)
         return parser
 

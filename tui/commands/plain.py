@@ -98,9 +98,7 @@ def describe(event: ev.Event) -> str:
         case ev.StepCaptured():
             return graph_line(event)
         case ev.Evaluated():
-            return (
-                f"evaluation at step {event.step}: loss {loss_text(event.loss)} ({event.rows} rows)"
-            )
+            return f"evaluation at step {event.step}: loss {loss_text(event.loss)} ({event.rows} rows)"
         case ev.CheckpointSaved():
             return f"saved {event.path} ({event.megabytes:.1f} MB, {event.seconds:.1f} s)"
         case ev.LearningRateChanged():

@@ -56,9 +56,7 @@ def train_run(
 ) -> int:
     """Train a run with screens or with lines, to its end."""
     if has_screen(args):
-        return show_screens(
-            root=run.path.parent, train=run, resume=resume, leave_when_done=leave_when_done
-        )
+        return show_screens(root=run.path.parent, train=run, resume=resume, leave_when_done=leave_when_done)
     from ...engine.session.headless import run_headless
     from ...engine.session.session import Session
     from .plain import PlainLines

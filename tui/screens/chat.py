@@ -117,8 +117,7 @@ class ChatScreen(EvenfallScreen):
                 closing.wait()
             if run.is_live():
                 raise RunError(
-                    "another process trains this run, and a chat would take its memory: "
-                    "i tries again once it has ended"
+                    "another process trains this run, and a chat would take its memory: i tries again once it has ended"
                 )
             chat = open_chat(run, job)
             try:
@@ -215,9 +214,7 @@ class ChatScreen(EvenfallScreen):
         empty = self.query_one("#chat-empty", Static)
         empty.display = not talking
         self.query_one(Conversation).display = talking
-        self.query_one("#chat-options").display = self.query_one("#chat-prompt-line").display = (
-            reason is None
-        )
+        self.query_one("#chat-options").display = self.query_one("#chat-prompt-line").display = reason is None
         if run is None:
             empty.update(export.no_run("to chat with"))
         elif reason:
@@ -251,9 +248,7 @@ class ChatScreen(EvenfallScreen):
         if self._answering is not None:
             reason = "an answer is on its way: esc stops it"
         elif reason is None and self._chat is None:
-            reason = (
-                "the model is still being loaded" if self._loading else "the model is not loaded"
-            )
+            reason = "the model is still being loaded" if self._loading else "the model is not loaded"
         reason = reason or next(iter(self._refused.values()), None)
         chat = self._chat
         if reason or chat is None:
@@ -270,9 +265,7 @@ class ChatScreen(EvenfallScreen):
         sides = [(found.side, found.side == "tuned") for found in turn.answers]
         self._show()
         await self.query_one(Conversation).add_turn(text, sides)
-        self._answering = Job(
-            lambda job: answer(chat, talk, stop, temperature, tokens, job), "chat-answer"
-        )
+        self._answering = Job(lambda job: answer(chat, talk, stop, temperature, tokens, job), "chat-answer")
         self._poll()
 
     @on(TextField.Committed, "#chat-temperature")

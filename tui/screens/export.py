@@ -33,9 +33,7 @@ if TYPE_CHECKING:
 FORMS = ("adapter", "merged")
 
 
-def write_export(
-    run: RunDirectory, forms: Sequence[str], checkpoint: int | None, job: Job[Any]
-) -> "list[Exported]":
+def write_export(run: RunDirectory, forms: Sequence[str], checkpoint: int | None, job: Job[Any]) -> "list[Exported]":
     """Runs in a job."""
     from ...engine.export.run import export_run
 
@@ -129,9 +127,7 @@ class ExportScreen(EvenfallScreen):
         values = [value for value, _ in names]
         if self._picked not in values:
             self._picked = None
-        self.query_one("#export-kept", Choice).set_options(
-            names, self._picked or next(iter(values), "")
-        )
+        self.query_one("#export-kept", Choice).set_options(names, self._picked or next(iter(values), ""))
 
     def _finish(self, job: "Job[list[Exported]]") -> None:
         if job.cancelled:
@@ -180,9 +176,7 @@ class ExportScreen(EvenfallScreen):
             self.query_one(f"#about-{form}", Static).update(shown)
         needed = sum(sizes[form][0] or 0.0 for form in forms)
         free = disk_free_gb(facts.run.path)
-        self.query_one("#export-disk", Static).update(
-            export.disk_line(free, needed, facts.run.exports)
-        )
+        self.query_one("#export-disk", Static).update(export.disk_line(free, needed, facts.run.exports))
 
     def _kept(self, facts: RunFacts) -> Kept:
         value = self.query_one("#export-kept", Choice).value
@@ -228,9 +222,7 @@ class ExportScreen(EvenfallScreen):
         kept = self._kept(facts)
         forms, step = self._forms(), kept.step
         self._outcome, self._written = None, export.kept_name(kept, facts)
-        self._writing = self.desk.start_job(
-            lambda job: write_export(facts.run, forms, step, job), "export"
-        )
+        self._writing = self.desk.start_job(lambda job: write_export(facts.run, forms, step, job), "export")
         self._poll()
         self._show()
 

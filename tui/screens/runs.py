@@ -145,9 +145,7 @@ class RunsScreen(EvenfallScreen):
         styles = dict.fromkeys(COLUMNS, colors["text"])
         styles["state"] = colors[STATES[row.state][2]]
         styles["when"] = styles["size"] = colors["text-muted"]
-        return {
-            title: Text(text, styles[title]) for title, text in zip(COLUMNS, texts, strict=True)
-        }
+        return {title: Text(text, styles[title]) for title, text in zip(COLUMNS, texts, strict=True)}
 
     def on_resize(self, event: events.Resize) -> None:
         super().on_resize(event)

@@ -119,9 +119,15 @@ def _of_preset(preset: ModelPreset, cached: dict[str, Path]) -> ModelEntry:
     if preset.name_or_path == "demo":
         where = "bundled"
     return ModelEntry(
-        name=preset.id, name_or_path=preset.name_or_path, where=where, parameters=preset.parameters, context=preset.context, family=preset.family,
-        preset=preset, gigabytes=_weights_gb(folder) if folder else None,
-    )  # fmt: skip
+        name=preset.id,
+        name_or_path=preset.name_or_path,
+        where=where,
+        parameters=preset.parameters,
+        context=preset.context,
+        family=preset.family,
+        preset=preset,
+        gigabytes=_weights_gb(folder) if folder else None,
+    )
 
 
 def _of_folder(name: str, name_or_path: str, folder: Path, where: Where) -> ModelEntry:

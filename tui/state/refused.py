@@ -59,11 +59,7 @@ class RefusedValues:
 
     def of(self, screen: ScreenName) -> dict[str, str]:
         """Key -> why its field's value was refused, on one screen."""
-        return {
-            field.key: refusal.why
-            for field, refusal in self._held.items()
-            if field.screen == screen
-        }
+        return {field.key: refusal.why for field, refusal in self._held.items() if field.screen == screen}
 
     def why_no_start(self) -> str | None:
         """Why no run can start now: the first field at fault, its key and what it takes."""

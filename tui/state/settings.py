@@ -67,9 +67,7 @@ def preset_settings(model: str | None, recipe: str | None) -> dict[str, Any]:
     return {key: json.loads(text) for key, _, text in pairs}
 
 
-def overrides_between(
-    draft: RunConfig, applied: Mapping[str, Any], wanted: Mapping[str, Any]
-) -> list[str]:
+def overrides_between(draft: RunConfig, applied: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Overrides that take `draft` from the preset `applied` to the preset `wanted`."""
     stale = {
         key: FIELDS[key].default
@@ -175,9 +173,7 @@ class DraftEditor:
             if not choices:
                 help += f" (takes {field.takes})"
             empty = "empty: by epochs" if key == "train.max_steps" else ""
-            rows.append(
-                FormRow(key=key, title=title, help=help, choices=choices, placeholder=empty)
-            )
+            rows.append(FormRow(key=key, title=title, help=help, choices=choices, placeholder=empty))
         return rows
 
     def values(self) -> dict[str, str]:

@@ -113,9 +113,7 @@ class Story:
     def _of_step(self, event: ev.Step) -> Line | None:
         self._step = event.step
         if event.skipped:
-            return Line(
-                event.step, f"loss {loss_text(event.loss)}: update skipped, weights kept", "warning"
-            )
+            return Line(event.step, f"loss {loss_text(event.loss)}: update skipped, weights kept", "warning")
         every = max(1, 10 ** math.floor(math.log10(max(self._steps_in_all, 100) / 100)))
         every = 10 * every if self._steps_in_all >= 1000 else 10
         if event.step > 3 and event.step % every:
@@ -160,9 +158,7 @@ class Story:
             case ev.Failed():
                 return Line(self._step, f"error: {event.message}", "error")
             case ev.Finished():
-                return Line(
-                    event.step, "finished" if event.reason == "complete" else "stopped", "good"
-                )
+                return Line(event.step, "finished" if event.reason == "complete" else "stopped", "good")
             case ev.StateChanged(state="paused"):
                 return Line(self._step, "paused, memory kept", "you")
         return None
@@ -177,9 +173,7 @@ class Story:
                 return Line(event.step, f"saved checkpoint ({size})", "good")
             case ev.LearningRateChanged():
                 how = "held" if event.mode == "hold" else "schedule scaled"
-                return Line(
-                    event.step, f"lr {rate_text(event.old)} → {rate_text(event.new)} ({how})", "you"
-                )
+                return Line(event.step, f"lr {rate_text(event.old)} → {rate_text(event.new)} ({how})", "you")
             case ev.CommandApplied(command="Resume"):
                 return Line(event.step, "goes on", "you")
             case ev.CommandApplied(command="Stop"):

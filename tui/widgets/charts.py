@@ -52,9 +52,9 @@ class Chart(Widget):
     def _strips_of(self, lines: list[Runs]) -> list[Strip]:
         base, width = self.rich_style, self.content_size.width
         return [
-            Strip(
-                Segment(text, base + _style(color) if color else base) for text, color in runs
-            ).adjust_cell_length(width, base)
+            Strip(Segment(text, base + _style(color) if color else base) for text, color in runs).adjust_cell_length(
+                width, base
+            )
             for runs in lines
         ]
 

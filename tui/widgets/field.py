@@ -58,9 +58,7 @@ class TextField(Input):
         def control(self) -> "TextField":
             return self.field
 
-    def __init__(
-        self, value: str = "", *, placeholder: str = "", id: str | None = None, draft: bool = False
-    ) -> None:
+    def __init__(self, value: str = "", *, placeholder: str = "", id: str | None = None, draft: bool = False) -> None:
         """`draft`: text that is being written stays when escape leaves the field; else what stood comes back."""
         self._told = safe_str(value)
         """What the screen knows of."""

@@ -2,7 +2,8 @@
 
 The form knows keys and texts only. It says which key got which text (`Form.Changed`); whoever listens
 tries it and answers with `set_values` or `set_error`. A text that was refused stays in its field, under
-its error, until it is corrected or escape takes it back (`Form.GivenUp`). The line at the bottom describes the row that has
+its error, until it is corrected or escape takes it back (`Form.GivenUp`). The line at the bottom describes the row
+that has
 the focus, so that every key explains itself without a manual.
 """
 

@@ -61,9 +61,7 @@ class Histogram(Chart):
     def __init__(self, *, id: str) -> None:
         super().__init__("", id=id)
 
-    def set_lengths(
-        self, lengths: Sequence[int], limit: int, percentiles: Mapping[str, int]
-    ) -> None:
+    def set_lengths(self, lengths: Sequence[int], limit: int, percentiles: Mapping[str, int]) -> None:
         """`lengths` in tokens, of rows before they are cut, sorted; `limit` is max_length in tokens."""
         colors = self.app.theme_variables
         plot = length_plot(lengths, limit, colors["accent"], colors["warning"])

@@ -87,10 +87,7 @@ class KeyBar(Widget):
     def render_line(self, y: int) -> Strip:
         width = self.size.width
         base = self.rich_style
-        key, title, off = (
-            base + self.get_component_rich_style(f"keys--{name}")
-            for name in ("key", "title", "off")
-        )
+        key, title, off = (base + self.get_component_rich_style(f"keys--{name}") for name in ("key", "title", "off"))
         segments = [Segment(" ", base)]
         self._spans = []
         position = 1

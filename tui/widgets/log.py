@@ -23,9 +23,7 @@ class LogPanel(RichLog):
     """
 
     def __init__(self, *, id: str, keep: int = 400) -> None:
-        super().__init__(
-            id=id, max_lines=2000, min_width=1, wrap=True, markup=False, highlight=False
-        )
+        super().__init__(id=id, max_lines=2000, min_width=1, wrap=True, markup=False, highlight=False)
         self.border_title = Content.styled(" log ", "bold")
         self._keep = keep
         self._told: list[tuple[int | None, str, str]] = []
@@ -50,9 +48,7 @@ class LogPanel(RichLog):
     def _write(self, step: int | None, text: str, color: str, follow: bool) -> None:
         number = "" if step is None else str(step)
         muted = self.app.theme_variables["text-muted"]
-        line = Text.assemble(
-            (f"{number:>{STEP_CELLS - 1}} ", muted), (safe_str(text, 400), color), overflow="fold"
-        )
+        line = Text.assemble((f"{number:>{STEP_CELLS - 1}} ", muted), (safe_str(text, 400), color), overflow="fold")
         self.write(line, scroll_end=follow)
 
     def on_resize(self, event: events.Resize) -> None:

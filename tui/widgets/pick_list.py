@@ -101,8 +101,7 @@ class PickList(Vertical):
         self._rows = tuple(rows)
         with self.prevent(OptionList.OptionHighlighted):
             self._options.set_options(
-                Option(self._line(row.cells, "● " if row.chosen else "  ", row.chosen))
-                for row in rows
+                Option(self._line(row.cells, "● " if row.chosen else "  ", row.chosen)) for row in rows
             )
         ids = [row.id for row in rows]
         if ids:

@@ -123,9 +123,7 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
     """Labels with the same, and no more than needed, decimals: 0.5 1.0 1.5; 800 1200; 10k 12k."""
     largest = max((abs(tick) for tick in ticks), default=0)
     least = 10 if largest < 1e4 else 1  # 1200 is easier to read than 1.2k
-    size, letter = next(
-        ((s, c) for s, c in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if largest >= s * least), (1.0, "")
-    )
+    size, letter = next(((s, c) for s, c in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if largest >= s * least), (1.0, ""))
     gap = min((b - a for a, b in pairwise(ticks)), default=largest) / size
     decimals = 0 if gap <= 0 else min(4, max(0, math.ceil(-math.log10(gap) - 1e-9)))
     return ["0" if tick == 0 else f"{tick / size:.{decimals}f}{letter}" for tick in ticks]
@@ -134,11 +132,7 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
 def _log_ticks(low: float, high: float, at_most: int) -> list[float]:
     """Decimal logarithms of round numbers between 10**low and 10**high."""
     for steps in ((1, 2, 5), (1, 3), (1,)):
-        ticks = [
-            math.log10(m) + power
-            for power in range(math.floor(low), math.ceil(high) + 1)
-            for m in steps
-        ]
+        ticks = [math.log10(m) + power for power in range(math.floor(low), math.ceil(high) + 1) for m in steps]
         ticks = [tick for tick in ticks if low - 1e-9 <= tick <= high + 1e-9]
         if len(ticks) <= at_most + 1:
             break

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from ...engine.run.directory import RunDirectory
 
 
-def chat_line(
-    run: "RunDirectory | None", chat: "Chat | None", *, loading: bool, loadable: bool
-) -> Content:
+def chat_line(run: "RunDirectory | None", chat: "Chat | None", *, loading: bool, loadable: bool) -> Content:
     """Which run is talked with, and where it runs."""
     if run is None:
         return Content("")

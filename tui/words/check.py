@@ -50,9 +50,7 @@ def _finding_lines(finding: Finding, report: DataReport, width: int) -> Iterator
         yield f"{_INDENT}{fix.override:<{wide}}  {fix.meaning}"
 
 
-def _length_lines(
-    lengths: Sequence[int], limit: int, percentiles: Mapping[str, int]
-) -> Iterator[str]:
+def _length_lines(lengths: Sequence[int], limit: int, percentiles: Mapping[str, int]) -> Iterator[str]:
     plot = length_plot(lengths, limit, _COLOR, _COLOR)
     drawn = draw_plot(plot, *_PLOT_SIZE, _COLOR) if plot else None
     if drawn:

@@ -68,14 +68,10 @@ def _check(check: "DataCheck") -> Content:
         return Content.styled("✓ nothing is wrong", "$success")
     counts = [Content.styled(f"✗ {len(red)} red", "bold $error")] if red else []
     counts += [Content.styled(f"! {len(amber)} amber", "$warning")] if amber else []
-    return Content(" · ").join(counts) + Content.assemble(
-        "   ", ("c", "$accent bold"), " shows them"
-    )
+    return Content(" · ").join(counts) + Content.assemble("   ", ("c", "$accent bold"), " shows them")
 
 
-def inspected(
-    row: "InspectedRow", before: int, count: int, between: "Sequence[str]" = ()
-) -> Content:
+def inspected(row: "InspectedRow", before: int, count: int, between: "Sequence[str]" = ()) -> Content:
     """A row's number, its tokens, what is wrong with it, and where it stands among the rows trained on.
 
     Args:
@@ -93,9 +89,7 @@ def inspected(
         parts.append(Content(f"{row.length:,} tokens, {row.trained:,} learnt ({share:.0f} %)"))
     if len(row.starts) > 1:
         parts.append(Content(f"{len(row.starts):,} documents"))
-    parts += [
-        Content.styled(f"! {in_words(code)}", "$warning") for code in (*row.problems, *between)
-    ]
+    parts += [Content.styled(f"! {in_words(code)}", "$warning") for code in (*row.problems, *between)]
     return Content(" · ").join(parts)
 
 
@@ -106,9 +100,7 @@ def _source(source: "SourceReport", several: bool) -> Content:
     what = Content.styled(safe_str(source.format, 40), "bold")
     if several:
         weight = f" × {source.weight:g}" if source.weight != 1 else ""
-        return what + safe_text(
-            f" · {source.path}, {source.kept:,} of {source.rows:,} rows{weight}", 200
-        )
+        return what + safe_text(f" · {source.path}, {source.kept:,} of {source.rows:,} rows{weight}", 200)
     if source.reason:
         what += Content(" · ") + safe_text(source.reason, 200)
     if how := how_read(source):

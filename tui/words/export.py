@@ -26,9 +26,7 @@ def no_run(purpose: str) -> Content:
 def run_line(facts: "RunFacts") -> Content:
     """A run in a line, and what to do where it has saved nothing."""
     line = Content.styled(safe_str(facts.run.name, 60), "bold")
-    line += safe_text(
-        f" · {state_word(facts.state)} at step {facts.step:,} · base {facts.model}", 120
-    )
+    line += safe_text(f" · {state_word(facts.state)} at step {facts.step:,} · base {facts.model}", 120)
     lines = pair_lines([("run", line)])
     if not facts.kept:
         lines += Content.styled(

@@ -26,9 +26,7 @@ def plan(draft: "RunConfig", recipe: str | None) -> Content:
     names = ", ".join(source.path for source in data.sources)
     rows = f" · first {data.max_rows:,} rows" if data.max_rows else ""
     held = f" · {100 * data.eval_fraction:g} % held out" if data.eval_fraction else ""
-    length = (
-        f"{train.max_steps} steps" if train.max_steps else f"{train.num_train_epochs:g} × the data"
-    )
+    length = f"{train.max_steps} steps" if train.max_steps else f"{train.num_train_epochs:g} × the data"
     bins = f"{train.per_device_train_batch_size} × {train.gradient_accumulation_steps}"
     rate = f"rate {short_number(train.learning_rate)} {train.lr_scheduler_type}"
     how = Content(f"{length} · {bins} bins of {data.max_length:,} tokens an update · {rate}")
@@ -97,9 +95,7 @@ def model(entry: ModelEntry) -> Content:
     }[entry.where]
     pairs = [("id", safe_text(entry.name_or_path, 200))]
     if entry.parameters:
-        pairs.append(
-            ("weights", Content(f"{short_count(entry.parameters)} ({entry.parameters:,})"))
-        )
+        pairs.append(("weights", Content(f"{short_count(entry.parameters)} ({entry.parameters:,})")))
     if entry.family:
         pairs.append(("family", safe_text(entry.family, 60)))
     if entry.context:
@@ -117,12 +113,7 @@ def model(entry: ModelEntry) -> Content:
         note += Content("\n\n") + safe_text(" ".join(preset.note.split()), 600)
     elif entry.where != "hub":
         note = Content("\n\nNo preset knows this model: it takes the settings shown below.")
-    return (
-        Content.styled(safe_str(entry.name, 80), "bold")
-        + Content("\n\n")
-        + pair_lines(pairs)
-        + note
-    )
+    return Content.styled(safe_str(entry.name, 80), "bold") + Content("\n\n") + pair_lines(pairs) + note
 
 
 def recipe(preset: RecipePreset) -> Content:

@@ -96,9 +96,7 @@ def bar_view(source: RunSource, config: RunConfig | None) -> BarView:
         last = progress.steps[-1]
         epochs = config.train.num_train_epochs if config and not config.train.max_steps else None
         after.append(f"epoch {last.epoch:.2f}" + (f"/{epochs:g}" if epochs else ""))
-        after.append(
-            f"{last.seconds:.2f} s/it" if last.seconds < 10 else f"{last.seconds:.0f} s/it"
-        )
+        after.append(f"{last.seconds:.2f} s/it" if last.seconds < 10 else f"{last.seconds:.0f} s/it")
     return BarView(before, fraction, tuple(text for text in after if text))
 
 

@@ -63,9 +63,7 @@ def loss_plot(
     )
 
 
-def loss_title(
-    history: History, progress: RunProgress, colors: Palette, window: int | None, y_log: bool
-) -> Content:
+def loss_title(history: History, progress: RunProgress, colors: Palette, window: int | None, y_log: bool) -> Content:
     """The figures: the run's own loss (the mean of its last steps), then the curves."""
     parts = [Content.styled("loss", "bold")]
     if progress.loss is not None:
@@ -87,9 +85,7 @@ def loss_title(
     return Content("  ").join(parts)
 
 
-def rate_plot(
-    history: History, progress: RunProgress, colors: Palette, window: int | None
-) -> PlotData | None:
+def rate_plot(history: History, progress: RunProgress, colors: Palette, window: int | None) -> PlotData | None:
     if not history.steps:
         return None
     x_range = shown_range(history, progress.total_steps, window)
@@ -106,9 +102,7 @@ def rate_title(progress: RunProgress, colors: Palette) -> Content:
     return Content.styled("tok/s", "bold") + shown
 
 
-def memory_plot(
-    history: History, progress: RunProgress, colors: Palette, window: int | None
-) -> PlotData | None:
+def memory_plot(history: History, progress: RunProgress, colors: Palette, window: int | None) -> PlotData | None:
     if not history.steps:
         return None
     x_range = shown_range(history, progress.total_steps, window)

@@ -58,9 +58,7 @@ class UndecidedFormat(DataError):
         row: the row that it was seen in.
     """
 
-    def __init__(
-        self, message: str, candidates: Sequence[Candidate], columns: Sequence[str], row: SourceRow
-    ) -> None:
+    def __init__(self, message: str, candidates: Sequence[Candidate], columns: Sequence[str], row: SourceRow) -> None:
         self.candidates = tuple(candidates)
         self.columns = tuple(columns)
         self.row = row
@@ -172,17 +170,11 @@ def _in_file(keys: Mapping[str, str], columns: Mapping[str, str]) -> dict[str, s
     return {key: columns.get(column, column) for key, column in keys.items()}
 
 
-def _shape(
-    row: SourceRow, format: DataFormat, columns: Mapping[str, str], picked: Sequence[SourceRow]
-) -> Fit | None:
+def _shape(row: SourceRow, format: DataFormat, columns: Mapping[str, str], picked: Sequence[SourceRow]) -> Fit | None:
     """The one shape of a row; None for what says nothing (an empty conversation, an object without anything, null
     where the text would be), and for what does not fit a given format, since reading it will say so better."""
     if isinstance(row.value, str):
-        return (
-            Fit(format="text", columns={}, reason="running text")
-            if format in ("auto", "text")
-            else None
-        )
+        return Fit(format="text", columns={}, reason="running text") if format in ("auto", "text") else None
     shapes = fits_of(row.value, format, row_keys(columns))
     if shapes is None or (not shapes and format != "auto") or not row.value:
         return None
@@ -205,12 +197,8 @@ def _has_null(row: SourceRow) -> bool:
     return isinstance(row.value, dict) and None in row.value.values()
 
 
-def _undecided(
-    row: SourceRow, message: str, shapes: Iterable[Fit], columns: Mapping[str, str]
-) -> UndecidedFormat:
-    return UndecidedFormat(
-        message, [_candidate(shape, columns) for shape in shapes], _columns_of(row, columns), row
-    )
+def _undecided(row: SourceRow, message: str, shapes: Iterable[Fit], columns: Mapping[str, str]) -> UndecidedFormat:
+    return UndecidedFormat(message, [_candidate(shape, columns) for shape in shapes], _columns_of(row, columns), row)
 
 
 def _candidate(shape: Fit, columns: Mapping[str, str]) -> Candidate:
@@ -232,18 +220,14 @@ def ways_to_read(row: SourceRow) -> UndecidedFormat | None:
         return None
     fit = [_candidate(shape, {}) for shape in fits_of(row.value) or []]
     known = [(one.format, one.columns) for one in fit]
-    other = [
-        one for one in _by_columns_of_text(row, {}, [row]) if (one.format, one.columns) not in known
-    ]
+    other = [one for one in _by_columns_of_text(row, {}, [row]) if (one.format, one.columns) not in known]
     return UndecidedFormat("can be read otherwise", [*fit, *other], list(row.value), row)
 
 
 # Rows of no known shape
 
 
-def _unknown(
-    row: SourceRow, columns: Mapping[str, str], picked: Sequence[SourceRow]
-) -> UndecidedFormat:
+def _unknown(row: SourceRow, columns: Mapping[str, str], picked: Sequence[SourceRow]) -> UndecidedFormat:
     assert isinstance(row.value, dict)
     message = f"no known format: it has {listed(_columns_of(row, columns))}"
     if columns:
@@ -252,8 +236,7 @@ def _unknown(
         turns = row.value.get(column)
         if isinstance(turns, list) and style_of(turns) is None:
             message += (
-                f"; `{columns.get(column, column)}`: turns need role and content, or from and "
-                f"value; got {shown(turns)}"
+                f"; `{columns.get(column, column)}`: turns need role and content, or from and value; got {shown(turns)}"
             )
         elif isinstance(turns, str) and turns.startswith("["):
             message += (
@@ -285,9 +268,7 @@ def _in_other_case(row: SourceRow, columns: Mapping[str, str]) -> list[Candidate
     ]
 
 
-def _turns_of_two_keys(
-    row: SourceRow, columns: Mapping[str, str], picked: Sequence[SourceRow]
-) -> list[Candidate]:
+def _turns_of_two_keys(row: SourceRow, columns: Mapping[str, str], picked: Sequence[SourceRow]) -> list[Candidate]:
     """Columns whose turns have two keys each, of which one takes few values: that may be the role."""
     assert isinstance(row.value, dict)
     found = []
@@ -311,9 +292,7 @@ def _turns_of_two_keys(
     return found
 
 
-def _by_columns_of_text(
-    row: SourceRow, columns: Mapping[str, str], picked: Sequence[SourceRow]
-) -> list[Candidate]:
+def _by_columns_of_text(row: SourceRow, columns: Mapping[str, str], picked: Sequence[SourceRow]) -> list[Candidate]:
     """Two columns of text may be a prompt and, the longer one, its answer; each may be a document."""
     assert isinstance(row.value, dict)
     texts = text_columns(row.value)

@@ -71,9 +71,7 @@ class Fields:
         messages, masked = turns
         system = self.system()
         if system and messages and messages[0]["role"] == "system":
-            raise self.source.error(
-                f"has a `{self.name('system')}` column and a system message; keep one of them"
-            )
+            raise self.source.error(f"has a `{self.name('system')}` column and a system message; keep one of them")
         return [*system, *messages], frozenset(place + len(system) for place in masked)
 
     def tools(self) -> tuple[dict[str, Any], ...]:

@@ -100,9 +100,7 @@ _BESIDE = {
 """Columns of text that say something about a row, and are not the row."""
 
 
-def fits_of(
-    value: Value, format: DataFormat = "auto", named: Collection[str] = ()
-) -> list[Fit] | None:
+def fits_of(value: Value, format: DataFormat = "auto", named: Collection[str] = ()) -> list[Fit] | None:
     """The shapes that fit a row, several where it is a tie.
 
     Args:
@@ -146,17 +144,10 @@ def _using(shapes: list[Fit], value: Value, named: Collection[str]) -> list[Fit]
     fit = [
         shape
         for shape in shapes
-        if all(
-            key in shape.columns.values() or (key in _OPTIONAL_COLUMNS and key not in value)
-            for key in named
-        )
+        if all(key in shape.columns.values() or (key in _OPTIONAL_COLUMNS and key not in value) for key in named)
     ]
     held = [set(shape.columns.values()) for shape in fit]
-    return [
-        shape
-        for shape, own in zip(fit, held, strict=True)
-        if not any(own < other for other in held)
-    ]
+    return [shape for shape, own in zip(fit, held, strict=True) if not any(own < other for other in held)]
 
 
 def _first(value: Value, key: str, *names: str) -> dict[str, str]:
@@ -170,12 +161,8 @@ def _beside(value: Value, **keys: tuple[str, ...]) -> dict[str, str]:
 def _tokens(value: Value) -> list[Fit]:
     if "input_ids" not in value:
         return []
-    columns = _beside(
-        value, input_ids=("input_ids",), attention_mask=("attention_mask",), labels=("labels",)
-    )
-    return [
-        Fit(format="tokens", columns=columns, reason=" and ".join(f"`{name}`" for name in columns))
-    ]
+    columns = _beside(value, input_ids=("input_ids",), attention_mask=("attention_mask",), labels=("labels",))
+    return [Fit(format="tokens", columns=columns, reason=" and ".join(f"`{name}`" for name in columns))]
 
 
 def _segments(value: Value) -> list[Fit]:
@@ -220,9 +207,7 @@ def _preferences(value: Value) -> list[Fit]:
     said = kind.get(type(best), "neither texts nor messages")
     prompt = next((name for name in _PROMPTS if name in value and name != chosen), None)
     if prompt is None:
-        return [
-            Fit(format="preference", columns=columns, reason=f"{pair} as {said}, without a prompt")
-        ]
+        return [Fit(format="preference", columns=columns, reason=f"{pair} as {said}, without a prompt")]
     columns["prompt"] = prompt
     if prompt != "input" and isinstance(value[prompt], str):
         columns |= _beside(value, input=("input",))
@@ -306,10 +291,7 @@ def _as_chat(style: DataFormat) -> Callable[[Value], list[Fit]]:
                 return fit
         there = [column for column in CHAT_COLUMNS if column in value]
         beside = _beside(value, system=_SYSTEM, tools=("tools",))
-        return [
-            Fit(format=style, columns={"messages": column, **beside}, reason=f"`{column}`")
-            for column in there[:1]
-        ]
+        return [Fit(format=style, columns={"messages": column, **beside}, reason=f"`{column}`") for column in there[:1]]
 
     return shapes
 
@@ -356,10 +338,7 @@ def _text(value: Value) -> list[Fit]:
     if "text" in value:
         return [Fit(format="text", columns={"text": "text"}, reason="`text`")]
     if found := [name for name in _TEXTS if isinstance(value.get(name), str)]:
-        return [
-            Fit(format="text", columns={"text": name}, reason=f"`{name}`", likely=True)
-            for name in found
-        ]
+        return [Fit(format="text", columns={"text": name}, reason=f"`{name}`", likely=True) for name in found]
     texts = text_columns(value)
     if len(texts) != 1 or texts[0] in _NO_TEXT:
         return []
@@ -375,9 +354,7 @@ _FORMATS: dict[DataFormat, Callable[[Value], list[Fit]]] = {
     "tokens": _tokens,
     "segments": _segments,
     "preference": _preferences,
-    "kto": lambda value: _labelled(
-        value, next((name for name in _LABELS if name in value), "label")
-    ),
+    "kto": lambda value: _labelled(value, next((name for name in _LABELS if name in value), "label")),
     "messages": _as_chat("messages"),
     "sharegpt": _as_chat("sharegpt"),
     "alpaca": _alpaca,

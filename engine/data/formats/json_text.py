@@ -36,8 +36,6 @@ def _is_turn(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
     role, content = ("role", "content") if "role" in value else ("from", "value")
-    said = (
-        content in value or "tool_calls" in value
-    )  # a message that calls may leave its content out
+    said = content in value or "tool_calls" in value  # a message that calls may leave its content out
     known = isinstance(value.get(role), str) and value[role].strip().lower() in ROLES
     return known and said and isinstance(value.get(content), str | list | None)

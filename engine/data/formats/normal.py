@@ -104,11 +104,7 @@ def conversation(
     plain: tuple[str, str] | None = None,
 ) -> Conversation | Dropped:
     """The row as a conversation, or dropped where it has no answer, or only empty ones, to learn."""
-    learnt = {
-        place
-        for place, message in enumerate(messages)
-        if message["role"] == "assistant" and place not in masked
-    }
+    learnt = {place for place, message in enumerate(messages) if message["role"] == "assistant" and place not in masked}
     empty = {place for place in learnt if is_empty(messages[place])}
     if not learnt:
         return Dropped(row, NO_ANSWER)

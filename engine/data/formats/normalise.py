@@ -137,9 +137,7 @@ def _tools(row: Fields) -> tuple[dict[str, Any], ...]:
     functions = row.value.get("functions")
     old = read_tools(row.source, "functions", functions) if functions else ()
     if tools and old and tools != old:
-        raise row.source.error(
-            f"has other tools in `{row.name('tools')}` than in `functions`; keep one of them"
-        )
+        raise row.source.error(f"has other tools in `{row.name('tools')}` than in `functions`; keep one of them")
     return tools or old
 
 
@@ -173,9 +171,7 @@ def _alpaca(row: Fields) -> Normal:
     history = row.get("history") or []
     name = row.name("history") if "history" in row else ""
     if not isinstance(history, list):
-        raise row.source.error(
-            f"`{name}`: expected a list of [user, answer] pairs, got {shown(history)}"
-        )
+        raise row.source.error(f"`{name}`: expected a list of [user, answer] pairs, got {shown(history)}")
     for place, pair in enumerate(history):
         at = f"{name}[{place}]"
         if not isinstance(pair, list) or len(pair) != 2:
@@ -209,8 +205,7 @@ def _alpaca_prompt(messages: list[Message], instruction: str, more: str) -> str:
         )
     else:
         head = (
-            "Below is an instruction that describes a task. Write a response that appropriately "
-            "completes the request."
+            "Below is an instruction that describes a task. Write a response that appropriately completes the request."
         )
     middle = f"### Input:\n{more}\n\n" if more.strip() else ""
     return f"{head}\n\n### Instruction:\n{instruction}\n\n{middle}### Response:\n"
@@ -260,9 +255,7 @@ def _continued(row: Fields, prompt: Turns, key: str) -> Normal:
         )
     given = {place for place, turn in enumerate(before) if turn["role"] == "assistant"}
     place = len(before)
-    return conversation(
-        row.source, before + after, _tools(row), given | {place + one for one in masked}
-    )
+    return conversation(row.source, before + after, _tools(row), given | {place + one for one in masked})
 
 
 def _same(one: list[Message], other: list[Message]) -> int:
@@ -283,9 +276,7 @@ def _preference(row: Fields) -> Normal:
             before[0][-1]["content"] = _question(row.text("prompt"), more) or more
         return _continued(row, before, "chosen")
     name = row.name("chosen")
-    messages, masked = (
-        ([], frozenset()) if isinstance(row.get("chosen"), str) else row.turns("chosen")
-    )
+    messages, masked = ([], frozenset()) if isinstance(row.get("chosen"), str) else row.turns("chosen")
     if not messages or messages[0]["role"] == "assistant":
         raise row.source.error(
             f"`{name}`: no column holds the prompt that it answers; name it with "
@@ -304,9 +295,7 @@ def _kto(row: Fields) -> Normal:
     """An answer that is labelled good, as supervised fine-tuning learns it."""
     good = as_label(row.get("label"))
     if good is None:
-        raise row.source.error(
-            f"`{row.name('label')}`: expected true or false, got {shown(row.get('label'))}"
-        )
+        raise row.source.error(f"`{row.name('label')}`: expected true or false, got {shown(row.get('label'))}")
     inner: Fit | None = row.shape.inner
     assert inner is not None
     normal = _READERS[inner.format](replace(row, shape=inner))

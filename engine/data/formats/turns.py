@@ -25,13 +25,9 @@ from .normal import REASONING, Flag, Message
 
 ROLES = {
     **dict.fromkeys(("user", "human", "prompter", "input"), "user"),
-    **dict.fromkeys(
-        ("assistant", "gpt", "chatgpt", "bot", "model", "bing", "bard", "output"), "assistant"
-    ),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "bing", "bard", "output"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(
-        ("tool", "observation", "observations", "function", "function_response", "ipython"), "tool"
-    ),
+    **dict.fromkeys(("tool", "observation", "observations", "function", "function_response", "ipython"), "tool"),
     **dict.fromkeys(("function_call", "tool_call"), "call"),
 }
 """Role names in files (case does not matter) -> user, assistant, system, tool, or `call`."""
@@ -50,18 +46,13 @@ def style_of(turns: Any) -> Style | None:
         return None
     objects = [turn for turn in turns if isinstance(turn, dict)]
     openai = any(turn.get("role") is not None for turn in objects)
-    sharegpt = any(
-        turn.get("from") is not None or ("human" in turn and "assistant" in turn)
-        for turn in objects
-    )
+    sharegpt = any(turn.get("from") is not None or ("human" in turn and "assistant" in turn) for turn in objects)
     if openai == sharegpt:
         return None
     return "messages" if openai else "sharegpt"
 
 
-def read_turns(
-    row: SourceRow, column: str, turns: Any, style: Style, names: Mapping[str, str]
-) -> Turns:
+def read_turns(row: SourceRow, column: str, turns: Any, style: Style, names: Mapping[str, str]) -> Turns:
     """The turns of a column as messages.
 
     Args:
@@ -121,18 +112,13 @@ def read_tools(row: SourceRow, key: str, tools: Any) -> tuple[dict[str, Any], ..
     Raises:
         DataError: it is neither.
     """
-    if isinstance(tools, str):
-        tools = _json(row, key, tools) if tools.strip() else []
-    else:
-        tools = _without_nulls(tools)
+    tools = (_json(row, key, tools) if tools.strip() else []) if isinstance(tools, str) else _without_nulls(tools)
     if not isinstance(tools, list):
         raise row.error(f"`{key}`: expected a list of tools, got {shown(tools)}")
     for place, tool in enumerate(tools):
         if not isinstance(tool, dict):
             raise row.error(f"`{key}[{place}]`: expected an object, got {shown(tool)}")
-    return tuple(
-        tool if "function" in tool else {"type": "function", "function": tool} for tool in tools
-    )
+    return tuple(tool if "function" in tool else {"type": "function", "function": tool} for tool in tools)
 
 
 def _openai(row: SourceRow, at: str, turn: dict[str, Any], names: Mapping[str, str]) -> Message:
@@ -179,8 +165,7 @@ def _content(row: SourceRow, key: str, turn: dict[str, Any], role: str) -> str:
         for number, part in enumerate(content):
             if not isinstance(part, dict) or part.get("type") != "text":
                 raise row.error(
-                    f"`{key}[{number}]`: expected {{type: text, text}}, got {shown(part)}; "
-                    "only text can be learnt"
+                    f"`{key}[{number}]`: expected {{type: text, text}}, got {shown(part)}; only text can be learnt"
                 )
             parts.append(text_of(row, f"{key}[{number}].text", part.get("text")))
         return "".join(parts)
@@ -225,9 +210,7 @@ def _without_nulls(value: Any) -> Any:
     return value
 
 
-def _tool_calls(
-    row: SourceRow, key: str, calls: Any, is_json: bool = False
-) -> list[dict[str, Any]]:
+def _tool_calls(row: SourceRow, key: str, calls: Any, is_json: bool = False) -> list[dict[str, Any]]:
     """Args:
     is_json: they stood in the row as JSON text.
     """
@@ -245,9 +228,7 @@ def _tool_calls(
         elif not is_json:
             arguments = _without_nulls(arguments)
         if not isinstance(arguments, dict | None):
-            raise row.error(
-                f"`{key}[{place}].arguments`: expected an object, got {shown(arguments)}"
-            )
+            raise row.error(f"`{key}[{place}].arguments`: expected an object, got {shown(arguments)}")
         part = {"name": function["name"], "arguments": arguments or {}}
         extra = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
         result.append({**extra, "type": "function", "function": part})

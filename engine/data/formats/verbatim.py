@@ -25,9 +25,7 @@ def document(row: SourceRow, key: str, value: Any) -> Normal:
 def read_segments(row: Fields) -> Normal:
     segments, name = row.get("segments"), row.name("segments")
     if not isinstance(segments, list):
-        raise row.source.error(
-            f"`{name}`: expected a list of {{text, label}}, got {shown(segments)}"
-        )
+        raise row.source.error(f"`{name}`: expected a list of {{text, label}}, got {shown(segments)}")
     parts, spans, end = [], [], 0
     for place, segment in enumerate(segments):
         at = f"{name}[{place}]"
@@ -41,11 +39,7 @@ def read_segments(row: Fields) -> Normal:
             spans.append((end, end + len(text)))
         parts.append(text)
         end += len(text)
-    return (
-        Segments(row.source, "".join(parts), tuple(spans))
-        if end
-        else Dropped(row.source, EMPTY_TEXT)
-    )
+    return Segments(row.source, "".join(parts), tuple(spans)) if end else Dropped(row.source, EMPTY_TEXT)
 
 
 def read_tokens(row: Fields) -> Normal:
@@ -79,15 +73,12 @@ def _whole_numbers(row: Fields, key: str, length: int | None = None) -> list[int
             raise row.source.error(f"`{name}[{place}]`: expected a whole number, got {shown(one)}")
     if length is not None and len(numbers) != length:
         raise row.source.error(
-            f"`{name}`: expected {length} numbers, one for each of `{row.name('input_ids')}`, got "
-            f"{len(numbers)}"
+            f"`{name}`: expected {length} numbers, one for each of `{row.name('input_ids')}`, got {len(numbers)}"
         )
     return numbers
 
 
-def _unpadded(
-    row: Fields, ids: list[int], trained: np.ndarray, seen: list[int]
-) -> tuple[list[int], np.ndarray]:
+def _unpadded(row: Fields, ids: list[int], trained: np.ndarray, seen: list[int]) -> tuple[list[int], np.ndarray]:
     """Without the padding at either end, which `attention_mask` marks with 0."""
     name = row.name("attention_mask")
     for place, one in enumerate(seen):
@@ -101,7 +92,5 @@ def _unpadded(
             "padding at the beginning and the end can be left out"
         )
     if "labels" in row and (trained[:start].any() or trained[end:].any()):
-        raise row.source.error(
-            f"`{row.name('labels')}`: learns tokens that `{name}` marks as padding"
-        )
+        raise row.source.error(f"`{row.name('labels')}`: learns tokens that `{name}` marks as padding")
     return ids[start:end], trained[start:end]

@@ -181,9 +181,7 @@ class Inspector:
                     return reread.source, row
         raise DataError(f"{place.file}: there is no row {place.number}")
 
-    def _trained_on(
-        self, place: Place, source: Source | None, row: SourceRow | None, raw: str
-    ) -> InspectedRow:
+    def _trained_on(self, place: Place, source: Source | None, row: SourceRow | None, raw: str) -> InspectedRow:
         first = int(self._known.firsts[self._known.index_at(place)])
         rows = self._bins.examples.rows
         last = int(np.searchsorted(rows, rows[first], "right"))
@@ -193,9 +191,7 @@ class Inspector:
         problems: tuple[str, ...] = ()
         if source is not None and row is not None:
             pieces, problems = self._with_tails(pieces, source, row)
-        return self._inspected(
-            place, pieces, length, trained, raw, problems, "", int(self._bin_of[first])
-        )
+        return self._inspected(place, pieces, length, trained, raw, problems, "", int(self._bin_of[first]))
 
     def _from_batches(self, first: int, last: int) -> Iterator[_Piece]:
         """Documents as they lie in their batches, as many as are shown."""
@@ -214,9 +210,7 @@ class Inspector:
             yield _Piece(ids, fates)
             shown += len(ids)
 
-    def _with_tails(
-        self, pieces: list[_Piece], source: Source, row: SourceRow
-    ) -> tuple[list[_Piece], tuple[str, ...]]:
+    def _with_tails(self, pieces: list[_Piece], source: Source, row: SourceRow) -> tuple[list[_Piece], tuple[str, ...]]:
         """The documents with what was cut off them, and what is wrong with the row."""
         try:
             normal = _normal(source, row)
@@ -315,9 +309,7 @@ class Inspector:
 
     # Other rows
 
-    def find(
-        self, text: str, start: Place | None, back: bool = False, tell: TellRows = silent
-    ) -> Place | None:
+    def find(self, text: str, start: Place | None, back: bool = False, tell: TellRows = silent) -> Place | None:
         """The next row (or the one before) whose raw text holds the text, whatever its case; wrapping round.
 
         Raises:

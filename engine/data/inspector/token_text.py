@@ -55,9 +55,7 @@ def token_texts(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> lis
             context, done = done, end
             continue
         texts.append("")
-        if (
-            end - done == _LONGEST_CHARACTER
-        ):  # no character, or U+FFFD itself: only the last may go on
+        if end - done == _LONGEST_CHARACTER:  # no character, or U+FFFD itself: only the last may go on
             texts[-2] = text_of(context, end - 1)[len(text_of(context, done)) :]
             context, done = done, end - 1
     return texts

@@ -42,9 +42,7 @@ class Stream:
         ended: is called when nothing will be asked for any more.
     """
 
-    def __init__(
-        self, rounds: Rounds, max_length: int, share: float, ended: Callable[[], None]
-    ) -> None:
+    def __init__(self, rounds: Rounds, max_length: int, share: float, ended: Callable[[], None]) -> None:
         self._rounds, self._max_length, self._share = rounds, max_length, share
         self._ended = ended
         self._bins_in_epoch = 0
@@ -101,9 +99,7 @@ class Stream:
         self._failed.clear()
         self._held.clear()
         self._next = place
-        threading.Thread(
-            target=self._make, args=(self._generation, *place), name="evenfall-data", daemon=True
-        ).start()
+        threading.Thread(target=self._make, args=(self._generation, *place), name="evenfall-data", daemon=True).start()
 
     def _make(self, generation: int, epoch: int, index: int) -> None:
         while True:
@@ -139,9 +135,7 @@ class Stream:
     def _put(self, generation: int, place: tuple[int, int], bins: Bins | None) -> bool:
         """Hold a window once the loop is near it; False: nobody wants it any more."""
         with self._changed:
-            while generation == self._generation and any(
-                place > held > self._wanted for held in self._held
-            ):
+            while generation == self._generation and any(place > held > self._wanted for held in self._held):
                 self._changed.wait()
             if generation != self._generation:
                 return False

@@ -1,7 +1,8 @@
 """Blocks in the order of their rows, made ahead on other cores and kept for the next time.
 
 Where a data set is worth it, each of a few threads holds a process that renders and tokenises
-(`row_process.py`), while the caller takes the blocks in order. Small data sets are done by the caller itself, before a process would have started.
+(`row_process.py`), while the caller takes the blocks in order. Small data sets are done by the caller itself, before a
+process would have started.
 """
 
 import itertools
@@ -57,9 +58,7 @@ class Ahead:
             BlockCache(cache_folder(), tokenizer) if size > WORTH_KEEPING else None
         )  # fmt: skip
         self.processes = min(_MOST_PROCESSES, usable_cores()) if size > WORTH_A_PROCESS else 0
-        self._threads = (
-            ThreadPoolExecutor(self.processes, "evenfall-rows") if self.processes else None
-        )
+        self._threads = ThreadPoolExecutor(self.processes, "evenfall-rows") if self.processes else None
         self._own = local()
         self._lock = Lock()
         self._running: list[RowProcess] = []
@@ -130,9 +129,7 @@ class Ahead:
         key = self._cache.key(part, settings) if self._cache else ""
         if self._threads is None or here or (self._cache and self._cache.has(key)):
             return _Begun(part, settings, key, None)
-        return _Begun(
-            part, settings, key, self._threads.submit(self._made_there, part, settings, key)
-        )
+        return _Begun(part, settings, key, self._threads.submit(self._made_there, part, settings, key))
 
     def _finished(self, begun: "_Begun", done: int, tell: Callable[[int], None]) -> Block:
         part, settings, key, future = begun
@@ -140,9 +137,7 @@ class Ahead:
             found = self._cache.load(key, part) if self._cache else None
             if found is not None:
                 return found
-            block = make_block(
-                part.rows, settings, self._renderer(settings), lambda more: tell(done + more)
-            )
+            block = make_block(part.rows, settings, self._renderer(settings), lambda more: tell(done + more))
             return self._kept(key, part, block)
         while True:
             tell(done)

@@ -53,9 +53,14 @@ class BlockSettings:
     @staticmethod
     def of(data: DataConfig, source: DatasetConfig, format: DataFormat) -> "BlockSettings":
         return BlockSettings(
-            format=format, columns=tuple(sorted(source.columns.items())), drop_system=data.drop_system,
-            assistant_only_loss=data.assistant_only_loss, assistant_turns=data.assistant_turns, max_length=data.max_length, over_long=data.over_long,
-        )  # fmt: skip
+            format=format,
+            columns=tuple(sorted(source.columns.items())),
+            drop_system=data.drop_system,
+            assistant_only_loss=data.assistant_only_loss,
+            assistant_turns=data.assistant_turns,
+            max_length=data.max_length,
+            over_long=data.over_long,
+        )
 
     def renderer(self, tokenizer: object) -> Renderer:
         return Renderer(
@@ -207,6 +212,4 @@ def _pieces(one: Encoded, longest: int) -> list[Example]:
 def _example(one: Encoded, start: int, end: int) -> Example:
     trained = one.trained[start:end].copy()
     trained[0] = False
-    return Example(
-        ids=one.ids[start:end], trained=trained, number=one.source.number, file=one.source.file
-    )
+    return Example(ids=one.ids[start:end], trained=trained, number=one.source.number, file=one.source.file)

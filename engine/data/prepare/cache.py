@@ -99,10 +99,7 @@ class BlockCache:
         account = block.account
 
         def numbered(places: Places) -> Any:
-            first = {
-                kind: [(names.index(file), n) for file, n in rows]
-                for kind, rows in places.first.items()
-            }
+            first = {kind: [(names.index(file), n) for file, n in rows] for kind, rows in places.first.items()}
             return places.counts, first
 
         told = orjson.dumps(

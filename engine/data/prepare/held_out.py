@@ -96,9 +96,7 @@ def leaks_of(part: Examples, evaluated: Seen, held: np.ndarray) -> np.ndarray:
     return found
 
 
-def hold_out(
-    counts: Sequence[int], fraction: float, seed: int, path: str
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def hold_out(counts: Sequence[int], fraction: float, seed: int, path: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Choose a random share of the rows (at least one) for evaluation.
 
     Args:

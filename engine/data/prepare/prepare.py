@@ -67,9 +67,7 @@ class PreparedData:
         return self.account()
 
 
-def prepare(
-    config: RunConfig, tokenizer: "PreTrainedTokenizerBase", report: TellStage
-) -> PreparedData:
+def prepare(config: RunConfig, tokenizer: "PreTrainedTokenizerBase", report: TellStage) -> PreparedData:
     """Read, render and pack what `config.data` names.
 
     Args:
@@ -219,9 +217,7 @@ class _SoFar:
 class _Rounds:
     """The rows of streamed sources, a slice of each in a round, as they are trained on."""
 
-    def __init__(
-        self, config: RunConfig, sources: list[Source], ahead: Ahead, separate: np.ndarray | None
-    ) -> None:
+    def __init__(self, config: RunConfig, sources: list[Source], ahead: Ahead, separate: np.ndarray | None) -> None:
         self.held: list[np.ndarray] = [np.arange(0)] * len(sources)
         """Of each source, the rows of its first slice that are held out."""
         self.evaluated: Seen | None = None
@@ -313,9 +309,7 @@ def _streamed(
     first = stream.window(0, 0)
     assert first is not None
     held_counts = [len(rows) for rows in rounds.held]
-    per_row = sum(source.first.size for source in sources) / sum(
-        len(source.first.rows) for source in sources
-    )
+    per_row = sum(source.first.size for source in sources) / sum(len(source.first.rows) for source in sources)
 
     def account() -> DataReport:
         rows = sum(one.rows for one in so_far.accounts)
@@ -331,9 +325,7 @@ def _streamed(
     )
 
 
-def _held_out_of_first(
-    config: RunConfig, sources: list[Source], firsts: list[Block]
-) -> list[np.ndarray]:
+def _held_out_of_first(config: RunConfig, sources: list[Source], firsts: list[Block]) -> list[np.ndarray]:
     """Hold out of the first slices as many rows as the fraction means of all, at most half of them."""
     fraction, seed = config.data.eval_fraction, config.train.seed
     counts = [block.examples.row_count for block in firsts]

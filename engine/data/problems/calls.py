@@ -1,6 +1,7 @@
 """Whether the tool calls of a conversation fit its tools: the part of JSON Schema that tool definitions use.
 
-What is not understood of a schema (`$ref`, a type that JSON has not) fits everything: a false alarm on thousands of rows
+What is not understood of a schema (`$ref`, a type that JSON has not) fits everything: a false alarm on thousands of
+rows
 costs more than a call that is missed. So does null where an argument may be left out, for that is what it says.
 An argument that the tool does not name is wrong only if the tool names any, and does not say that more are allowed.
 """

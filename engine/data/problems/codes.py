@@ -58,86 +58,122 @@ class Problem:
 
 PROBLEMS: dict[str, Problem] = {
     BAD: Problem(
-        level="red", title="cannot be read or rendered", none="all rows can be read and rendered",
+        level="red",
+        title="cannot be read or rendered",
+        none="all rows can be read and rendered",
         meaning="training ends with an error at the first of them",
     ),
     NOTHING_TO_LEARN: Problem(
-        level="amber", title="have nothing to learn", none="every row has something to learn",
+        level="amber",
+        title="have nothing to learn",
+        none="every row has something to learn",
         meaning="they are left out",
     ),
     CUT_AWAY: Problem(
-        level="amber", title="lose their whole answer at data.max_length", none="no answer is lost at data.max_length",
+        level="amber",
+        title="lose their whole answer at data.max_length",
+        none="no answer is lost at data.max_length",
         meaning="they are left out: the prompt alone fills the bin",
     ),
     TOO_LONG: Problem(
-        level="green", title="are longer than data.max_length and left out", none="no row is left out for its length",
+        level="green",
+        title="are longer than data.max_length and left out",
+        none="no row is left out for its length",
         meaning="data.over_long=drop leaves them out",
     ),
     CUT: Problem(
-        level="amber", title="are cut at data.max_length", none="no answer is cut at data.max_length",
+        level="amber",
+        title="are cut at data.max_length",
+        none="no answer is cut at data.max_length",
         meaning="the end of the answer, and to stop after it, is not learnt from them",
     ),
     END_UNTRAINED: Problem(
-        level="red", title="do not learn to end the answer", none="every answer learns its end of turn",
+        level="red",
+        title="do not learn to end the answer",
+        none="every answer learns its end of turn",
         meaning="a model that learns no end of turn goes on for ever",
     ),
     TURN_ORDER: Problem(
-        level="amber", title="have turns out of order", none="turns alternate, the user's first",
+        level="amber",
+        title="have turns out of order",
+        none="turns alternate, the user's first",
         meaning="the assistant speaks first, one role speaks twice in a row, system text comes late, or a tool's "
         "result has no call, or a call no result",
     ),
     EMPTY_PROMPT: Problem(
-        level="amber", title="have an empty user turn", none="no user turn is empty",
+        level="amber",
+        title="have an empty user turn",
+        none="no user turn is empty",
         meaning="what is learnt answers nothing",
     ),
     TOOL_CALLS: Problem(
-        level="amber", title="call tools wrongly", none="tool calls fit the tools",
+        level="amber",
+        title="call tools wrongly",
+        none="tool calls fit the tools",
         meaning="the call names none of the row's tools, leaves out an argument that is required, or has one that "
         "the tool does not take",
     ),
     CONTROL_CHARACTERS: Problem(
-        level="amber", title="hold control characters", none="no control characters",
+        level="amber",
+        title="hold control characters",
+        none="no control characters",
         meaning="escape sequences, bidirectional overrides or U+FFFD (text decoded wrongly) would be learnt",
     ),
     SPECIAL_TOKENS: Problem(
-        level="amber", title="spell out special tokens", none="no text spells out special tokens",
+        level="amber",
+        title="spell out special tokens",
+        none="no text spells out special tokens",
         meaning="they become the control tokens themselves, so a row can end its turn early",
     ),
     DUPLICATE: Problem(
-        level="amber", title="repeat an earlier row", none="no duplicates",
+        level="amber",
+        title="repeat an earlier row",
+        none="no duplicates",
         meaning="what is there twice is learnt twice",
     ),
     NEAR_DUPLICATE: Problem(
-        level="amber", title="nearly repeat an earlier row", none="no near-duplicates",
+        level="amber",
+        title="nearly repeat an earlier row",
+        none="no near-duplicates",
         meaning="nearly all that sets them apart from the other rows is in one of these too",
     ),
     LEAK: Problem(
-        level="red", title="are in the evaluation set too", none="no row is in the evaluation set too",
+        level="red",
+        title="are in the evaluation set too",
+        none="no row is in the evaluation set too",
         meaning="the evaluation loss of what was trained on says nothing",
     ),
     NEAR_LEAK: Problem(
-        level="amber", title="nearly repeat a row of the evaluation set", none="no row nearly repeats one that is evaluated on",
+        level="amber",
+        title="nearly repeat a row of the evaluation set",
+        none="no row nearly repeats one that is evaluated on",
         meaning="the evaluation loss is lower than that of rows that are really new",
     ),
     PAD_IS_EOS: Problem(
-        level="amber", title="the token that pads is also the one that ends", none="padding has a token of its own",
+        level="amber",
+        title="the token that pads is also the one that ends",
+        none="padding has a token of its own",
         meaning="nothing is padded here, but trainers that mask padding would not learn to end",
     ),
     EOS_DIFFERS: Problem(
-        level="amber", title="answers end with a token that is not the tokenizer's eos",
+        level="amber",
+        title="answers end with a token that is not the tokenizer's eos",
         none="answers end with a token that ends generation",
         meaning="a program that stops at eos alone goes on after the answer: it must be told to stop at that token",
     ),
     SPECIAL_SPLIT: Problem(
-        level="amber", title="markers of the chat template are not tokens of this tokenizer",
+        level="amber",
+        title="markers of the chat template are not tokens of this tokenizer",
         none="the chat template's markers are tokens",
         meaning="they are spelled out in several ordinary tokens: this template belongs to another model",
     ),
     BEYOND_CONTEXT: Problem(
-        level="amber", title="bins are longer than the model's context", none="bins are no longer than the model's context",
+        level="amber",
+        title="bins are longer than the model's context",
+        none="bins are no longer than the model's context",
         meaning="the model has never seen positions beyond it, and what it says there is of little use",
     ),
-}  # fmt: skip
+}
 
 
 def in_words(code: str) -> str:

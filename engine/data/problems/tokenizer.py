@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 _LOOKED_AT = 200  # examples
 _TAIL = 4  # tokens at the end of an answer: templates put a line break behind the one that ends it
-_MARKER = re.compile(
-    r"<\|[A-Za-z0-9_]{2,40}\|>|<(?:start|end)_of_turn>|</s>|\[/?INST\]|\[/?SYSTEM_PROMPT\]"
-)
+_MARKER = re.compile(r"<\|[A-Za-z0-9_]{2,40}\|>|<(?:start|end)_of_turn>|</s>|\[/?INST\]|\[/?SYSTEM_PROMPT\]")
 """What templates write that is meant as one token."""
 
 
@@ -68,6 +66,4 @@ def _split_markers(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     if not isinstance(template, str):
         return []
     markers = dict.fromkeys(_MARKER.findall(template))
-    return [
-        marker for marker in markers if len(tokenizer.encode(marker, add_special_tokens=False)) > 1
-    ]
+    return [marker for marker in markers if len(tokenizer.encode(marker, add_special_tokens=False)) > 1]

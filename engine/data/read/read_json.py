@@ -35,9 +35,7 @@ _CONSTANT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|(-?Infinity|NaN)', re.DOTALL)
 _FEW_LINES = 20
 
 
-def read_json(
-    file: Path, name: str, split: str = "train", keep_broken: bool = False
-) -> Iterator[SourceRow]:
+def read_json(file: Path, name: str, split: str = "train", keep_broken: bool = False) -> Iterator[SourceRow]:
     """The rows of a file of JSON.
 
     Args:
@@ -74,8 +72,7 @@ def _is_lines(file: Path, name: str) -> bool:
         if first is None:
             return False
         return _is_value(first[0], dict | list) or any(
-            _is_value(line, dict) and after.lstrip()[:1] not in (b",", b"]", b"}")
-            for line, after in pairs
+            _is_value(line, dict) and after.lstrip()[:1] not in (b",", b"]", b"}") for line, after in pairs
         )
 
 
@@ -101,9 +98,7 @@ def _parsed(text: str) -> Any:
         return orjson.loads(_CONSTANT.sub(lambda found: "null" if found[1] else found[0], text))
     except orjson.JSONDecodeError:
         # Its place is that in another text. Words as long as those that they replace keep it.
-        orjson.loads(
-            _CONSTANT.sub(lambda found: f'"{found[0][2:]}"' if found[1] else found[0], text)
-        )
+        orjson.loads(_CONSTANT.sub(lambda found: f'"{found[0][2:]}"' if found[1] else found[0], text))
         raise
 
 
@@ -143,9 +138,7 @@ def _object_of(line: bytes, name: str, number: int) -> dict[str, Any]:
             ) from error
     if not isinstance(value, dict):
         fix = '; write each as {"messages": [...]}' if _holds_objects(value) else ""
-        raise DataError(
-            f"{name}: line {number}: expected an object in each line, got {shown(value)}{fix}"
-        )
+        raise DataError(f"{name}: line {number}: expected an object in each line, got {shown(value)}{fix}")
     return value
 
 
@@ -209,18 +202,13 @@ def _wrapper(whole: dict[str, Any], name: str, split: str) -> str | None:
         )
     found = [*lists, *(splits if lists else wanted)]
     if len(found) > 1:
-        raise DataError(
-            f"{name}: holds rows under {listed(found)}; write those that you mean to a file of "
-            "their own"
-        )
+        raise DataError(f"{name}: holds rows under {listed(found)}; write those that you mean to a file of their own")
     return found[0] if found else None
 
 
 def _from_columns(whole: dict[str, Any], name: str) -> list[dict[str, Any]] | None:
     """Rows of an object of columns; None where it is none."""
-    columns = {
-        key: list(value.values()) if _is_indexed(value) else value for key, value in whole.items()
-    }
+    columns = {key: list(value.values()) if _is_indexed(value) else value for key, value in whole.items()}
     if not all(isinstance(column, list) and column for column in columns.values()):
         return None
     if len(columns) == 1:  # may be a row of any kind, unless its name says what a row holds

@@ -93,9 +93,7 @@ def _header(cells: list[str], name: str, line: int) -> tuple[list[str], int]:
         columns[0] = "index"
     twice = [column for place, column in enumerate(columns) if column in columns[:place]]
     if twice or "" in columns:
-        raise DataError(
-            f"{name}: line {line}: every column needs a name of its own, got {listed(columns)}"
-        )
+        raise DataError(f"{name}: line {line}: every column needs a name of its own, got {listed(columns)}")
     return columns, len(cells) - len(columns)
 
 
@@ -132,16 +130,12 @@ def read_columnar(file: Path, name: str, kind: str) -> Iterator[SourceRow]:
     with _unpacked(file, name) as plain:
         try:
             for batch, rows in _batches(plain, kind):
-                size = size or (
-                    plain.stat().st_size // rows if rows else batch.nbytes // max(1, len(batch))
-                )
+                size = size or (plain.stat().st_size // rows if rows else batch.nbytes // max(1, len(batch)))
                 for value in batch.to_pylist():
                     number += 1
                     yield SourceRow(file=name, number=number, value=value, size=size)
         except (pyarrow.ArrowException, OSError) as error:
-            raise DataError(
-                f"{name}: row {number + 1}: the {kind.split()[0]} file cannot be read: {error}"
-            ) from error
+            raise DataError(f"{name}: row {number + 1}: the {kind.split()[0]} file cannot be read: {error}") from error
     if not number:
         raise DataError(f"{name}: holds no rows")
 

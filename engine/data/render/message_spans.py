@@ -78,8 +78,7 @@ def spans_of_messages(
         if end is None or not bottom <= end <= high:
             end = template.end_of_turn(text, bottom) if inside[-1] and plain[-1] else None
         unknown = any(
-            not inside[at] and plain[at] and messages[place]["content"].strip()
-            for at, place in enumerate(run)
+            not inside[at] and plain[at] and messages[place]["content"].strip() for at, place in enumerate(run)
         )
         if start is None or end is None or start > end or unknown:
             raise source.error(

@@ -125,11 +125,7 @@ class Renderer:
         if isinstance(row, Document):
             return [Rendering(source=row.source, text=row.text, spans=None, chat=False)]
         if isinstance(row, Segments):
-            return [
-                Rendering(
-                    source=row.source, text=row.text, spans=row.spans, chat=True, as_it_stands=True
-                )
-            ]
+            return [Rendering(source=row.source, text=row.text, spans=row.spans, chat=True, as_it_stands=True)]
         if isinstance(row, Tokens):
             return [self._as_tokens(row)]
         for note in row.notes:
@@ -151,9 +147,7 @@ class Renderer:
         messages, masked = fitted.messages, fitted.masked
         tools = list(row.tools) or None
         answers = [
-            place
-            for place, message in enumerate(messages)
-            if message["role"] == "assistant" and place not in masked
+            place for place, message in enumerate(messages) if message["role"] == "assistant" and place not in masked
         ]
         if not answers:
             return []
@@ -168,14 +162,10 @@ class Renderer:
             if masked:
                 spans = self._without(row.source, messages, tools, masked, text, spans)
             elif not spans:
-                raise row.source.error(
-                    "the chat template's {% generation %} markers enclose nothing in this row"
-                )
+                raise row.source.error("the chat template's {% generation %} markers enclose nothing in this row")
             if spans:
                 closed = self._template.markers_close
-                return [
-                    Rendering(source=row.source, text=text, spans=spans, chat=True, closed=closed)
-                ]
+                return [Rendering(source=row.source, text=text, spans=spans, chat=True, closed=closed)]
         return self._derive(row.source, messages, tools, answers)
 
     def encode(self, renderings: "Sequence[Rendering | Encoded]") -> list[Encoded]:
@@ -183,9 +173,7 @@ class Renderer:
         encoded = [one if isinstance(one, Encoded) else None for one in renderings]
         for chat in (True, False):
             batch_of = {
-                place: one
-                for place, one in enumerate(renderings)
-                if isinstance(one, Rendering) and one.chat is chat
+                place: one for place, one in enumerate(renderings) if isinstance(one, Rendering) and one.chat is chat
             }
             if not batch_of:
                 continue
@@ -196,9 +184,7 @@ class Renderer:
                 verbose=False,
             )
             assert batch.encodings is not None  # the tokenizer is a fast one
-            for (place, one), ids, encoding in zip(
-                batch_of.items(), batch["input_ids"], batch.encodings, strict=True
-            ):
+            for (place, one), ids, encoding in zip(batch_of.items(), batch["input_ids"], batch.encodings, strict=True):
                 encoded[place] = self._mask(one, np.array(ids, dtype=np.int32), encoding)
         return [one for one in encoded if one is not None]
 
@@ -218,17 +204,11 @@ class Renderer:
     def _whole(self, source: SourceRow, fitted: Fitted, tools: Tools) -> Rendering:
         """All of a conversation, but for the messages that are not to be learnt."""
         text = self._template.render(source, fitted.messages, tools)
-        skipped = {
-            place: "an empty answer" for place in fitted.masked if is_empty(fitted.messages[place])
-        }
-        skipped |= {
-            place: f"`{flag.key}`" for place, flag in fitted.flags.items() if not flag.learnt
-        }
+        skipped = {place: "an empty answer" for place in fitted.masked if is_empty(fitted.messages[place])}
+        skipped |= {place: f"`{flag.key}`" for place, flag in fitted.flags.items() if not flag.learnt}
         unlearnt: Spans = ()
         if skipped:
-            unlearnt = spans_of_messages(
-                self._template, source, fitted.messages, tools, text, skipped
-            )
+            unlearnt = spans_of_messages(self._template, source, fitted.messages, tools, text, skipped)
         return Rendering(source=source, text=text, spans=None, chat=True, unlearnt=unlearnt)
 
     def _mask(self, one: Rendering, ids: np.ndarray, encoding: "Encoding") -> Encoded:
@@ -356,9 +336,7 @@ class Renderer:
             end = len(spans)
             if following < len(messages):
                 try:
-                    before, inside = self._template.render_marked(
-                        source, messages[:following], tools
-                    )
+                    before, inside = self._template.render_marked(source, messages[:following], tools)
                 except DataError:
                     return ()
                 end, shared = len(inside), _shared(before, text)
@@ -405,9 +383,7 @@ def _tokens_of(encoding: "Encoding", start: int, end: int) -> range:
         begins, ends = _characters(encoding, last + 1)
         if begins >= end or ends <= start:
             break
-        last += (
-            1  # a character of several tokens, of which the first may hold the one before it too
-        )
+        last += 1  # a character of several tokens, of which the first may hold the one before it too
     return range(first, last + 1)
 
 

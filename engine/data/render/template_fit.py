@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 _PROBE = "Probe7Q"
 
 SYSTEM_FOLDED = "the chat template has no system role: system text put before the first user turn"
-LATE_SYSTEM_FOLDED = "the chat template has no place for system text within a conversation: put before the next user turn"
+LATE_SYSTEM_FOLDED = (
+    "the chat template has no place for system text within a conversation: put before the next user turn"
+)
 REASONING_LEFT_OUT = "the chat template has no place for reasoning: left out"
 TEXT_LEFT_OUT = "the chat template has no place for text beside tool calls: left out"
 CALLS_LEFT_OUT = "the chat template writes one call of several made at once: the others left out"
@@ -166,9 +168,7 @@ class FittedTemplate:
                 "turn that follows, and both are learnt or neither: flag them alike"
             )
 
-    def render(
-        self, source: SourceRow | None, messages: list[Message], tools: Tools, prompt: bool = False
-    ) -> str:
+    def render(self, source: SourceRow | None, messages: list[Message], tools: Tools, prompt: bool = False) -> str:
         """The text of a conversation; with `prompt`, up to where an answer would begin."""
         return self._apply(source, self._written(messages), tools, add_generation_prompt=prompt)[0]
 
@@ -192,9 +192,7 @@ class FittedTemplate:
         """Whether the template's markers say what is learnt."""
         return self._template(tools)[1]
 
-    def render_marked(
-        self, source: SourceRow | None, messages: list[Message], tools: Tools
-    ) -> tuple[str, Spans]:
+    def render_marked(self, source: SourceRow | None, messages: list[Message], tools: Tools) -> tuple[str, Spans]:
         """The text, and the character ranges that the markers enclose; a turn may have several.
 
         Raises:
@@ -243,10 +241,7 @@ class FittedTemplate:
     def _written(self, messages: list[Message]) -> list[Message]:
         if not self._takes_blocks:
             return messages
-        return [
-            {**message, "content": [{"type": "text", "text": message["content"]}]}
-            for message in messages
-        ]
+        return [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
 
     def _try(self, messages: list[Message], tools: Tools = None, prompt: bool = False) -> str:
         """What the template makes of a probe; nothing where it refuses."""
@@ -271,9 +266,7 @@ class FittedTemplate:
         """Roles whose text the template leaves out, in some turn or all. A template that refuses the probe is
         not judged by it. Answers that are learnt are looked for in each row anyway."""
         roles = ["user", "assistant"] * 2
-        text = self._try(
-            [{"role": role, "content": f"{_PROBE}{place}"} for place, role in enumerate(roles)]
-        )
+        text = self._try([{"role": role, "content": f"{_PROBE}{place}"} for place, role in enumerate(roles)])
         lost = {role for place, role in enumerate(roles) if f"{_PROBE}{place}" not in text}
         return lost - ({"assistant"} if self.training else set()) if text else set()
 

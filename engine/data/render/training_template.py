@@ -31,9 +31,7 @@ def template_for_training(template: str) -> tuple[str, bool]:
 def _trl_templates() -> dict[str, str]:
     """Template -> its training version, of the installed TRL."""
     spec = importlib.util.find_spec("trl")
-    folders = [
-        Path(place) / "chat_templates" for place in (spec and spec.submodule_search_locations) or ()
-    ]
+    folders = [Path(place) / "chat_templates" for place in (spec and spec.submodule_search_locations) or ()]
     known: dict[str, str] = {}
     for folder in folders:
         for training in sorted(folder.glob(f"*{_SUFFIX}.jinja")):

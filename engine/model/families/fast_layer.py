@@ -109,9 +109,7 @@ class FastDecoderLayer(nn.Module):
             )
         batch, length, width = hidden_states.shape
         rows = hidden_states.reshape(-1, width)
-        cos, sin = (
-            t.expand(batch, length, -1).reshape(batch * length, -1) for t in position_embeddings
-        )
+        cos, sin = (t.expand(batch, length, -1).reshape(batch * length, -1) for t in position_embeddings)
         options = {key: value for key, value in kwargs.items() if key not in _NOT_ATTENTIONS}
         options.setdefault("attention_mask", None)
         call = Call(

@@ -19,9 +19,7 @@ from .projections import (
 )
 
 
-def read_llama_layer(
-    layer: Any, workspace: Workspace, stream: Stream, dtype: torch.dtype
-) -> FastState:
+def read_llama_layer(layer: Any, workspace: Workspace, stream: Stream, dtype: torch.dtype) -> FastState:
     """Read a decoder layer of the Llama kind; all layers of a model share workspace and stream.
 
     Raises:
@@ -42,9 +40,7 @@ def read_llama_layer(
         raise NotFast("its attention has dropout")
 
     def group(*names: str) -> ProjectionGroup:
-        rates = {
-            dropout_of(modules[name]) for name in names if isinstance(modules[name], LoraLayer)
-        }
+        rates = {dropout_of(modules[name]) for name in names if isinstance(modules[name], LoraLayer)}
         if len(rates) > 1:
             raise NotFast(f"{', '.join(names)} have adapters with different dropouts")
         own = [projections[name] for name in names]
@@ -66,12 +62,6 @@ def read_llama_layer(
         kv_heads=heads[1],
         stream=stream,
     )
-    adapters = {
-        name: list(module.active_adapters)
-        for name, module in modules.items()
-        if isinstance(module, LoraLayer)
-    }
+    adapters = {name: list(module.active_adapters) for name, module in modules.items() if isinstance(module, LoraLayer)}
     weights = {name: base_layer(module).weight for name, module in modules.items()}
-    return FastState(
-        parts=parts, modules=modules, projections=projections, weights=weights, adapters=adapters
-    )
+    return FastState(parts=parts, modules=modules, projections=projections, weights=weights, adapters=adapters)

@@ -39,9 +39,7 @@ class Family:
     """Every layer has the configuration's sliding window; else those have one that say so themselves, whatever
     else a configuration may hold."""
 
-    def read(
-        self, layer: Any, workspace: Workspace, stream: Stream, dtype: torch.dtype
-    ) -> FastState:
+    def read(self, layer: Any, workspace: Workspace, stream: Stream, dtype: torch.dtype) -> FastState:
         """`read_layer` of a family that has one.
 
         Raises:
@@ -71,9 +69,7 @@ FAMILIES: dict[str, Family] = {
     "llama": Family(prefix="Llama", packed=True, read_layer=read_llama_layer),
     "ministral": Family(prefix="Ministral", packed=True),
     "ministral3": Family(prefix="Ministral3"),
-    "mistral": Family(
-        prefix="Mistral", packed=True, read_layer=read_llama_layer, window_of_all=True
-    ),
+    "mistral": Family(prefix="Mistral", packed=True, read_layer=read_llama_layer, window_of_all=True),
     "mixtral": Family(prefix="Mixtral", mlp=None),
     "olmo2": Family(prefix="Olmo2", norm=_ROUNDS_LAST, packed=True),
     "olmo3": Family(prefix="Olmo3", norm=_ROUNDS_LAST, packed=True),

@@ -46,9 +46,7 @@ class Attention(Protocol):
         nothing is left for a backward."""
         ...
 
-    def backward(
-        self, attended: Attended, heads: Heads, out: Tensor, dout: Tensor, room: Heads
-    ) -> Heads:
+    def backward(self, attended: Attended, heads: Heads, out: Tensor, dout: Tensor, room: Heads) -> Heads:
         """The gradients of q, k and v; in `room`, or wherever they came to lie."""
         ...
 
@@ -71,9 +69,7 @@ class KernelAttention:
         )
         return Attended(lse if grad else None)
 
-    def backward(
-        self, attended: Attended, heads: Heads, out: Tensor, dout: Tensor, room: Heads
-    ) -> Heads:
+    def backward(self, attended: Attended, heads: Heads, out: Tensor, dout: Tensor, room: Heads) -> Heads:
         assert attended.lse is not None
         packed_attention_backward(
             dout, *heads, out, attended.lse, self.starts, self.ends, *room,
@@ -92,17 +88,12 @@ class GraphAttention:
 
     def forward(self, heads: Heads, out: Tensor, *, grad: bool) -> Attended:
         with torch.set_grad_enabled(grad):
-            q, k, v = (
-                t.detach().unflatten(0, (self.batch, -1)).transpose(1, 2).requires_grad_(grad)
-                for t in heads
-            )
+            q, k, v = (t.detach().unflatten(0, (self.batch, -1)).transpose(1, 2).requires_grad_(grad) for t in heads)
             result = self.function(q, k, v)
         graph = Graph((q, k, v), result) if grad else None
         return Attended(graph=graph, elsewhere=result.detach().reshape(out.shape[0], -1))
 
-    def backward(
-        self, attended: Attended, heads: Heads, out: Tensor, dout: Tensor, room: Heads
-    ) -> Heads:
+    def backward(self, attended: Attended, heads: Heads, out: Tensor, dout: Tensor, room: Heads) -> Heads:
         assert attended.graph is not None
         leaves, result = attended.graph
         grads = torch.autograd.grad(result, leaves, dout.reshape(result.shape))

@@ -234,9 +234,7 @@ def _forward(
     return out, saved, kept
 
 
-def _mlp_backward(
-    parts: LayerParts, call: Call, saved: _Saved, dout: Tensor
-) -> tuple[Tensor, list[Tensor]]:
+def _mlp_backward(parts: LayerParts, call: Call, saved: _Saved, dout: Tensor) -> tuple[Tensor, list[Tensor]]:
     """The gradient of the MLP's normed input, and those of the adapters of gate, up and down."""
     tokens, width = saved.hidden.shape
     _, _, mask3, mask4 = saved.masks
@@ -298,9 +296,7 @@ def _backward(
 
     # o(attention), where the gradient of the stream ends up too
     dtotal = parts.o.gradient_buffer(tokens)
-    rms_norm_backward(
-        dx2, saved.total, parts.post_norm.weight, saved.rstd2, dtotal=dout, dx=dtotal[:, :width]
-    )
+    rms_norm_backward(dx2, saved.total, parts.post_norm.weight, saved.rstd2, dtotal=dout, dx=dtotal[:, :width])
     parts.o.carry_gradient(dtotal)
     dattended = parts.o.input_gradient(dtotal, mask2)
     attended, t_o = saved.attended, saved.t_o
@@ -310,9 +306,7 @@ def _backward(
     else:
         (t_o,) = parts.o.carried(attended)
     assert t_o is not None
-    o_grads = parts.o.gather(
-        parts.o.a_gradient(dtotal, attended, mask2), parts.o.b_gradients(dtotal, [t_o])
-    )
+    o_grads = parts.o.gather(parts.o.a_gradient(dtotal, attended, mask2), parts.o.b_gradients(dtotal, [t_o]))
 
     # q, k, v
     dqkv = parts.qkv.gradient_buffer(tokens)
@@ -344,9 +338,7 @@ def _backward(
     return dhidden, [*qkv_grads, *o_grads, *mlp_grads]
 
 
-def _normed(
-    group: ProjectionGroup, norm: Norm, x: Tensor, mask: Tensor | None, call: Call
-) -> Tensor:
+def _normed(group: ProjectionGroup, norm: Norm, x: Tensor, mask: Tensor | None, call: Call) -> Tensor:
     """A group's normed input once more."""
     buffer = group.input_buffer(x.shape[0])
     rms_norm_forward(x, *norm, buffer[:, : group.in_features])
@@ -384,9 +376,7 @@ def _norm_heads(heads: Tensor, norm: Norm | None) -> tuple[Tensor | None, Tensor
     return raw, rstd
 
 
-def _norm_heads_backward(
-    grad: Tensor, raw: Tensor | None, rstd: Tensor | None, norm: Norm | None
-) -> None:
+def _norm_heads_backward(grad: Tensor, raw: Tensor | None, rstd: Tensor | None, norm: Norm | None) -> None:
     """Turn the gradient of normed heads, ``[tokens, heads, head_dim]``, into that of `raw`, in place."""
     if norm is not None:
         assert raw is not None and rstd is not None
@@ -428,12 +418,8 @@ class _DecoderLayer(torch.autograd.Function):
         saved = _Saved(**dict(zip(_TENSORS, tensors, strict=True)), masks=(m1, m2, m3, m4))
         attended = Attended(saved.lse, ctx.graph)
         if ctx.level == "layer":
-            _, saved, attended = _forward(
-                ctx.parts, ctx.call, saved.hidden, saved.masks, grad=True, again=True
-            )
-        dhidden, gradients = _backward(
-            ctx.parts, ctx.call, saved, attended, dout, input_grad=ctx.needs_input_grad[0]
-        )
+            _, saved, attended = _forward(ctx.parts, ctx.call, saved.hidden, saved.masks, grad=True, again=True)
+        dhidden, gradients = _backward(ctx.parts, ctx.call, saved, attended, dout, input_grad=ctx.needs_input_grad[0])
         ctx.graph = None
         if ctx.call.accumulate and gradients:
             parameters = ctx.parts.parameters()
@@ -443,9 +429,7 @@ class _DecoderLayer(torch.autograd.Function):
         return dhidden, None, None, None, *gradients
 
 
-def decoder_layer(
-    hidden: Tensor, parts: LayerParts, call: Call, level: ActivationLevel = "kept"
-) -> Tensor:
+def decoder_layer(hidden: Tensor, parts: LayerParts, call: Call, level: ActivationLevel = "kept") -> Tensor:
     """Run one layer.
 
     Args:

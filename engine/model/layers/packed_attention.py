@@ -143,16 +143,12 @@ def attend(
     way = choose(documents, dropout=dropout, sliding_window=sliding_window, softcap=softcap)
     if way == "rows":
         count = len(documents.lengths)
-        q, k, v = (
-            x.squeeze(0).unflatten(1, (count, -1)).transpose(0, 1) for x in (query, key, value)
-        )
+        q, k, v = (x.squeeze(0).unflatten(1, (count, -1)).transpose(0, 1) for x in (query, key, value))
         out = _one_document(q, k, v, *options)
         return out.transpose(1, 2).flatten(0, 1)[None], None
     if way == "kernel":
         q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
-        out = packed_attention(
-            q, k, v, *documents.per_token, scale=scale, window=sliding_window, softcap=softcap
-        )
+        out = packed_attention(q, k, v, *documents.per_token, scale=scale, window=sliding_window, softcap=softcap)
         return out[None], None
     if way == "flash":
         return _flash(query, key, value, scale, sliding_window, documents)[None], None
@@ -181,9 +177,7 @@ def _flash(
     q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     longest, bounds = documents.longest, documents.bounds
     left = sliding_window - 1 if sliding_window and sliding_window < longest else -1
-    out = varlen_attn(
-        q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=(left, 0), **options
-    )
+    out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=(left, 0), **options)
     assert isinstance(out, Tensor)
     return out
 

@@ -148,9 +148,7 @@ def _compare(
     tokens, width = max(sum(_LENGTHS), sum(_EQUAL)), layer.input_layernorm.weight.shape[0]
     hidden, dout = normal(1, tokens, width).to(dtype), normal(1, tokens, width).to(dtype)
 
-    def run(
-        one: Any, x: Tensor, ways: Ways, lengths: tuple[int, ...] = _LENGTHS
-    ) -> dict[str, Tensor]:
+    def run(one: Any, x: Tensor, ways: Ways, lengths: tuple[int, ...] = _LENGTHS) -> dict[str, Tensor]:
         positions = torch.cat([torch.arange(n, device=device) for n in lengths])[None]
         ends = torch.tensor(lengths).cumsum(0)
         bounds = torch.tensor([0, *ends], dtype=torch.int32, device=device)
@@ -189,9 +187,7 @@ def _compare(
     for name, truth in exact.items():
         eager_error = relative_rms_error(eager[name], truth)
         error = relative_rms_error(got[name], truth)
-        results.append(
-            Comparison(tensor=name, error=error, eager_error=eager_error, rounding=rounding)
-        )
+        results.append(Comparison(tensor=name, error=error, eager_error=eager_error, rounding=rounding))
         if name in between:
             results.append(
                 Comparison(

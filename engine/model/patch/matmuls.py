@@ -60,6 +60,4 @@ def patch_matmuls(
         if changed
         else "stock: torch's choice is the fastest under load"
     )
-    return PatchedPart(
-        name=_NAME, kind="matmul", count=len(choices), fast=bool(changed), reason=reason
-    )
+    return PatchedPart(name=_NAME, kind="matmul", count=len(choices), fast=bool(changed), reason=reason)

@@ -115,9 +115,7 @@ _GELU = {"gelu_pytorch_tanh": _FastGeGLU, "gelu": _FastExactGeGLU}
 """For the kind "geglu", by the activation that the module's configuration names."""
 
 
-def patch_model(
-    model: nn.Module, device: torch.device | str, *, force: bool = False
-) -> PatchReport:
+def patch_model(model: nn.Module, device: torch.device | str, *, force: bool = False) -> PatchReport:
     """Put every part of `model` that the table knows, and that passes its check, on our kernels, in
     place.
 
@@ -192,9 +190,7 @@ def _patch_class(
         else:
             fast = fast_class(stock, mixin)
             one = group[0]
-            proof = prove(
-                class_name, partial(_compare, one, stock, fast, kind, width, device, dtype), device
-            )
+            proof = prove(class_name, partial(_compare, one, stock, fast, kind, width, device, dtype), device)
         for module in group:
             module.__class__ = fast if proof.passed else stock
         parts.append(proof.part(f"{class_name} {width}", kind, len(group)))

@@ -24,9 +24,7 @@ def loss_sum(trained: TrainedModel, batch: Batch) -> torch.Tensor:
     bounds: dict[str, Any] = (
         {
             "position_ids": batch.position_ids,
-            "documents": Documents(
-                lengths=batch.lengths, bounds=batch.cu_seqlens, ways=trained.ways
-            ),
+            "documents": Documents(lengths=batch.lengths, bounds=batch.cu_seqlens, ways=trained.ways),
         }
         if trained.packed
         else {}

@@ -79,9 +79,7 @@ def stacks_are(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             return [sys.executable, "-c", f"print({message!r}, flush=True)"]
 
         monkeypatch.setattr(children, "command", command)
-        monkeypatch.setattr(
-            run, "STACKS", {**run.STACKS, **dict.fromkeys(stacks, run.STACKS["evenfall"])}
-        )
+        monkeypatch.setattr(run, "STACKS", {**run.STACKS, **dict.fromkeys(stacks, run.STACKS["evenfall"])})
 
     return install
 
@@ -114,9 +112,19 @@ def train_here(model, tmp_path_factory) -> Callable[..., StackResult]:
     folder = tmp_path_factory.mktemp("work")
     write_adapter(TINY, 4, model / "tiny-cpu", folder / "adapter")
     work = Work(
-        shape="tiny", device="cpu", model=str(model / "tiny-cpu"), adapter=str(folder / "adapter"), rows="", bins=2, bin_tokens=48, real=False,
-        warmup=2, steps=6, rank=4, recompute=False,
-    )  # fmt: skip
+        shape="tiny",
+        device="cpu",
+        model=str(model / "tiny-cpu"),
+        adapter=str(folder / "adapter"),
+        rows="",
+        bins=2,
+        bin_tokens=48,
+        real=False,
+        warmup=2,
+        steps=6,
+        rank=4,
+        recompute=False,
+    )
 
     def train(change_row: bool = False, **changes) -> StackResult:
         own = folder / str(len(list(folder.iterdir())))
@@ -206,9 +214,7 @@ def test_alone_losses_must_be_numbers_and_the_first_that_of_random_tokens():
 # Stacks that give no result
 
 
-def test_a_stack_that_is_not_installed_is_named_and_the_others_go_on(
-    stacks_are, model, capsys, monkeypatch
-):
+def test_a_stack_that_is_not_installed_is_named_and_the_others_go_on(stacks_are, model, capsys, monkeypatch):
     stacks_are(evenfall=made_up(), trl=made_up("trl"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main([*SMALL, "--against", "unsloth,trl", "--keep", str(model)]) == 1
@@ -285,9 +291,7 @@ def test_what_cannot_be_measured_is_refused_before_any_work(capsys):
 def test_the_model_on_disk_is_what_the_engine_trains_on(model):
     folder = model / "tiny-cpu"
     assert is_there(folder, TINY, "cpu") and not is_there(folder, TINY, "cuda")
-    loaded = load_base(
-        ModelConfig(name_or_path=str(folder)), torch.device("cpu"), lambda text, fraction: None
-    )
+    loaded = load_base(ModelConfig(name_or_path=str(folder)), torch.device("cpu"), lambda text, fraction: None)
     assert loaded.quantization == "nf4" and loaded.packed
     tables = 2 * TINY.vocabulary * TINY.hidden + 5 * TINY.hidden
     assert loaded.parameters == TINY.linear_parameters + tables
@@ -301,9 +305,7 @@ def test_the_model_on_disk_is_what_the_engine_trains_on(model):
 def test_a_tied_model_has_one_table(tmp_path):
     shape = dataclasses.replace(TINY, tied=True, rope_factor=32.0, layers=1)
     write_model(shape, tmp_path / "m", torch.device("cpu"), lambda text: None)
-    loaded = load_base(
-        ModelConfig(name_or_path=str(tmp_path / "m")), torch.device("cpu"), lambda *_: None
-    )
+    loaded = load_base(ModelConfig(name_or_path=str(tmp_path / "m")), torch.device("cpu"), lambda *_: None)
     base = loaded.model
     assert base.lm_head.weight.data_ptr() == base.model.embed_tokens.weight.data_ptr()
     assert base.config.rope_parameters["rope_type"] == "llama3"

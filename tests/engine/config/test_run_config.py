@@ -88,16 +88,12 @@ trees = st.fixed_dictionaries(
     # Python's \w takes "²" for a digit, pydantic's does not.
     optional={
         "name": st.none()
-        | st.from_regex(
-            r"\A[\w][\w.\-]{0,63}\Z", alphabet=st.characters(exclude_categories=["Cs", "No"])
-        )
+        | st.from_regex(r"\A[\w][\w.\-]{0,63}\Z", alphabet=st.characters(exclude_categories=["Cs", "No"]))
     },
 )
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(trees)
 def test_a_file_gives_back_the_tree_that_was_written(tmp_path: Path, tree: dict[str, Any]) -> None:
     config = parse_config(tree)

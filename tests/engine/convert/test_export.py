@@ -103,9 +103,7 @@ def test_what_becomes_of_each_kind_of_row_that_is_dropped_here_is_said(write, to
 
 
 def test_what_axolotl_has_no_key_for_is_said():
-    text = to_axolotl(
-        sample(data={"assistant_turns": "last", "chat_template": None, "path": "a\nb: c"})
-    )
+    text = to_axolotl(sample(data={"assistant_turns": "last", "chat_template": None, "path": "a\nb: c"}))
     assert "assistant_turns=last" in text and "Alpaca's plain prompt" in text
     assert load_yaml(text)["datasets"][0]["path"] == "a\nb: c"
 

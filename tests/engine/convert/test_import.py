@@ -15,9 +15,7 @@ from evenfall.engine.convert.report import ConvertError, ImportReport
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SNAPSHOTS = Path(__file__).parent / "snapshots"
-FILES = sorted(
-    file.relative_to(FIXTURES).with_suffix("").as_posix() for file in FIXTURES.rglob("*.yaml")
-)
+FILES = sorted(file.relative_to(FIXTURES).with_suffix("").as_posix() for file in FIXTURES.rglob("*.yaml"))
 
 AXOLOTL = {
     "model.quantization": "nf4", "adapter.r": 24, "adapter.lora_alpha": 16,
@@ -279,9 +277,7 @@ def test_keys_that_contradict_each_other(tmp_path):
     assert keys(import_config(file), "asked") == ["saves_per_epoch"]
     report = import_config(file, ["train.save_steps=50"])
     assert report.config and report.config.train.save_steps == 50
-    config = import_config(
-        write(tmp_path, {**BASE, "save_steps": 50, "save_strategy": "epoch"})
-    ).config
+    config = import_config(write(tmp_path, {**BASE, "save_steps": 50, "save_strategy": "epoch"})).config
     assert config and config.train.save_steps == 50
 
 
@@ -293,9 +289,7 @@ def test_a_value_that_holds_itself(tmp_path):
 
 def test_constant_has_no_warm_up(tmp_path):
     plain = import_config(write(tmp_path, {**BASE, "lr_scheduler": "constant", "warmup_steps": 9}))
-    with_it = import_config(
-        write(tmp_path, {**BASE, "lr_scheduler": "constant_with_warmup", "warmup_steps": 9})
-    )
+    with_it = import_config(write(tmp_path, {**BASE, "lr_scheduler": "constant_with_warmup", "warmup_steps": 9}))
     assert plain.config and plain.config.train.warmup_steps == 0
     assert with_it.config and with_it.config.train.warmup_steps == 9
 
@@ -390,9 +384,7 @@ VALUES = st.one_of(
     st.lists(
         st.dictionaries(
             st.sampled_from(ITEMS),
-            SCALARS
-            | st.lists(SCALARS, max_size=2)
-            | st.dictionaries(st.sampled_from(PROMPT), SCALARS, max_size=5),
+            SCALARS | st.lists(SCALARS, max_size=2) | st.dictionaries(st.sampled_from(PROMPT), SCALARS, max_size=5),
             max_size=4,
         ),
         max_size=2,
@@ -423,9 +415,7 @@ def leaves(key: str, value: object) -> bool:
     return value not in (None, "")
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tree=trees())
 def test_any_file_gives_a_report_that_names_each_key_once(tmp_path, tree):
     file = write(tmp_path, tree)

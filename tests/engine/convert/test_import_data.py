@@ -122,9 +122,7 @@ def test_a_prompt_of_axolotls_own_is_written_as_it_stands(tmp_path, kind, row, w
 def test_prompts_of_their_own_that_differ_are_asked_about(tmp_path):
     kind = {"field_instruction": "q", "field_output": "a", "format": "{instruction}"}
     sets = [{"path": "a.jsonl", "type": kind}, {"path": "b.jsonl", "type": "chat_template"}]
-    assert keys(import_config(write(tmp_path, {**BASE, "datasets": sets})), "asked") == [
-        "datasets[0].type"
-    ]
+    assert keys(import_config(write(tmp_path, {**BASE, "datasets": sets})), "asked") == ["datasets[0].type"]
     alike = [
         {"path": "a.jsonl", "type": kind},
         {"path": "b.jsonl", "type": {**kind, "field_instruction": "p"}},
@@ -178,9 +176,7 @@ def test_documents_are_said_to_be_cut_and_packed(tmp_path):
     text = import_config(write(tmp_path, tree), ["data.path=a.jsonl"]).to_text(1000)
     assert "the rest of it goes on in the next bin" in text
     assert "documents share bins there too" in text and "fewer steps" not in text
-    text = import_config(
-        write(tmp_path, {**tree, "packing": False}), ["data.path=a.jsonl"]
-    ).to_text(1000)
+    text = import_config(write(tmp_path, {**tree, "packing": False}), ["data.path=a.jsonl"]).to_text(1000)
     assert "cuts a longer row at its end" in text and "fewer steps" in text
 
 
@@ -250,9 +246,7 @@ def test_data_files_that_are_not_here_are_said(tmp_path, monkeypatch, tree, targ
     assert line.key.endswith(("rows.jsonl", "train.jsonl")) and line.target == target
     assert "looked for in" in line.said
     text = report.to_text(1000)
-    assert text.endswith(
-        f"\n\nImports. But a data file is not found here: put it there, or add {target}\n"
-    )
+    assert text.endswith(f"\n\nImports. But a data file is not found here: put it there, or add {target}\n")
     assert "Not found here\n" in text
     # What is named instead is there, or is not.
     named = there / "named.jsonl"

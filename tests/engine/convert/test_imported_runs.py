@@ -13,10 +13,18 @@ from evenfall.engine.session.session import Session
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FILES = [
-    "axolotl/moe_qlora", "axolotl/gemma_chat_qlora", "axolotl/lora_kernels", "axolotl/lora_small",
-    "axolotl/alpaca_qlora", "axolotl/untemplated", "llamafactory/sft", "llamafactory/qlora_sft", "llamafactory/pretrain",
-    "studio/lora", "mlx_lm/lora",
-]  # fmt: skip
+    "axolotl/moe_qlora",
+    "axolotl/gemma_chat_qlora",
+    "axolotl/lora_kernels",
+    "axolotl/lora_small",
+    "axolotl/alpaca_qlora",
+    "axolotl/untemplated",
+    "llamafactory/sft",
+    "llamafactory/qlora_sft",
+    "llamafactory/pretrain",
+    "studio/lora",
+    "mlx_lm/lora",
+]
 ANSWERED = {
     "axolotl/alpaca_lora_8bit": "model.quantization=nf4",
     "axolotl/chat_lora_8bit": "model.quantization=none",
@@ -27,9 +35,7 @@ ANSWERED = {
 QUESTION, ANSWER = "what is next after one two", "three four"
 ROWS = {
     "alpaca": {"instruction": QUESTION, "input": "", "output": ANSWER},
-    "sharegpt": {
-        "conversations": [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": ANSWER}]
-    },
+    "sharegpt": {"conversations": [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": ANSWER}]},
     "messages": {
         "messages": [
             {"role": "user", "content": QUESTION},
@@ -66,9 +72,7 @@ def here(config: RunConfig, model: Path, folder: Path) -> RunConfig:
     data = config.data
     if data.datasets:
         own = [
-            one.model_copy(
-                update={"path": rows_file(folder, f"rows{place}", one.format, one.columns)}
-            )
+            one.model_copy(update={"path": rows_file(folder, f"rows{place}", one.format, one.columns)})
             for place, one in enumerate(data.datasets)
         ]
         data = data.model_copy(update={"datasets": own})

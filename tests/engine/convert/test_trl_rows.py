@@ -63,9 +63,7 @@ def learnt_here(data):
         keys = ("role", "content", "name", "reasoning_content", "thinking")
         messages = [{key: one[key] for key in keys if key in one} for one in normal.messages]
         answers = [
-            place
-            for place, one in enumerate(messages)
-            if one["role"] == "assistant" and place not in normal.masked
+            place for place, one in enumerate(messages) if one["role"] == "assistant" and place not in normal.masked
         ]
         first = answers[-1] if last_only else answers[0]
         yield messages[:first], messages[first : answers[-1] + 1]
@@ -139,9 +137,7 @@ ROWS = {
 
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("turns", ["all", "last"])
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_same_rows_same_conversations(tmp_path, name, turns, data):
     rows = data.draw(st.lists(ROWS[name], min_size=1, max_size=4))
@@ -293,9 +289,7 @@ def test_rows_that_a_run_could_not_read_are_not_exported(tmp_path):
     empty = tmp_path / "empty.jsonl"
     empty.write_text("[]")
     chosen = put(tmp_path / "a.jsonl", [{"prompt": "p", "chosen": "c", "rejected": "r"}])
-    tied = put(
-        tmp_path / "b.jsonl", [{"instruction": "i", "output": "o", "question": "q", "answer": "a"}]
-    )
+    tied = put(tmp_path / "b.jsonl", [{"instruction": "i", "output": "o", "question": "q", "answer": "a"}])
     for path, words in (
         (empty, "holds no rows"),
         (chosen, "preference cannot be written"),
@@ -329,11 +323,7 @@ UNREADABLE = [
 @pytest.mark.parametrize("first", [False, True])
 def test_a_row_that_cannot_be_read_is_skipped_where_drop_names_bad(tmp_path, capsys, bad, first):
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(
-        b"\n".join(
-            [bad, pair_line(0), pair_line(1)] if first else [pair_line(0), bad, pair_line(1)]
-        )
-    )
+    path.write_bytes(b"\n".join([bad, pair_line(0), pair_line(1)] if first else [pair_line(0), bad, pair_line(1)]))
     data = {"path": str(path), "format": "prompt_completion"}
     for limit, kept in ((None, ["p0", "p1"]), (2, ["p0"])):  # a bad row counts as one here too
         read = read_by_script({**data, "drop": ["bad"], "max_rows": limit})
@@ -379,8 +369,6 @@ def test_a_file_of_which_no_row_can_be_read_is_not_skipped_silently(tmp_path):
     path.write_bytes(b"oops\noops\n")
     with pytest.raises(ValueError, match="none of its 2 rows can be read"):
         rows_of_script(text)
-    path.write_text(
-        '{"data": [\n {"prompt": "a", "completion": "b"},\n {"prompt": "c", "completion": "d"}\n]}'
-    )
+    path.write_text('{"data": [\n {"prompt": "a", "completion": "b"},\n {"prompt": "c", "completion": "d"}\n]}')
     with pytest.raises(ValueError, match="none of its 1 rows can be read"):
         rows_of_script(text)

@@ -32,9 +32,7 @@ def make_tokenizer() -> MakeTokenizer:
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         backend.decoder = decoders.ByteLevel()
         backend.add_special_tokens(["<|im_start|>", "<|im_end|>", "<|endoftext|>", *special])
-        tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=backend, bos_token="<|endoftext|>", eos_token=eos
-        )
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<|endoftext|>", eos_token=eos)
         tokenizer.chat_template = template
         return tokenizer
 

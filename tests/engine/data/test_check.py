@@ -62,9 +62,7 @@ BAD_ROWS: dict[str, object] = {
     "duplicate": good(2),
     "near_duplicate": pair(good(3)["messages"][0]["content"], NEAR + " so"),
     "leak": pair("what is measured", "is not learnt"),
-    "near_leak": pair(
-        good(500)["messages"][0]["content"], good(500)["messages"][1]["content"] + " s"
-    ),
+    "near_leak": pair(good(500)["messages"][0]["content"], good(500)["messages"][1]["content"] + " s"),
 }
 ROW = 31
 """Where the bad row stands."""
@@ -184,10 +182,7 @@ def test_a_tokenizer_that_does_not_fit_is_told(check, make_tokenizer):
     assert set(findings) == {"eos_differs", "pad_is_eos"}
     assert "<|im_end|>; eos is <|endoftext|>" in findings["eos_differs"].text
     foreign = make_tokenizer(TEMPLATE.replace("im_", "turn_"))
-    own, given = (
-        found(check(rows, *more, tokenizer=foreign))
-        for more in ((), ("data.chat_template=chatml",))
-    )
+    own, given = (found(check(rows, *more, tokenizer=foreign)) for more in ((), ("data.chat_template=chatml",)))
     assert "special_split" not in own  # a model may spell its own markers out
     assert given["special_split"].text.endswith(": <|turn_start|>, <|turn_end|>")
     kept = check(rows, "data.keep=[special_split]", "data.chat_template=chatml", tokenizer=foreign)
@@ -221,9 +216,7 @@ def test_rows_that_are_evaluated_on_are_checked_too(check, tmp_path):
     findings = found(checked)
     assert findings["bad"].level == "red" and "alien" in findings["bad"].text
     assert findings["nothing_to_learn"].count == 1
-    assert {place.file for one in findings.values() for place in one.places} == {
-        str(tmp_path / "eval.jsonl")
-    }
+    assert {place.file for one in findings.values() for place in one.places} == {str(tmp_path / "eval.jsonl")}
     own = checked.report.evaluation
     assert own is not None and (own.rows, own.kept, checked.report.eval_rows) == (3, 1, 1)
     assert own.dropped == {"unreadable": 1, "empty answer": 1}
@@ -257,9 +250,7 @@ def test_no_length_beyond_the_models_context_is_proposed(check, tmp_path):
     (longer,) = [one for one in found(checked)["cut"].fixes if one.verb == "length"]
     assert longer.override == "data.max_length=320" and "no more context" in longer.meaning
     assert checked.statistics.context == 320
-    assert not any(
-        one.verb == "length" for one in found(check(rows, model, longer.override))["cut"].fixes
-    )
+    assert not any(one.verb == "length" for one in found(check(rows, model, longer.override))["cut"].fixes)
     beyond = found(check(rows, model, "data.max_length=512"))["beyond_context"]
     assert beyond.level == "amber" and "512 tokens, it has 320" in beyond.text
     for fix in beyond.fixes:
@@ -284,9 +275,7 @@ def test_the_first_rows_alone_are_said_to_be(check):
 
 def test_figures_of_an_epoch_and_a_run(check):
     rows = [good(number) for number in range(40)]
-    figures = check(
-        rows, "train.per_device_train_batch_size=2", "train.num_train_epochs=3"
-    ).statistics
+    figures = check(rows, "train.per_device_train_batch_size=2", "train.num_train_epochs=3").statistics
     report = check(rows).report
     assert figures.tokens == report.tokens and figures.bins == report.bins
     assert figures.packing == report.tokens / (report.bins * 256)

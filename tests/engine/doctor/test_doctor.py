@@ -41,9 +41,7 @@ def no_gpu(monkeypatch):
 @pytest.fixture
 def gpu(monkeypatch, sound):
     """A machine whose torch reports one GPU; the test sets what it is like."""
-    like = SimpleNamespace(
-        capability=(9, 0), free=140 * GB, total=150 * GB, builds=["sm_80", "sm_90", "sm_120"]
-    )
+    like = SimpleNamespace(capability=(9, 0), free=140 * GB, total=150 * GB, builds=["sm_80", "sm_90", "sm_120"])
     for name, value in {
         "is_available": lambda: True,
         "device_count": lambda: 1,
@@ -89,9 +87,7 @@ def test_without_a_gpu_it_says_so_and_checks_the_rest(no_gpu, monkeypatch):
     assert row("GPU", checks).status == "warning" and "demo" in row("GPU", checks).advice
     driver = row("NVIDIA driver", checks)
     assert driver.status == "warning" and driver.value == "none found"
-    assert row("kernels", checks) == Check(
-        name="kernels", status="ok", value="reference path, no GPU"
-    )
+    assert row("kernels", checks) == Check(name="kernels", status="ok", value="reference path, no GPU")
     nf4 = row("NF4", checks)
     assert nf4.status == "ok" and "on CPU" in nf4.value
     assert exit_code(checks) == 0
@@ -211,9 +207,7 @@ def test_hugging_faces_own_kernels_and_a_bare_folder_are_fine(sound, monkeypatch
         "Metadata-Version: 2.1\nName: kernels\nVersion: 0.18.2\n"
     )
     importlib.invalidate_caches()
-    assert row("kernels name") == Check(
-        name="kernels name", status="ok", value="Hugging Face's kernels 0.18.2"
-    )
+    assert row("kernels name") == Check(name="kernels name", status="ok", value="Hugging Face's kernels 0.18.2")
 
 
 def test_a_token_is_told_of_and_never_shown(sound, monkeypatch):
@@ -341,9 +335,7 @@ def test_a_kernel_that_fails_is_a_warning_with_its_numbers(selftest):
     check = row("kernels")
     assert check.status == "warning" and check.value.startswith("1 of 2 ops fail; first rms_norm")
     assert "grad x" in check.value and "2.50e-01" in check.value and "stock speed" in check.advice
-    selftest(
-        selftest.result("swiglu", "out", "float16", (3, 8), math.inf, math.nan, False, "no ptxas")
-    )
+    selftest(selftest.result("swiglu", "out", "float16", (3, 8), math.inf, math.nan, False, "no ptxas"))
     assert "no ptxas" in row("kernels").value
 
 
@@ -367,9 +359,7 @@ def test_ssh_without_a_multiplexer_is_a_warning_that_says_how_to_come_back(sound
         ((120, 40), {"TERM": "linux"}, "warning", "TERM="),
     ],
 )
-def test_a_terminal_too_small_or_too_plain_is_a_warning(
-    sound, monkeypatch, size, env, status, advice
-):
+def test_a_terminal_too_small_or_too_plain_is_a_warning(sound, monkeypatch, size, env, status, advice):
     stdout = SimpleNamespace(isatty=lambda: True, fileno=lambda: 1, encoding="utf-8")
     monkeypatch.delenv("COLORTERM", raising=False)
     for name, value in env.items():

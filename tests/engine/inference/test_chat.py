@@ -81,9 +81,7 @@ def test_text_streams_and_stops_on_request(trained: RunDirectory) -> None:
         if len(seen) == 3:
             stop.set()
 
-    reply = chat.reply(
-        ASK, adapter=False, max_new_tokens=200, temperature=5.0, on_text=follow, stop=stop
-    )
+    reply = chat.reply(ASK, adapter=False, max_new_tokens=200, temperature=5.0, on_text=follow, stop=stop)
     assert reply.ended == "stopped" and reply.tokens in (3, 4) and seen[-1] == reply.text
     assert all(later.startswith(sooner) for sooner, later in itertools.pairwise(seen))
 

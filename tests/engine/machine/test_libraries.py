@@ -71,9 +71,7 @@ def test_a_second_thread_waits_for_the_first(tmp_path: Path, monkeypatch: pytest
     assert seen == [True] * 3
 
 
-def test_the_collector_goes_on_as_before(
-    nothing_frozen: list[str], monkeypatch: pytest.MonkeyPatch
-):
+def test_the_collector_goes_on_as_before(nothing_frozen: list[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(gc, "isenabled", lambda: False)
     calls = []
     monkeypatch.setattr(gc, "enable", lambda: calls.append("enable"))
@@ -94,18 +92,14 @@ def test_an_import_that_fails_freezes_nothing(nothing_frozen: list[str]):
 def test_scikit_learn_is_not_seen_by_what_is_imported(monkeypatch: pytest.MonkeyPatch):
     seen = []
     monkeypatch.delitem(sys.modules, "evenfall.engine.training.worker", raising=False)
-    monkeypatch.setattr(
-        libraries, "import_module", lambda name: seen.append((name, "sklearn" in sys.modules))
-    )
+    monkeypatch.setattr(libraries, "import_module", lambda name: seen.append((name, "sklearn" in sys.modules)))
     monkeypatch.setattr(imports, "import_torch", lambda: None)
     monkeypatch.delitem(sys.modules, "sklearn", raising=False)
     imports.import_engine()
     assert seen == [("evenfall.engine.training.worker", True)] and "sklearn" not in sys.modules
 
 
-def test_a_package_that_no_run_needs_looks_as_if_it_was_not_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_package_that_no_run_needs_looks_as_if_it_was_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "needless_here.py").write_text("there = True\n")
     monkeypatch.syspath_prepend(tmp_path)
     with libraries._without("needless_here"):
@@ -119,9 +113,7 @@ def test_a_package_that_no_run_needs_looks_as_if_it_was_not_there(
 
 
 @pytest.mark.parametrize("before", [None, "0", "1"])
-def test_what_the_user_said_of_the_compiler_stands(
-    before: str | None, monkeypatch: pytest.MonkeyPatch
-):
+def test_what_the_user_said_of_the_compiler_stands(before: str | None, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
     if before is not None:
         monkeypatch.setenv("TORCHDYNAMO_DISABLE", before)

@@ -30,9 +30,7 @@ def test_only_a_gpu_is_used_and_once(begin, device, monkeypatch: pytest.MonkeyPa
     assert used == [device] * (device.type == "cuda")
 
 
-def test_what_fails_is_logged_and_left_to_the_run(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
+def test_what_fails_is_logged_and_left_to_the_run(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     def none(choice: str) -> torch.device:
         raise DeviceError("torch sees no GPU")
 

@@ -66,9 +66,7 @@ ADAPTER = AdapterConfig(r=4, lora_alpha=8)
 
 
 def load(folder: Path, quantization: str = "none") -> LoadedModel:
-    config = ModelConfig.model_validate(
-        {"name_or_path": str(folder), "quantization": quantization, "dtype": "float32"}
-    )
+    config = ModelConfig.model_validate({"name_or_path": str(folder), "quantization": quantization, "dtype": "float32"})
     return load_base(config, CPU, lambda message, fraction: None)
 
 
@@ -129,9 +127,7 @@ def trains(loaded: LoadedModel) -> tuple[Any, set[str]]:
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     learnt = {n: bool(p.any()) for n, p in trainable_parameters(model).items() if "lora_B" in n}
-    return base_of(model), {
-        name.split(".lora_B")[0].rpartition(".")[2] for name in learnt if learnt[name]
-    }
+    return base_of(model), {name.split(".lora_B")[0].rpartition(".")[2] for name in learnt if learnt[name]}
 
 
 def test_a_router_gets_no_adapter_and_the_rest_trains(tmp_path: Path) -> None:
@@ -226,16 +222,11 @@ def test_a_package_that_a_model_needs_is_named() -> None:
     said = "TimmWrapper needs timm. You can install it with pip:\n`pip install timm`. Restart."
     with pytest.raises(LoadError) as refused, readable_errors("gemma3n"):
         raise ImportError(said)
-    assert (
-        str(refused.value)
-        == "gemma3n: needs a package that is not installed: TimmWrapper needs timm"
-    )
+    assert str(refused.value) == "gemma3n: needs a package that is not installed: TimmWrapper needs timm"
     assert refused.value.hint == "install what it needs: pip install timm"
 
 
-def test_weights_that_would_be_random_are_refused_and_tied_ones_are_not(
-    tiny_model: Path, tmp_path: Path
-) -> None:
+def test_weights_that_would_be_random_are_refused_and_tied_ones_are_not(tiny_model: Path, tmp_path: Path) -> None:
     assert "lm_head.weight" not in load_file(tiny_model / "model.safetensors")
     load(tiny_model)
     folder = Path(shutil.copytree(tiny_model, tmp_path / "copy"))
@@ -289,9 +280,7 @@ def test_a_trial_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     assert all(torch.equal(weights[n], v) for n, v in loaded.model.state_dict().items())
 
 
-def test_families_of_the_table_are_asked_nothing(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_families_of_the_table_are_asked_nothing(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*args: Any, **options: Any) -> None:
         raise AssertionError("asked")
 

@@ -24,8 +24,7 @@ _CHATML = (
     "A<|im_end|>\n<|im_start|>user\nR<|im_end|>\n<|im_start|>assistant\nB<|im_end|>\n"
 )
 WRITTEN = {
-    "alpaca": "S\n\n### Instruction:\nQ\n\n### Response:\nA</s>\n\n### Instruction:\nR\n\n"
-    "### Response:\nB</s>\n\n",
+    "alpaca": "S\n\n### Instruction:\nQ\n\n### Response:\nA</s>\n\n### Instruction:\nR\n\n### Response:\nB</s>\n\n",
     "chatml": _CHATML,
     "gemma": "<s><start_of_turn>user\nS\n\nQ<end_of_turn>\n<start_of_turn>model\nA<end_of_turn>\n"
     "<start_of_turn>user\nR<end_of_turn>\n<start_of_turn>model\nB<end_of_turn>\n",
@@ -39,8 +38,7 @@ WRITTEN = {
     "<|assistant|>\nB<|end|>\n",
     "qwen": _CHATML,
     "vicuna": "<s>S USER: Q ASSISTANT: A</s> USER: R ASSISTANT: B</s>",
-    "zephyr": "<|system|>\nS</s>\n<|user|>\nQ</s>\n<|assistant|>\nA</s>\n<|user|>\nR</s>\n"
-    "<|assistant|>\nB</s>\n",
+    "zephyr": "<|system|>\nS</s>\n<|user|>\nQ</s>\n<|assistant|>\nA</s>\n<|user|>\nR</s>\n<|assistant|>\nB</s>\n",
 }
 LEARNT = {
     "alpaca": ["A</s>\n\n", "B</s>\n\n"], "chatml": ["A<|im_end|>\n", "B<|im_end|>\n"],

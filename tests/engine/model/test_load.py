@@ -71,9 +71,7 @@ def test_the_initial_adapter_comes_from_the_seed(tiny_model: Path) -> None:
 
 def test_a_new_adapter_is_as_peft_begins_one(tiny_model: Path) -> None:
     reset = torch.nn.Linear.reset_parameters
-    for name, values in trainable_parameters(
-        add_adapter(load(tiny_model).model, AdapterConfig(r=16), seed=1)
-    ).items():
+    for name, values in trainable_parameters(add_adapter(load(tiny_model).model, AdapterConfig(r=16), seed=1)).items():
         if "lora_B" in name:
             assert not values.any()
         else:  # uniform up to 1 / sqrt(in)
@@ -96,9 +94,7 @@ def test_a_prequantised_checkpoint_trains(
     tiny_model: Path, tmp_path: Path, tiny_config: Callable[..., RunConfig]
 ) -> None:
     folder = quantized(tiny_model, tmp_path / "tiny-bnb-4bit")
-    load_tokenizer(RunConfig(model=ModelConfig(name_or_path=str(tiny_model)))).save_pretrained(
-        folder
-    )
+    load_tokenizer(RunConfig(model=ModelConfig(name_or_path=str(tiny_model)))).save_pretrained(folder)
     losses = []
     for source in (folder, tiny_model):
         run = create_run(tiny_config(model={"name_or_path": str(source)}))
@@ -123,17 +119,13 @@ def quantized(tiny_model: Path, folder: Path, **options) -> Path:
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype, **options,
     )  # fmt: skip
-    made = AutoModelForCausalLM.from_pretrained(
-        tiny_model, quantization_config=settings, dtype=dtype
-    )
+    made = AutoModelForCausalLM.from_pretrained(tiny_model, quantization_config=settings, dtype=dtype)
     made.save_pretrained(folder)
     return folder
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-@pytest.mark.parametrize(
-    "options", [{}, {"dtype": torch.bfloat16, "bnb_4bit_quant_storage": torch.bfloat16}]
-)
+@pytest.mark.parametrize("options", [{}, {"dtype": torch.bfloat16, "bnb_4bit_quant_storage": torch.bfloat16}])
 def test_a_prequantised_checkpoint_comes_in_the_dtype_that_was_asked_for(
     tiny_model: Path, tmp_path: Path, options: dict[str, Any], dtype: str
 ) -> None:
@@ -147,9 +139,7 @@ def test_a_prequantised_checkpoint_comes_in_the_dtype_that_was_asked_for(
     ids = torch.arange(4, 20)[None]
     logits = loaded.model(ids).logits
     assert logits.dtype == loaded.dtype
-    reference = quantized(
-        tiny_model, tmp_path / "reference", dtype=options.get("dtype", torch.float32)
-    )
+    reference = quantized(tiny_model, tmp_path / "reference", dtype=options.get("dtype", torch.float32))
     want = load(reference, dtype="float32").model(ids).logits
     assert (logits.float() - want).norm() / want.norm() < 0.05
 
@@ -187,9 +177,7 @@ def test_a_four_bit_layer_without_scales_is_named(tiny_model: Path, tmp_path: Pa
         ({"model_type": "no-such-architecture"}, "does not know the architecture"),
     ],
 )
-def test_models_that_cannot_be_taken_say_why(
-    tiny_model: Path, tmp_path: Path, changes: dict, words: str
-) -> None:
+def test_models_that_cannot_be_taken_say_why(tiny_model: Path, tmp_path: Path, changes: dict, words: str) -> None:
     with pytest.raises(LoadError, match=words):
         load(copy_of(tiny_model, tmp_path, **changes))
 
@@ -202,9 +190,7 @@ def test_pickle_weights_are_refused(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_code_that_comes_with_a_model_is_not_run_unasked(tiny_model: Path, tmp_path: Path) -> None:
-    folder = copy_of(
-        tiny_model, tmp_path, model_type="mine", auto_map={"AutoConfig": "mine.MineConfig"}
-    )
+    folder = copy_of(tiny_model, tmp_path, model_type="mine", auto_map={"AutoConfig": "mine.MineConfig"})
     marker = tmp_path / "ran"
     (folder / "mine.py").write_text(f"open({str(marker)!r}, 'w')\n")
     with pytest.raises(LoadError, match="trust_remote_code"):

@@ -53,9 +53,7 @@ def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
     assert file.read_bytes() == b"new" and names(tmp_path) == ["run.yaml"]
 
 
-def test_a_disk_that_fails_keeps_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "run.yaml"
     write_atomic(file, b"old")
 
@@ -105,9 +103,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError(28, "full"), KeyboardInterrupt(), SystemExit()])
-def test_a_failure_inside_keeps_the_old_folder_and_no_scratch(
-    tmp_path: Path, error: BaseException
-) -> None:
+def test_a_failure_inside_keeps_the_old_folder_and_no_scratch(tmp_path: Path, error: BaseException) -> None:
     place = tmp_path / "adapter"
     with atomic_folder(place) as scratch:
         (scratch / "old").write_text("old")
@@ -182,10 +178,7 @@ def test_a_tail_follows_a_writer_that_does_not_wait_for_it(tmp_path: Path) -> No
 
 def test_several_threads_write_whole_lines_with_numbers_of_their_own(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "events.jsonl")
-    threads = [
-        threading.Thread(target=lambda: [log.append(alert("y" * 50)) for _ in range(300)])
-        for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: [log.append(alert("y" * 50)) for _ in range(300)]) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -231,9 +224,7 @@ def test_a_damaged_line_in_the_middle_makes_no_viewer_miss_an_event(tmp_path: Pa
     assert [event.n for event in log.since(4)] == [5, 6, 7]
 
 
-def test_a_full_disk_loses_no_event_for_viewers_and_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_loses_no_event_for_viewers_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = EventLog(tmp_path / "events.jsonl")
     before = log.append(alert("before"))
     with open("/dev/full", "ab", buffering=0) as full:  # every write fails with ENOSPC, for real
@@ -245,9 +236,7 @@ def test_a_full_disk_loses_no_event_for_viewers_and_says_why(
     assert EventTail(tmp_path / "events.jsonl").read_new() == [before]
 
 
-def test_lines_that_waited_for_room_are_written_in_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lines_that_waited_for_room_are_written_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "events.jsonl"
     log = EventLog(file)
     log.append(alert("before"))
@@ -360,10 +349,7 @@ def test_a_name_that_is_taken_says_how_to_go_on(make: Make) -> None:
 
 
 def test_names_of_their_own_differ_and_fit_a_path(make: Make) -> None:
-    made = [
-        make(model={"name_or_path": "org/Llama 3.1/../8B"}, data={"path": "/x/a b:c.tar.jsonl"})
-        for _ in range(3)
-    ]
+    made = [make(model={"name_or_path": "org/Llama 3.1/../8B"}, data={"path": "/x/a b:c.tar.jsonl"}) for _ in range(3)]
     assert len({run.name for run in made}) == 3
     for run in made:
         assert re.fullmatch(r"[\w.\-]{1,64}", run.name), run.name

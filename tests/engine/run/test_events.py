@@ -43,9 +43,7 @@ def values(hint: Any, finite: bool = False) -> st.SearchStrategy[Any]:
     if dataclasses.is_dataclass(hint):
         return instances(typing.cast(type, hint), finite=True)
     known = {str: texts, int: whole, bool: st.booleans(), type(None): st.none(), Any: json_values}
-    return (
-        st.floats(allow_nan=not finite, allow_infinity=not finite) if hint is float else known[hint]
-    )
+    return st.floats(allow_nan=not finite, allow_infinity=not finite) if hint is float else known[hint]
 
 
 def instances(kind: type, finite: bool = False) -> st.SearchStrategy[Any]:
@@ -61,8 +59,7 @@ def same(first: Any, second: Any) -> bool:
         return first == second or (math.isnan(first) and math.isnan(second))
     if dataclasses.is_dataclass(first):
         return type(first) is type(second) and all(
-            same(getattr(first, item.name), getattr(second, item.name))
-            for item in dataclasses.fields(first)
+            same(getattr(first, item.name), getattr(second, item.name)) for item in dataclasses.fields(first)
         )
     return type(first) is type(second) and first == second
 
@@ -81,8 +78,20 @@ def test_every_kind_of_event_comes_back_as_it_was(name: str) -> None:
 
 
 STEP = ev.Step(
-    step=5, epoch=0.5, loss=1.25, learning_rate=1e-4, grad_norm=0.5, tokens=4096, trained_tokens=2000, seconds=0.25, memory_gb=20.0, memory_peak_gb=30.0, memory_total_gb=80.0, n=17, t=1.5
-)  # fmt: skip
+    step=5,
+    epoch=0.5,
+    loss=1.25,
+    learning_rate=1e-4,
+    grad_norm=0.5,
+    tokens=4096,
+    trained_tokens=2000,
+    seconds=0.25,
+    memory_gb=20.0,
+    memory_peak_gb=30.0,
+    memory_total_gb=80.0,
+    n=17,
+    t=1.5,
+)
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
@@ -99,9 +108,26 @@ def test_a_whole_number_where_a_fraction_belongs_is_taken() -> None:
 
 def test_a_file_name_that_is_no_utf8_does_not_end_a_run() -> None:
     event = ev.OutOfMemory(
-        step=1, phase="step", message="caf\udce9", requested_gb=None, before_gb=1.0, at_gb=2.0, after_gb=1.0, limit_gb=3.0,
-        rungs=[ev.Rung(id="a", title="\ud800", effect="", changes={"data.path": "x\udcff"}, peak_gb=None, speed=None, keeps_result=True)],
-    )  # fmt: skip
+        step=1,
+        phase="step",
+        message="caf\udce9",
+        requested_gb=None,
+        before_gb=1.0,
+        at_gb=2.0,
+        after_gb=1.0,
+        limit_gb=3.0,
+        rungs=[
+            ev.Rung(
+                id="a",
+                title="\ud800",
+                effect="",
+                changes={"data.path": "x\udcff"},
+                peak_gb=None,
+                speed=None,
+                keeps_result=True,
+            )
+        ],
+    )
     back = decode_event(encode_event(event))
     assert isinstance(back, ev.OutOfMemory)
     assert back.message == "caf?" and back.rungs[0].changes == {"data.path": "x?"}
@@ -157,9 +183,7 @@ def test_a_type_that_is_no_word_is_no_event() -> None:
     st.integers(0, 400), st.binary(max_size=6), st.integers(0, 6),
     st.sampled_from([encode_event(STEP), encode_event(ev.Failed("m", "h", 3, n=2, t=1.0))]),
 )  # fmt: skip
-def test_damage_anywhere_is_a_value_error_or_still_an_event(
-    at: int, put: bytes, cut: int, line: bytes
-) -> None:
+def test_damage_anywhere_is_a_value_error_or_still_an_event(at: int, put: bytes, cut: int, line: bytes) -> None:
     at %= len(line)
     try:
         back = decode_event(line[:at] + put + line[at + cut :])

@@ -37,11 +37,21 @@ def started(resumed_from: int | None = None) -> ev.RunStarted:
 def prepared(total: int) -> ev.DataPrepared:
     return ev.DataPrepared(
         DataReport(
-            sources=[SourceReport(path="rows.jsonl", format="messages", reason="keys", rows=10, kept=10, held_out=0, dropped={}, cut=0)],
-            eval_rows=0, tokens=1000, trained_tokens=500, bins=10, max_length=64, lengths=[], notes={},
+            sources=[
+                SourceReport(
+                    path="rows.jsonl", format="messages", reason="keys", rows=10, kept=10, held_out=0, dropped={}, cut=0
+                )
+            ],
+            eval_rows=0,
+            tokens=1000,
+            trained_tokens=500,
+            bins=10,
+            max_length=64,
+            lengths=[],
+            notes={},
         ),
         total,
-    )  # fmt: skip
+    )
 
 
 def oom(after: int) -> ev.OutOfMemory:
@@ -119,10 +129,7 @@ def test_a_repeated_step_replaces_itself_and_all_that_followed() -> None:
 
 
 def test_a_checkpoint_that_is_written_again_is_listed_once() -> None:
-    saved = [
-        ev.CheckpointSaved(step=n, path=f"checkpoints/step-{n}", megabytes=1, seconds=1)
-        for n in (5, 10, 5)
-    ]
+    saved = [ev.CheckpointSaved(step=n, path=f"checkpoints/step-{n}", megabytes=1, seconds=1) for n in (5, 10, 5)]
     assert [done.step for done in after(*saved).checkpoints] == [10, 5]
 
 
@@ -247,13 +254,28 @@ any_event: st.SearchStrategy[Any] = st.one_of(
     st.builds(ev.Evaluated, step=small, loss=anything, rows=small, seconds=anything),
     st.builds(ev.CheckpointSaved, step=small, path=st.just("x"), megabytes=anything, seconds=anything),
     st.builds(ev.LearningRateChanged, step=small, old=anything, new=anything, mode=st.just("scale")),
-    st.builds(ev.RecoveryApplied, step=small, rung=st.sampled_from(["recompute", "rank"]), title=st.just("t"), automatic=st.booleans()),
+    st.builds(
+        ev.RecoveryApplied,
+        step=small,
+        rung=st.sampled_from(["recompute", "rank"]),
+        title=st.just("t"),
+        automatic=st.booleans(),
+    ),
     st.builds(ev.Failed, st.just("m"), st.just(""), st.none() | small),
-    st.builds(ev.Finished, reason=st.just("stopped"), step=small, seconds=anything, tokens=small, adapter=st.none(), first_loss=anything, last_loss=anything),
+    st.builds(
+        ev.Finished,
+        reason=st.just("stopped"),
+        step=small,
+        seconds=anything,
+        tokens=small,
+        adapter=st.none(),
+        first_loss=anything,
+        last_loss=anything,
+    ),
     st.builds(ev.Alert, st.just("m")),
     st.builds(ev.Progress, st.just("s")),
     st.builds(ev.CommandApplied, st.just("c"), small),
-)  # fmt: skip
+)
 
 
 @settings(max_examples=400, deadline=None)

@@ -110,9 +110,7 @@ def make(tiny_model: Path, tiny_data: Path) -> Make:
     return made
 
 
-def wait(
-    process: subprocess.Popen[str], what: str, until: Callable[[], Any], pause: float = 0.01
-) -> None:
+def wait(process: subprocess.Popen[str], what: str, until: Callable[[], Any], pause: float = 0.01) -> None:
     """Wait for something that a process does."""
     end = time.monotonic() + 90
     while not until():
@@ -198,9 +196,7 @@ def test_killed_at_the_worst_moments_a_run_repeats_the_uninterrupted_one_bit_for
     ended(place.resume(run))
     check(run, f"after a kill {pause:.3f} s after a step")
     assert losses(run) == whole
-    first, second = (
-        load_file(path.adapter / "adapter_model.safetensors") for path in (run, uninterrupted)
-    )
+    first, second = (load_file(path.adapter / "adapter_model.safetensors") for path in (run, uninterrupted))
     assert first.keys() == second.keys()
     assert all((first[name] == second[name]).all() for name in first)
     assert scratch(run) == []
@@ -243,9 +239,7 @@ def starts(run: RunDirectory) -> int:
     return sum(isinstance(event, ev.RunStarted) for event in say(run))
 
 
-def test_a_learning_rate_changed_after_the_last_checkpoint_survives_kills(
-    place: Place, make: Make
-) -> None:
+def test_a_learning_rate_changed_after_the_last_checkpoint_survives_kills(place: Place, make: Make) -> None:
     config = make("rate", train={"lr_scheduler_type": "cosine", "max_steps": 10, "save_steps": 4})
     before, run = (
         steered_and_killed(place, config, "[cmd.SetLearningRate(1e-4)]"),
@@ -261,9 +255,7 @@ def test_a_learning_rate_changed_after_the_last_checkpoint_survives_kills(
     assert 0 < after[10] < after[9] < after[8] < 1e-4
 
 
-def test_a_learning_rate_changed_right_after_a_checkpoint_survives_a_kill(
-    place: Place, make: Make
-) -> None:
+def test_a_learning_rate_changed_right_after_a_checkpoint_survives_a_kill(place: Place, make: Make) -> None:
     config = make("rate-2", train={"lr_scheduler_type": "constant", "max_steps": 10})
     commands = "[cmd.SetLearningRate(1e-3), cmd.SaveNow(), cmd.SetLearningRate(1e-4)]"
     before = steered_and_killed(place, config, commands)
@@ -316,9 +308,7 @@ def whole(run: RunDirectory, step: int) -> bool:
     return (folder / "state.json").is_file()
 
 
-def test_a_disk_that_takes_no_more_ends_no_run_and_spoils_no_checkpoint(
-    place: Place, make: Make
-) -> None:
+def test_a_disk_that_takes_no_more_ends_no_run_and_spoils_no_checkpoint(place: Place, make: Make) -> None:
     process, run = place.train(make("no-room", train={"max_steps": 2000}))
     wait(process, "a checkpoint", lambda: run.checkpoints())
     # No file may grow beyond 30 kB: too little for an adapter, enough for the events so far.
@@ -329,9 +319,7 @@ def test_a_disk_that_takes_no_more_ends_no_run_and_spoils_no_checkpoint(
     wait_for_step(process, run, failed_at + 2)
     assert scratch(run) == [] and whole(run, last) and run.checkpoints()[-1] == last
     # There is room again: the next checkpoint is written, and the run can be stopped and saved.
-    resource.prlimit(
-        process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-    )
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     wait(process, "a checkpoint after all", lambda: run.checkpoints()[-1] > last)
     # And without room at the end it waits for some, but not against the user's will.
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
@@ -392,9 +380,7 @@ def test_a_configuration_that_cannot_be_used_is_wrong_usage(place: Place) -> Non
     (place.folder / "bad.yaml").write_text("train: {learning_rte: 1}\n")
     out, err = ended(place.start("train", "bad.yaml"), 2)
     assert out == ""
-    assert err == (
-        "evenfall: bad.yaml: train.learning_rte: no such key; did you mean train.learning_rate?\n"
-    )
+    assert err == ("evenfall: bad.yaml: train.learning_rte: no such key; did you mean train.learning_rate?\n")
 
 
 def test_a_model_that_is_missing_is_a_message_and_no_traceback(place: Place, make: Make) -> None:

@@ -45,9 +45,7 @@ def losses(events: list[ev.Event]) -> dict[int, float]:
 class Script(Session):
     """A session that is told commands as soon as a step was reported."""
 
-    def __init__(
-        self, directory: RunDirectory, at: dict[int, list[cmd.Command]], **options
-    ) -> None:
+    def __init__(self, directory: RunDirectory, at: dict[int, list[cmd.Command]], **options) -> None:
         super().__init__(directory, **options)
         emit = self._control.emit
 
@@ -118,9 +116,7 @@ def test_the_adapter_loads_in_stock_peft_with_equal_logits(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.float32,
         )  # fmt: skip
-    stock = AutoPeftModelForCausalLM.from_pretrained(
-        str(directory.adapter), dtype=torch.float32, **options
-    ).eval()
+    stock = AutoPeftModelForCausalLM.from_pretrained(str(directory.adapter), dtype=torch.float32, **options).eval()
     for module in stock.modules():  # its CPU kernel for evaluation computes in bfloat16
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -147,9 +143,7 @@ def test_accumulation_changes_nothing_but_rounding(tiny_config: Make) -> None:
         )
         curves.append([(s.loss, s.grad_norm) for s in of(ev.Step, events)])
     for curve in curves[1:]:
-        torch.testing.assert_close(
-            torch.tensor(curve), torch.tensor(curves[0]), rtol=1e-5, atol=1e-6
-        )
+        torch.testing.assert_close(torch.tensor(curve), torch.tensor(curves[0]), rtol=1e-5, atol=1e-6)
 
 
 def test_evaluating_changes_nothing(tiny_config: Make) -> None:
@@ -157,9 +151,7 @@ def test_evaluating_changes_nothing(tiny_config: Make) -> None:
     _, once = run(tiny_config(**held_out))
     _, often = run(tiny_config(**held_out, train={"eval_steps": 1}))
     assert len(of(ev.Evaluated, often)) == 6
-    assert [(s.loss, s.grad_norm) for s in of(ev.Step, often)] == [
-        (s.loss, s.grad_norm) for s in of(ev.Step, once)
-    ]
+    assert [(s.loss, s.grad_norm) for s in of(ev.Step, often)] == [(s.loss, s.grad_norm) for s in of(ev.Step, once)]
 
 
 def test_recompute_changes_nothing(tiny_config: Make) -> None:
@@ -173,9 +165,7 @@ def test_recompute_changes_nothing(tiny_config: Make) -> None:
 
 
 @pytest.mark.parametrize("optim", ["adamw_torch", "adamw_8bit"])
-def test_stop_and_resume_repeat_the_uninterrupted_run_bit_for_bit(
-    tiny_config: Make, optim: str
-) -> None:
+def test_stop_and_resume_repeat_the_uninterrupted_run_bit_for_bit(tiny_config: Make, optim: str) -> None:
     settings = {
         "train": {
             "max_steps": 12, "gradient_accumulation_steps": 3, "save_steps": 5, "optim": optim,
@@ -228,9 +218,7 @@ def test_a_run_taken_up_and_stopped_before_it_trains_keeps_its_figures(tiny_conf
     assert end.tokens == sum(step.tokens for step in before.steps) > 0
 
 
-def test_a_skipped_update_is_not_in_the_loss_of_the_run(
-    tiny_config: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_skipped_update_is_not_in_the_loss_of_the_run(tiny_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = micro_step.loss_sum, []
 
     def poisoned(*args):
@@ -353,9 +341,7 @@ def test_losses_are_summed_in_the_backward_and_divided_in_float32(
 def test_gradients_that_stay_not_finite_end_the_run_with_the_adapter_saved(
     tiny_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        micro_step, "loss_sum", lambda trained, _: sum_of(trained.model) * float("inf")
-    )
+    monkeypatch.setattr(micro_step, "loss_sum", lambda trained, _: sum_of(trained.model) * float("inf"))
     directory, events = run(tiny_config(train={"max_steps": 20}))
     (failed,) = of(ev.Failed, events)
     assert "not finite" in failed.message and "learning_rate" in failed.hint
@@ -397,9 +383,7 @@ def endless(path: Path) -> str:
     return str(path)
 
 
-def test_data_that_are_red_end_a_run_before_anything_is_loaded(
-    tiny_config: Make, tmp_path: Path
-) -> None:
+def test_data_that_are_red_end_a_run_before_anything_is_loaded(tiny_config: Make, tmp_path: Path) -> None:
     config = tiny_config(data={"path": endless(tmp_path / "rows.jsonl")})
     _, events = run(config)
     (failed,) = of(ev.Failed, events)
@@ -416,9 +400,7 @@ def test_data_that_are_red_end_a_run_before_anything_is_loaded(
     assert levels["end_untrained"] == "green"
 
 
-def test_rows_in_question_do_not_hold_a_run_up_and_are_on_record(
-    tiny_config: Make, tmp_path: Path
-) -> None:
+def test_rows_in_question_do_not_hold_a_run_up_and_are_on_record(tiny_config: Make, tmp_path: Path) -> None:
     rows = [{"prompt": "what is next", "completion": "after"}] * 2
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     _, events = run(tiny_config(data={"path": str(tmp_path / "rows.jsonl")}))

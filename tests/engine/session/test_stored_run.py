@@ -1,6 +1,7 @@
 """A run of an earlier version of the code opens, resumes and ends.
 
-`stored_run/` is the folder of a run of 30 steps on the demo's model and data (rank 4 on q and v, CPU, one thread) that was
+`stored_run/` is the folder of a run of 30 steps on the demo's model and data (rank 4 on q and v, CPU, one thread) that
+was
 killed behind step 18 under commit 4144d38; `undisturbed.json` has the losses of the same run without a kill. Names in
 events, keys of the loop's state and names of tensors in checkpoints are therefore not to change.
 """

@@ -34,9 +34,7 @@ def batch_of(lengths, *, learnt=0.5, seed=0):
     examples = []
     for number, length in enumerate(lengths):
         trained = generator.random(length) < learnt
-        examples.append(
-            Example(ids=generator.integers(3, 60, length), trained=trained, number=number)
-        )
+        examples.append(Example(ids=generator.integers(3, 60, length), trained=trained, number=number))
     return collate(examples)
 
 
@@ -98,9 +96,7 @@ def fast_run(**changes) -> Any:
         at += parameter.numel()
     for state in fast_states(model):
         state.accumulate = True
-    trained = TrainedModel(
-        model=model, head=head, ways=OUR_KERNEL, device=torch.device(DEVICE), packed=True
-    )
+    trained = TrainedModel(model=model, head=head, ways=OUR_KERNEL, device=torch.device(DEVICE), packed=True)
     return SimpleNamespace(trained=trained, optimizer=SimpleNamespace(gradients=flat))
 
 
@@ -308,9 +304,7 @@ def test_a_graph_whose_time_cannot_be_taken_is_not_used(gpu, monkeypatch):
     assert not step._graphs and not run.told
 
 
-def test_a_graph_may_be_as_far_off_as_its_own_launches_and_not_as_another_attention(
-    gpu, monkeypatch
-):
+def test_a_graph_may_be_as_far_off_as_its_own_launches_and_not_as_another_attention(gpu, monkeypatch):
     gpu.graphs_off_by = 1.01
     run = counting_run(ANOTHER_IS_FASTER)
     step, batch = started(run), batch_of([20, 18], learnt=1.0)

@@ -123,9 +123,7 @@ def test_8_bit_steps_stay_near_fp32_and_no_parameter_rounds_on_the_scale_of_anot
             backward(one, number)
             grads = [p.grad for p in one.parameters() if p.grad is not None]
             assert len(grads) == 4
-            grads[0].mul_(
-                1e-6
-            )  # in a block with the others, its squares would all be the same code
+            grads[0].mul_(1e-6)  # in a block with the others, its squares would all be the same code
             own.step(1e-3)
     start = model()
     for one, other, before in zip(*(n.parameters() for n in (net, stock, start)), strict=True):
@@ -143,9 +141,7 @@ def test_the_8_bit_moments_of_an_8b_model_take_a_quarter_and_nothing_is_padded()
     held = {}
     for optim in get_args(Optim):
         moments = FlatAdamW(dict(matrices), AdamWSettings(), optim).moments()
-        buffers = {
-            t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in moments.values()
-        }
+        buffers = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in moments.values()}
         held[optim] = sum(buffers.values())
     assert held["adamw_torch"] == 8 * count + 4
     assert held["adamw_8bit"] == 2 * count + 2 * 4 * count // 256 + 4

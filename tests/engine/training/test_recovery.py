@@ -76,9 +76,7 @@ BATCHED = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "
 def test_policy_takes_the_first_rung_that_keeps_the_result(tiny_config: Make, fail_above) -> None:
     free = train(tiny_config(train=BATCHED, adapter={"lora_dropout": 0.1}))
     held = fail_above(150, 3)
-    capped = train(
-        tiny_config(train={**BATCHED, "on_oom": "recover"}, adapter={"lora_dropout": 0.1})
-    )
+    capped = train(tiny_config(train={**BATCHED, "on_oom": "recover"}, adapter={"lora_dropout": 0.1}))
     assert steps(capped) == list(range(1, 9))
     assert [r.rung for r in of(ev.RecoveryApplied, capped)] == ["batch"]
     assert of(ev.RecoveryApplied, capped)[0].automatic
@@ -87,11 +85,7 @@ def test_policy_takes_the_first_rung_that_keeps_the_result(tiny_config: Make, fa
     # Dropout draws per micro-batch, so only the steps before the new plan are equal bit for bit.
     assert [s.loss for s in of(ev.Step, capped)][:3] == [s.loss for s in of(ev.Step, free)][:3]
     question = of(ev.OutOfMemory, capped)[0]
-    assert (
-        question.step == 3
-        and question.phase == "step"
-        and question.requested_gb == 2.5 * 2**30 / 1e9
-    )
+    assert question.step == 3 and question.phase == "step" and question.requested_gb == 2.5 * 2**30 / 1e9
 
 
 def test_a_smaller_batch_repeats_the_losses(tiny_config: Make, fail_above) -> None:
@@ -140,9 +134,7 @@ def test_a_plan_that_saves_more_than_it_must_is_given_up_first(
     def fit(trained, config, margin):
         margins.append(margin)
         kept = 1 if len(margins) < 3 else 0
-        return MemoryPlan(
-            kept=kept, cheap=0, recomputed=2 - kept, cached=0, activations=0, weights=0
-        )
+        return MemoryPlan(kept=kept, cheap=0, recomputed=2 - kept, cached=0, activations=0, weights=0)
 
     monkeypatch.setattr(run_state, "fit_memory", fit)
     fail_above(150, 3)
@@ -168,9 +160,7 @@ def test_shorter_rows_say_how_many_they_affect(tiny_config: Make, fail_above) ->
     assert of(ev.StateChanged, events)[-1].state == "finished"
 
 
-def test_without_anybody_to_ask_it_saves_and_ends_with_what_to_try(
-    tiny_config: Make, fail_above
-) -> None:
+def test_without_anybody_to_ask_it_saves_and_ends_with_what_to_try(tiny_config: Make, fail_above) -> None:
     fail_above(150, 3)
     config = tiny_config(train=BATCHED)
     events = train(config)
@@ -203,9 +193,7 @@ def evaluation_fails_above(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], N
 EVALUATED = {"train": {**BATCHED, "eval_steps": 4}, "data": {"eval_fraction": 0.4}}
 
 
-def test_stop_answers_an_evaluation_that_does_not_fit(
-    tiny_config: Make, evaluation_fails_above
-) -> None:
+def test_stop_answers_an_evaluation_that_does_not_fit(tiny_config: Make, evaluation_fails_above) -> None:
     evaluation_fails_above(70)
     events = train(tiny_config(**EVALUATED), answer=lambda question: cmd.Stop(save=True))
     assert of(ev.Finished, events)[0].reason == "stopped" and steps(events) == [1, 2, 3, 4]
@@ -238,13 +226,9 @@ def test_with_nobody_to_ask_an_evaluation_that_does_not_fit_is_left_out(
     assert any("evaluation left out" in alert.message for alert in of(ev.Alert, events))
 
 
-def test_evaluation_that_does_not_fit_is_answered_and_done(
-    tiny_config: Make, evaluation_fails_above
-) -> None:
+def test_evaluation_that_does_not_fit_is_answered_and_done(tiny_config: Make, evaluation_fails_above) -> None:
     evaluation_fails_above(70)
-    config = tiny_config(
-        train={**BATCHED, "eval_steps": 4, "on_oom": "recover"}, data={"eval_fraction": 0.4}
-    )
+    config = tiny_config(train={**BATCHED, "eval_steps": 4, "on_oom": "recover"}, data={"eval_fraction": 0.4})
     events = train(config)
     assert {q.phase for q in of(ev.OutOfMemory, events)} == {"evaluation"}
     assert [e.step for e in of(ev.Evaluated, events)] == [4, 8]

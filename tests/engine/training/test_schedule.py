@@ -30,9 +30,9 @@ def test_without_a_warm_up_the_rates_are_those_of_transformers(kind: Any) -> Non
         expected.append(stock.get_last_lr()[0])
         optimizer.step()
         stock.step()
-    assert rates(
-        Schedule(kind=kind, peak=2e-4, warmup_steps=0, total_steps=TOTAL)
-    ) == pytest.approx(expected, rel=1e-12, abs=1e-18)
+    assert rates(Schedule(kind=kind, peak=2e-4, warmup_steps=0, total_steps=TOTAL)) == pytest.approx(
+        expected, rel=1e-12, abs=1e-18
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

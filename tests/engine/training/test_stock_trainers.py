@@ -79,10 +79,7 @@ def test_sft_trainer(tiny_model, tmp_path, fast_calls, recompute):
 
 def test_dpo_trainer(tiny_model, tmp_path, fast_calls):
     rows = Dataset.from_list(
-        [
-            {"prompt": sentence(n, 4), "chosen": " sun moon", "rejected": " " + sentence(n, 3)}
-            for n in range(4)
-        ]
+        [{"prompt": sentence(n, 4), "chosen": " sun moon", "rejected": " " + sentence(n, 3)} for n in range(4)]
     )
     runs = {}
     for patched in (False, True):

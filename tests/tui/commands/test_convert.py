@@ -91,9 +91,8 @@ def test_importing_loads_no_heavy_library():
 def test_a_reader_that_has_enough_is_no_error(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("model: {name_or_path: demo}\n")
-    code = f"import sys; from evenfall.tui.commands.main import main; sys.exit(main(['config', {str(file)!r}, '--to', 'trl']))"
-    command = (
-        f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} | head -c 1; echo ${{PIPESTATUS[0]}}"
-    )
+    words = ["config", str(file), "--to", "trl"]
+    code = f"import sys; from evenfall.tui.commands.main import main; sys.exit(main({words!r}))"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} | head -c 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout == "#0\n" and not done.stderr

@@ -53,9 +53,7 @@ def test_red_exits_with_1_and_the_printed_fix_mends_it(rows, capsys):
     path = rows('{"prompt": "cut', row(3))
     code, text = check(capsys, path)
     assert code == 1
-    assert re.search(
-        r"✗ RED +rows that cannot be read or rendered: 1; the first:\s+\S+: line\s+31", text
-    )
+    assert re.search(r"✗ RED +rows that cannot be read or rendered: 1; the first:\s+\S+: line\s+31", text)
     assert re.search(r"! AMBER +rows that repeat an earlier row: 1 \(3.1 %\)\n +row 32\n", text)
     fixes = re.findall(r"data\.drop=\[[a-z,]+\]", text)
     assert fixes == ["data.drop=[bad]", "data.drop=[duplicate]", "data.drop=[bad,duplicate]"]
@@ -108,13 +106,22 @@ def test_the_pace_is_that_of_the_last_run_of_the_model(tmp_path):
     assert last_pace(config) is None
     run = create_run(config)
     steps = [
-        ev.Step(step=n, epoch=0.1, loss=1.0, learning_rate=1e-4, grad_norm=1.0, tokens=500, trained_tokens=100, seconds=0.25,
-                memory_gb=1, memory_peak_gb=1, memory_total_gb=2)
+        ev.Step(
+            step=n,
+            epoch=0.1,
+            loss=1.0,
+            learning_rate=1e-4,
+            grad_norm=1.0,
+            tokens=500,
+            trained_tokens=100,
+            seconds=0.25,
+            memory_gb=1,
+            memory_peak_gb=1,
+            memory_total_gb=2,
+        )
         for n in range(1, 12)
-    ]  # fmt: skip
+    ]
     run.events_file.write_bytes(b"".join(event_lines.encode_event(step) + b"\n" for step in steps))
     assert last_pace(config) == 2000
-    other = config.model_copy(
-        update={"model": config.model.model_copy(update={"name_or_path": "x"})}
-    )
+    other = config.model_copy(update={"model": config.model.model_copy(update={"name_or_path": "x"})})
     assert last_pace(other) is None

@@ -27,9 +27,7 @@ class FakeChat:
         self.hold.set()
         self.fail = ""
         self.closed = False
-        self.text = (
-            "{side} answer number {n}: two and three are primes, and that is all there is to it."
-        )
+        self.text = "{side} answer number {n}: two and three are primes, and that is all there is to it."
 
     def reply(self, messages, *, adapter, on_text, stop, **options):
         self.asked.append((messages, {"adapter": adapter, **options}))
@@ -118,9 +116,7 @@ def test_loading_shows_how_far_it_is(app, drive, see, same_as_snapshot, monkeypa
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_prompt_is_answered_with_the_adapter_and_its_speed(
-    app, chat, drive, see, same_as_snapshot, size
-):
+def test_a_prompt_is_answered_with_the_adapter_and_its_speed(app, chat, drive, see, same_as_snapshot, size):
     async def scenario(pilot):
         await show_chat(pilot)
         same_as_snapshot(app, "chat-ready")
@@ -140,9 +136,7 @@ def test_a_prompt_is_answered_with_the_adapter_and_its_speed(
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_streaming_shows_the_text_so_far_and_esc_keeps_it(
-    app, chat, drive, see, same_as_snapshot, size
-):
+def test_streaming_shows_the_text_so_far_and_esc_keeps_it(app, chat, drive, see, same_as_snapshot, size):
     chat.hold.clear()
 
     async def scenario(pilot):
@@ -283,9 +277,7 @@ def test_options_reach_the_model_and_bad_ones_do_not(app, chat, drive, see):
 @pytest.mark.parametrize("size", SIZES)
 def test_it_does_not_load_while_a_run_trains(app, chat, drive, see, same_as_snapshot, size):
     async def scenario(pilot):
-        app.desk.session = SimpleNamespace(
-            done=False, run=app.desk.chosen_run, set_attended=lambda on: None
-        )
+        app.desk.session = SimpleNamespace(done=False, run=app.desk.chosen_run, set_attended=lambda on: None)
         await show_chat(pilot)
         assert "stop or finish it first" in " ".join(see(app).split())
         same_as_snapshot(app, "chat-training")
@@ -316,9 +308,7 @@ def test_it_gives_the_memory_back_when_a_run_starts(app, chat, drive, see):
         await send(pilot, "hello")
         await until(pilot, lambda: "Tuned answer number" in see(app))
         await pilot.press("f2")
-        app.desk.session = SimpleNamespace(
-            done=False, run=app.desk.chosen_run, set_attended=lambda on: None
-        )
+        app.desk.session = SimpleNamespace(done=False, run=app.desk.chosen_run, set_attended=lambda on: None)
         await until(pilot, lambda: chat.closed)  # though the screen is hidden and an answer runs
         app.desk.session = None
         assert app.screen.NAME == "model"

@@ -34,9 +34,7 @@ def test_loaded(app, asked, drive, see, same_as_snapshot, size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_reading_shows_how_far_it_is_and_can_be_cancelled(
-    app, drive, see, same_as_snapshot, monkeypatch, size
-):
+def test_reading_shows_how_far_it_is_and_can_be_cancelled(app, drive, see, same_as_snapshot, monkeypatch, size):
     go_on = threading.Event()
 
     def slow(config, job):
@@ -310,9 +308,7 @@ def test_rows_above_the_limit_are_bars_of_their_own():
     assert plot is not None and length_plot([], 256, "#00ff00", "#ff0000") is None
     fit, over = plot.curves
     assert (len(fit.xs), len(over.xs)) == (90, 10) and over.color == "#ff0000"
-    bars = [
-        bar for curve in plot.curves for run in decimate(curve, plot.x_range, 60) for bar in run
-    ]
+    bars = [bar for curve in plot.curves for run in decimate(curve, plot.x_range, 60) for bar in run]
     assert [round(share) for _, share in bars] == [60, 30, 10]
     drawn = draw_plot(plot, 70, 8, "#888888")
     assert drawn is not None
@@ -330,9 +326,7 @@ def test_a_long_tail_leaves_the_others_their_room():
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_lengths_take_the_place_of_the_rows_and_give_it_back(
-    app, asked, drive, see, same_as_snapshot, size
-):
+def test_lengths_take_the_place_of_the_rows_and_give_it_back(app, asked, drive, see, same_as_snapshot, size):
     async def scenario(pilot):
         await show_data(pilot)
         await pilot.press("h")
@@ -369,9 +363,7 @@ def test_fates_differ_without_colour():
     assert len({line.plain for line in lines}) == 3
 
 
-def test_several_data_sets_are_told_and_give_way_to_a_path(
-    asked, drive, see, tmp_path, monkeypatch
-):
+def test_several_data_sets_are_told_and_give_way_to_a_path(asked, drive, see, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mix = RunConfig().with_overrides(["data.datasets=[{path: a.json}, {path: b.json, weight: 2}]"])
     app = EvenfallApp(mix)

@@ -76,9 +76,7 @@ def test_enter_goes_to_the_first_row_of_a_finding(app, asked, drive, see):
 
 
 def test_nothing_wrong_is_said_too(app, drive, see, monkeypatch):
-    fine = DataPreview(
-        report=REPORT, inspector=PREVIEW.inspector, check=checked(REPORT, FINDINGS[2:])
-    )
+    fine = DataPreview(report=REPORT, inspector=PREVIEW.inspector, check=checked(REPORT, FINDINGS[2:]))
     monkeypatch.setattr(screen_module, "load_preview", lambda config, job: fine)
 
     async def scenario(pilot):
@@ -153,9 +151,7 @@ def test_how_long_a_run_takes_is_told_where_a_pace_is_known():
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_rows_that_fit_two_formats_are_asked_about(
-    app, drive, see, same_as_snapshot, tmp_path, size
-):
+def test_rows_that_fit_two_formats_are_asked_about(app, drive, see, same_as_snapshot, tmp_path, size):
     rows = '{"prompt": "1+1", "completion": "2", "instruction": "add", "output": "2"}\n' * 3
     (tmp_path / "rows.jsonl").write_text(rows)
 

@@ -130,9 +130,7 @@ def test_ready_shows_sizes_before_anything_is_written(app, drive, see, same_as_s
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_what_is_ticked_is_written_and_its_check_is_shown(
-    app, drive, see, same_as_snapshot, exports, size
-):
+def test_what_is_ticked_is_written_and_its_check_is_shown(app, drive, see, same_as_snapshot, exports, size):
     finished_run()
 
     async def scenario(pilot):
@@ -173,9 +171,7 @@ async def run_ends(pilot, run) -> None:
     await until(pilot, lambda: len(pilot.app.screen._facts.kept) > 1, 10)
 
 
-def test_the_final_adapter_takes_the_place_of_a_checkpoint_that_nobody_chose(
-    app, drive, see, exports
-):
+def test_the_final_adapter_takes_the_place_of_a_checkpoint_that_nobody_chose(app, drive, see, exports):
     run = finished_run(saved=False)
     save(run.checkpoint(5))
 

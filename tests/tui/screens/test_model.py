@@ -420,17 +420,13 @@ def test_a_given_configuration_is_not_overwritten_by_the_demo(tmp_path, monkeypa
     assert app.desk.draft == config
 
 
-@pytest.mark.parametrize(
-    "path", ["null", "a: b.jsonl", "x # y", "yes", "1e-4", "[a]", '"', "日本.txt"]
-)
+@pytest.mark.parametrize("path", ["null", "a: b.jsonl", "x # y", "yes", "1e-4", "[a]", '"', "日本.txt"])
 def test_a_typed_path_is_taken_literally(path):
     override = settings.override_of("data.path", path)
     assert RunConfig().with_overrides([override]).data.path == path
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"), [(2e-4, "2e-4"), (1e-8, "1e-8"), (0.05, "0.05"), (32.0, "32"), (0.0, "0")]
-)
+@pytest.mark.parametrize(("value", "shown"), [(2e-4, "2e-4"), (1e-8, "1e-8"), (0.05, "0.05"), (32.0, "32"), (0.0, "0")])
 def test_numbers_are_short(value, shown):
     assert settings.field_text(value) == shown
     assert float(shown) == value

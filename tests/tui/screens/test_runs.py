@@ -85,9 +85,7 @@ async def look(pilot, settle):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_table_shows_each_run_and_its_state(
-    drive, tmp_path, four_runs, script, same_as_snapshot, size
-):
+def test_the_table_shows_each_run_and_its_state(drive, tmp_path, four_runs, script, same_as_snapshot, size):
     app = EvenfallApp(root=tmp_path / "runs", first="runs")
 
     async def scenario(pilot):
@@ -126,9 +124,7 @@ def test_enter_opens_a_run_read_only(drive, see, tmp_path, four_runs, script):
             if app.desk.source and not app.desk.source.loading:
                 break
         assert app.current_mode == "train"
-        assert (
-            isinstance(app.desk.source, ReplayRun) and app.desk.chosen_run == four_runs["0412-live"]
-        )
+        assert isinstance(app.desk.source, ReplayRun) and app.desk.chosen_run == four_runs["0412-live"]
         assert "step 1243/3100" in see(app) and "read-only" in see(app)
 
     drive(app, scenario)
@@ -156,9 +152,7 @@ def test_the_own_live_run_opens_with_its_verbs(drive, tmp_path, four_runs, scrip
     ("row", "reason"),
     [(0, "this run is going"), (1, None), (2, "has no checkpoint"), (3, "this run is complete")],
 )
-def test_only_a_run_that_can_go_on_is_resumed(
-    drive, see, tmp_path, four_runs, script, monkeypatch, row, reason
-):
+def test_only_a_run_that_can_go_on_is_resumed(drive, see, tmp_path, four_runs, script, monkeypatch, row, reason):
     taken_up = []
     monkeypatch.setattr(Desk, "resume_run", lambda self, run: taken_up.append(run.name))
     app = EvenfallApp(root=tmp_path / "runs", first="runs")
@@ -186,9 +180,7 @@ def test_clone_sets_the_next_run_up_without_its_name(drive, tmp_path, four_runs,
 
 
 @pytest.mark.parametrize(("key", "screen"), [("e", "export"), ("t", "chat")])
-def test_a_run_is_taken_along_to_export_and_chat(
-    drive, tmp_path, four_runs, script, monkeypatch, key, screen
-):
+def test_a_run_is_taken_along_to_export_and_chat(drive, tmp_path, four_runs, script, monkeypatch, key, screen):
     shown = []
     monkeypatch.setattr(EvenfallApp, "show", lambda self, name: shown.append(name))
     app = EvenfallApp(root=tmp_path / "runs", first="runs")

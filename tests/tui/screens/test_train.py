@@ -91,9 +91,7 @@ def test_without_a_run_it_says_how_to_get_one(drive, train_app, same_as_snapshot
         ("e", cmd.EvaluateNow(), "○ evaluation"),
     ],
 )
-def test_a_verb_is_sent_and_marked_until_it_is_answered(
-    drive, see, train_app, session, script, key, command, mark
-):
+def test_a_verb_is_sent_and_marked_until_it_is_answered(drive, see, train_app, session, script, key, command, mark):
     async def scenario(pilot):
         await script.begin(pilot, session, *script.training(20))
         await pilot.press(key)
@@ -166,9 +164,7 @@ def test_stopping_asks_and_the_default_saves(drive, train_app, session, script, 
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_learning_rate_is_changed_in_one_line(
-    drive, train_app, session, script, same_as_snapshot, size
-):
+def test_the_learning_rate_is_changed_in_one_line(drive, train_app, session, script, same_as_snapshot, size):
     async def scenario(pilot):
         await script.begin(pilot, session, *script.training(1243))
         await pilot.press("l")
@@ -216,9 +212,7 @@ def test_a_rate_that_is_none_is_not_sent(drive, see, train_app, session, script,
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_info_tells_which_parts_are_fast_and_why(
-    drive, train_app, session, script, same_as_snapshot, size
-):
+def test_info_tells_which_parts_are_fast_and_why(drive, train_app, session, script, same_as_snapshot, size):
     async def scenario(pilot):
         await script.begin(pilot, session, *script.training(1243))
         await pilot.press("i")
@@ -230,9 +224,7 @@ def test_info_tells_which_parts_are_fast_and_why(
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_windows_and_log_scale_change_the_plots(
-    drive, train_app, session, script, same_as_snapshot, size
-):
+def test_windows_and_log_scale_change_the_plots(drive, train_app, session, script, same_as_snapshot, size):
     async def scenario(pilot):
         await script.begin(pilot, session, *script.training(1243))
         await pilot.press("w", "y")
@@ -248,9 +240,7 @@ def test_windows_and_log_scale_change_the_plots(
 def test_plots_are_drawn_on_new_data_alone(drive, train_app, session, script, monkeypatch):
     drawn = []
     real = Chart.set_data
-    monkeypatch.setattr(
-        Chart, "set_data", lambda self, *args: (drawn.append(self.id), real(self, *args))
-    )
+    monkeypatch.setattr(Chart, "set_data", lambda self, *args: (drawn.append(self.id), real(self, *args)))
 
     async def scenario(pilot):
         await script.begin(pilot, session, *script.training(50))
@@ -308,16 +298,12 @@ def test_a_log_that_is_not_on_disk_is_told(drive, see, train_app, session, scrip
     drive(train_app, scenario)
 
 
-def test_lines_told_while_the_window_is_too_small_are_whole_afterwards(
-    drive, see, train_app, session, script
-):
+def test_lines_told_while_the_window_is_too_small_are_whole_afterwards(drive, see, train_app, session, script):
     async def scenario(pilot):
         await script.begin(pilot, session, *script.training(done=20))
         await pilot.resize_terminal(60, 20)
         await script.settle(pilot)
-        session.tell(
-            ev.CheckpointSaved(step=20, path="checkpoints/step-20", megabytes=168.0, seconds=1.9)
-        )
+        session.tell(ev.CheckpointSaved(step=20, path="checkpoints/step-20", megabytes=168.0, seconds=1.9))
         await script.settle(pilot)
         await pilot.resize_terminal(120, 36)
         await script.settle(pilot)
@@ -398,9 +384,7 @@ def test_the_dialog_goes_when_the_run_goes_on(drive, train_app, session, script)
         events = [*script.training(50), script.OOM, ev.StateChanged("out-of-memory")]
         await script.begin(pilot, session, *events)
         await script.settle(pilot)
-        session.tell(
-            ev.RecoveryApplied(step=50, rung="recompute", title="Recompute", automatic=True)
-        )
+        session.tell(ev.RecoveryApplied(step=50, rung="recompute", title="Recompute", automatic=True))
         session.tell(ev.StateChanged("training"))
         await script.settle(pilot)
         assert not isinstance(train_app.screen, OutOfMemoryModal)

@@ -8,9 +8,7 @@ from evenfall.engine.machine import host
 from evenfall.tui.state.machine import read_machine
 
 
-def test_memory_and_cores_are_what_a_run_may_use_of_them(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_memory_and_cores_are_what_a_run_may_use_of_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(host, "memory_limit", lambda: 16 * 10**9)  # a container's
     monkeypatch.setattr(host, "usable_cores", lambda: 3)
     monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi

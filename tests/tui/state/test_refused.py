@@ -8,12 +8,8 @@ from evenfall.engine.config.run_config import RunConfig
 from evenfall.tui.state.desk import Desk
 from evenfall.tui.state.refused import DraftField
 
-RATE = DraftField(
-    screen="model", key="train.learning_rate", title="learning rate", where="1, then a"
-)
-EVERY = DraftField(
-    screen="model", key="train.eval_steps", title="evaluate every", where="1, then a"
-)
+RATE = DraftField(screen="model", key="train.learning_rate", title="learning rate", where="1, then a")
+EVERY = DraftField(screen="model", key="train.eval_steps", title="evaluate every", where="1, then a")
 HELD = DraftField(screen="data", key="data.eval_fraction", title="held out", where="2")
 
 
@@ -24,9 +20,7 @@ def told():
 
 @pytest.fixture
 def desk(tmp_path, told):
-    host = SimpleNamespace(
-        draft_changed=lambda: None, tell=lambda text, severity: told.append(str(text))
-    )
+    host = SimpleNamespace(draft_changed=lambda: None, tell=lambda text, severity: told.append(str(text)))
     return Desk(host, root=tmp_path / "runs", config=RunConfig(output_dir=str(tmp_path / "runs")))
 
 

@@ -11,15 +11,11 @@ from evenfall.tui.state.story import Story
     ("event", "words"),
     [
         (
-            ev.MemoryPlanned(
-                kept=32, cheap=0, recomputed=0, cached=32, activations_gb=61.9, weights_gb=13.96
-            ),
+            ev.MemoryPlanned(kept=32, cheap=0, recomputed=0, cached=32, activations_gb=61.9, weights_gb=13.96),
             "activations kept in 32 layers: 61.9 GB; weights of 32 layers dequantised: 14.0 GB",
         ),
         (
-            ev.MemoryPlanned(
-                kept=3, cheap=10, recomputed=19, cached=0, activations_gb=14.2, weights_gb=0.0
-            ),
+            ev.MemoryPlanned(kept=3, cheap=10, recomputed=19, cached=0, activations_gb=14.2, weights_gb=0.0),
             (
                 "activations kept in 3 layers, norms and activations recomputed in 10 layers, "
                 "recomputed in 19 layers: 14.2 GB"

@@ -14,9 +14,7 @@ COLOR, AXIS = "#87afd7", "#6c6c6c"
 
 
 def curve(ys, style: Literal["band", "line", "points"] = "band", first=1):
-    return Curve(
-        xs=[float(n) for n in range(first, first + len(ys))], ys=list(ys), color=COLOR, style=style
-    )
+    return Curve(xs=[float(n) for n in range(first, first + len(ys))], ys=list(ys), color=COLOR, style=style)
 
 
 def test_a_band_keeps_the_extremes_of_every_column():
@@ -109,9 +107,7 @@ def test_a_plot_fills_its_cells_in_the_given_colours(width, height):
 @pytest.mark.parametrize("y_log", [False, True])
 @pytest.mark.parametrize("size", [(80, 12), (20, 4), (10, 2), (1, 1), (0, 0)])
 def test_no_data_breaks_a_plot(ys, y_log, size):
-    lines = draw_plot(
-        PlotData(curves=[curve(ys)], x_range=(0, 10), y_log=y_log), size[0], size[1], AXIS
-    )
+    lines = draw_plot(PlotData(curves=[curve(ys)], x_range=(0, 10), y_log=y_log), size[0], size[1], AXIS)
     assert lines is None or len(lines) == size[1]
     assert lines is None or all(sum(len(text) for text, _ in runs) <= size[0] for runs in lines)
 

@@ -70,15 +70,10 @@ class ColumnsModal(EvenfallModal):
     def on_mount(self) -> None:
         ways = self.query_one(PickList)
         ways.set_rows(
-            [
-                PickRow(str(place), (one.format, one.reason))
-                for place, one in enumerate(self._question.candidates)
-            ]
+            [PickRow(str(place), (one.format, one.reason)) for place, one in enumerate(self._question.candidates)]
         )
         ways.display = bool(self._question.candidates)
-        first = next(
-            (one.format for one in self._question.candidates if one.format in FORM_KEYS), None
-        )
+        first = next((one.format for one in self._question.candidates if one.format in FORM_KEYS), None)
         if first is not None:
             self.query_one("#columns-format", Choice).put(first)
         self._show_keys()
@@ -100,9 +95,7 @@ class ColumnsModal(EvenfallModal):
 
     def _show_keys(self) -> None:
         keys = FORM_KEYS[self._format]
-        known = next(
-            (one.columns for one in self._question.candidates if one.format == self._format), {}
-        )
+        known = next((one.columns for one in self._question.candidates if one.format == self._format), {})
         for place in range(_MOST_KEYS):
             field = self.query_one(f"#columns-key-{place}")
             field.display = place < len(keys)

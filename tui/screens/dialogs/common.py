@@ -211,9 +211,7 @@ class InfoModal(EvenfallModal):
 
     def compose(self) -> ComposeResult:
         width = max(len(name) for name, _ in self._rows) + 2
-        lines = [
-            Content.styled(name.ljust(width), "$text-muted") + value for name, value in self._rows
-        ]
+        lines = [Content.styled(name.ljust(width), "$text-muted") + value for name, value in self._rows]
         lines.append(Content(""))
         if self._parts:
             lines.append(Content.styled("parts", "bold"))
@@ -234,11 +232,7 @@ class InfoModal(EvenfallModal):
         proof = ""
         if part.error is not None and part.eager_error is not None:
             proof = f"  error {part.error:.1e}, stock {part.eager_error:.1e}"
-        return (
-            word
-            + Content(name)
-            + Content.styled(f"  {safe_str(part.reason, 200)}{proof}", "$text-muted")
-        )
+        return word + Content(name) + Content.styled(f"  {safe_str(part.reason, 200)}{proof}", "$text-muted")
 
 
 class TextModal(EvenfallModal):

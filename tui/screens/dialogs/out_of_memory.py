@@ -70,9 +70,7 @@ class OutOfMemoryModal(EvenfallModal):
     def _keys(self) -> Content:
         keys = "x save and stop   esc close, the run waits"
         if not self._trouble.rungs:
-            return Content("Nothing is known that would help.\n") + Content.styled(
-                keys, "$text-muted"
-            )
+            return Content("Nothing is known that would help.\n") + Content.styled(keys, "$text-muted")
         count = len(self._trouble.rungs)
         number = "1" if count == 1 else f"1-{min(count, 9)}"
         return Content.styled(f"{number} or enter: apply and go on   {keys}", "$text-muted")

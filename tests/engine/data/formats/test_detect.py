@@ -26,10 +26,7 @@ Row = dict[str, Any]
 
 
 def rows(*values):
-    return [
-        SourceRow(file="f.json", number=number, value=value)
-        for number, value in enumerate(values, 1)
-    ]
+    return [SourceRow(file="f.json", number=number, value=value) for number, value in enumerate(values, 1)]
 
 
 def read(value, overrides=()):
@@ -47,9 +44,7 @@ def learnt(normal):
         return normal.text
     assert isinstance(normal, Conversation), normal
     return [
-        message["content"]
-        if message["role"] == "assistant" and place not in normal.masked
-        else None
+        message["content"] if message["role"] == "assistant" and place not in normal.masked else None
         for place, message in enumerate(normal.messages)
     ]
 
@@ -172,9 +167,7 @@ def test_of_a_tie_each_setting_reads_its_own_columns():
     with pytest.raises(UndecidedFormat) as raised:
         read(TIES[0])
     one, other = raised.value.candidates
-    assert one.override == (
-        "data.format=prompt_completion 'data.columns={prompt: prompt, completion: completion}'"
-    )
+    assert one.override == ("data.format=prompt_completion 'data.columns={prompt: prompt, completion: completion}'")
     assert learnt(read(TIES[0], one.overrides)) == [None, "a"]
     assert learnt(read(TIES[0], other.overrides)) == [None, "a2"]
 
@@ -182,9 +175,7 @@ def test_of_a_tie_each_setting_reads_its_own_columns():
 @pytest.mark.parametrize("value", PARTLY)
 def test_of_preference_data_the_chosen_answer_is_learnt_when_that_is_asked_for(value):
     assert detect(rows(value)).format == "preference"
-    with pytest.raises(
-        UndecidedFormat, match=r"row 1: is preference data \(.*learns one ans"
-    ) as raised:
+    with pytest.raises(UndecidedFormat, match=r"row 1: is preference data \(.*learns one ans") as raised:
         read(value)
     first, *_ = raised.value.candidates
     assert first.format == "preference"
@@ -198,9 +189,7 @@ def test_of_preference_data_the_chosen_answer_is_learnt_when_that_is_asked_for(v
     assert found.get("system") == value.get("system")
 
 
-@pytest.mark.parametrize(
-    "wording", ["as texts", "as lists of messages", "as one message each", "implicit prompt"]
-)
+@pytest.mark.parametrize("wording", ["as texts", "as lists of messages", "as one message each", "implicit prompt"])
 def test_what_kind_of_preference_data_it_is_is_said(wording):
     kinds = {"as texts": PARTLY[0], "as lists of messages": PARTLY[3], "implicit prompt": PARTLY[5],
              "as one message each": PARTLY[6]}  # fmt: skip
@@ -217,17 +206,13 @@ def test_the_documented_settings_for_chosen_answers_work():
 
 def test_answers_that_both_conversations_share_are_the_prompt():
     before = [*CHAT, {"role": "user", "content": "q2"}]
-    value = {
-        key: [*before, {"role": "assistant", "content": key}] for key in ("chosen", "rejected")
-    }
+    value = {key: [*before, {"role": "assistant", "content": key}] for key in ("chosen", "rejected")}
     assert learnt(read(value, ["data.format=preference"])) == [None, None, None, "chosen"]
 
 
 def test_preference_texts_without_a_prompt_are_not_learnt_as_an_answer():
     value = {"chosen": "Human: q Assistant: a", "rejected": "Human: q Assistant: b"}
-    with pytest.raises(
-        DataError, match=r"`chosen`: no column holds the prompt .*data\.format=text"
-    ):
+    with pytest.raises(DataError, match=r"`chosen`: no column holds the prompt .*data\.format=text"):
         read(value, ["data.format=preference"])
     with pytest.raises(UndecidedFormat) as raised:
         read(value)
@@ -352,9 +337,7 @@ KINDS: dict[str, list[dict[str, str]]] = {
 @pytest.mark.parametrize("format", KINDS)
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_whatever_order_and_company_columns_have_the_format_is_told_and_no_row_is_lost(
-    format, data
-):
+def test_whatever_order_and_company_columns_have_the_format_is_told_and_no_row_is_lost(format, data):
     names = data.draw(st.sampled_from(KINDS[format]))
     found_rows = rows(*data.draw(st.lists(row_of(names), min_size=1, max_size=4)))
     found = detect(found_rows)
@@ -436,9 +419,7 @@ def test_names_in_capital_letters_are_proposed_whole():
         detect(rows(value))
     first = asked.value.candidates[0]
     assert first.format == "alpaca"
-    assert turns(read(value, first.overrides)) == turns(
-        read({"instruction": "q", "input": "more", "output": "a"})
-    )
+    assert turns(read(value, first.overrides)) == turns(read({"instruction": "q", "input": "more", "output": "a"}))
 
 
 def test_the_answer_is_told_by_its_name_before_its_length():
@@ -463,9 +444,7 @@ def test_what_was_told_can_be_read_otherwise():
     ways = ways_to_read(rows(value)[0])
     assert ways is not None and ways.columns == ("question", "answer", "category")
     assert ways.candidates[0].columns == {"prompt": "question", "completion": "answer"}
-    assert len({(one.format, *one.columns.values()) for one in ways.candidates}) == len(
-        ways.candidates
-    )
+    assert len({(one.format, *one.columns.values()) for one in ways.candidates}) == len(ways.candidates)
     assert ways_to_read(SourceRow(file="f.txt", number=1, value="text")) is None
 
 

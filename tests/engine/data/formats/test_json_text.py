@@ -34,14 +34,20 @@ WRITERS = [as_csv, as_lines, as_array, as_parquet]
 
 
 @pytest.mark.parametrize("write", WRITERS)
-@pytest.mark.parametrize("turns", [
-    CHAT,
-    CHAT[1],
-    [{"id": 1, "role": "user", "content": "a"}],
-    [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "weight": 0}],
-    [{"role": "Assistant", "content": None, "tool_calls": []}, {"role": "tool", "content": [{"type": "text", "text": "a"}]}],
-    [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [{"name": "f"}]}],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "turns",
+    [
+        CHAT,
+        CHAT[1],
+        [{"id": 1, "role": "user", "content": "a"}],
+        [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "weight": 0}],
+        [
+            {"role": "Assistant", "content": None, "tool_calls": []},
+            {"role": "tool", "content": [{"type": "text", "text": "a"}]},
+        ],
+        [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [{"name": "f"}]}],
+    ],
+)
 def test_turns_as_text_are_turns(tmp_path, write, turns):
     for text in (json.dumps(turns), json.dumps(turns, indent=1)):
         write(tmp_path / "a", {"chosen": text, "rejected": "[no] text"})

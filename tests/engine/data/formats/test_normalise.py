@@ -29,10 +29,7 @@ SHARE = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
 
 
 def rows(*values):
-    return [
-        SourceRow(file="f.json", number=number, value=value)
-        for number, value in enumerate(values, 1)
-    ]
+    return [SourceRow(file="f.json", number=number, value=value) for number, value in enumerate(values, 1)]
 
 
 def read(value, format: Any = "auto"):
@@ -169,9 +166,7 @@ def made_by_a_table(tmp_path, *values):
     """Rows as parquet gives them back: each with the keys of all."""
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.Table.from_pylist(list(values)), path)
-    return [
-        normalise(row, detect([row]).format) for row in read_rows(DatasetConfig(path=str(path)))
-    ]
+    return [normalise(row, detect([row]).format) for row in read_rows(DatasetConfig(path=str(path)))]
 
 
 def asked(name, arguments, **more):
@@ -204,7 +199,7 @@ def test_nulls_that_a_table_puts_into_calls_and_tools_are_not_there(tmp_path):
 def test_nulls_of_json_text_are_its_authors_own():
     arguments = {"zone": None}
     tools = [{"type": "function", "function": {"name": "time", "description": None}}]
-    turns = [SHARE[0], {"from": "function_call", "value": json.dumps({"name": "time", "arguments": arguments})}]  # fmt: skip
+    turns = [SHARE[0], {"from": "function_call", "value": json.dumps({"name": "time", "arguments": arguments})}]
     for value in (
         asked("time", json.dumps(arguments), tools=json.dumps(tools)),
         {"conversations": turns, "tools": json.dumps(tools)},
@@ -271,9 +266,7 @@ def test_a_system_column_that_repeats_the_rows_own_system_message_is_taken_as_on
     value = {"system": "be brief", "messages": [own, *CHAT]}
     assert turns(value)[:2] == [("system", "be brief\n"), ("user", "q")]
     assert turns({**value, "system": " "}) == turns(value)
-    assert turns({"system": "be brief", "prompt": [own, CHAT[0]], "completion": "a"}) == turns(
-        value
-    )
+    assert turns({"system": "be brief", "prompt": [own, CHAT[0]], "completion": "a"}) == turns(value)
     with pytest.raises(DataError, match="has a `system` column and a system message"):
         read({**value, "system": "be long"})
 

@@ -63,9 +63,7 @@ def test_a_cut_row_shows_its_tail(inspect):
     assert "cut" not in [token.fate for token in inspector.look(at(inspector, 1)).tokens]
 
 
-@pytest.mark.parametrize(
-    "text", ["é", "日本", "👩‍👩‍👧 a", " b", "\ufffd", "a\ufffd\ufffd\ufffd\ufffd\ufffdé"]
-)
+@pytest.mark.parametrize("text", ["é", "日本", "👩‍👩‍👧 a", " b", "\ufffd", "a\ufffd\ufffd\ufffd\ufffd\ufffdé"])
 def test_characters_that_span_tokens_come_out_whole(chatml, text):
     ids = chatml(text, add_special_tokens=False)["input_ids"]
     texts = token_texts(chatml, ids)
@@ -151,9 +149,7 @@ def test_the_next_problem_is_found_by_itself_or_by_the_check(inspect):
     one = at(inspector, 1)
     assert inspector.next_problem(one) == at(inspector, 150)
     assert inspector.next_problem(at(inspector, 150)) == at(inspector, 150)
-    found = Finding(
-        code="duplicate", level="amber", count=1, text="1 row", places=(at(inspector, 20),)
-    )
+    found = Finding(code="duplicate", level="amber", count=1, text="1 row", places=(at(inspector, 20),))
     check = DataCheck(
         report=None,  # type: ignore[arg-type] - not looked at
         findings=(found,),

@@ -34,9 +34,7 @@ def test_a_row_as_the_model_sees_it(chatml, monkeypatch, tmp_path):
     assert len(shown.inspector.places) == 60
     row = shown.inspector.look(shown.inspector.places[3])
     assert (row.place.number, row.length, row.trained) == (4, 27, 6)
-    assert "".join(token.text for token in row.tokens if token.fate == "trained") == (
-        " é!<|im_end|>\n"
-    )
+    assert "".join(token.text for token in row.tokens if token.fate == "trained") == (" é!<|im_end|>\n")
     assert json.loads(row.raw) == rows[3]
 
 

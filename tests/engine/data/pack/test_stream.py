@@ -81,9 +81,7 @@ def test_every_row_is_in_one_window_of_each_epoch(taken, chatml, tmp_path):
     assert len(first) > 4
     assert sorted(answers(first, chatml)) == wanted
     assert sorted(answers(windows(prepared, epoch=1), chatml)) == wanted
-    assert all(
-        sum(len(one) for one in bins.rows(n)) <= 64 for bins in first for n in range(len(bins))
-    )
+    assert all(sum(len(one) for one in bins.rows(n)) <= 64 for bins in first for n in range(len(bins)))
 
 
 def test_any_window_can_be_the_first_that_is_asked_for(taken, chatml, tmp_path):
@@ -106,15 +104,11 @@ def test_rounds_follow_each_other():
 
 def test_a_mix_is_mixed_in_every_window(taken, chatml, tmp_path):
     first = write(tmp_path / "a.jsonl", pairs(300))
-    second = write(
-        tmp_path / "b.jsonl", [{"instruction": f"b{n}", "output": f"b{n}"} for n in range(150)]
-    )
+    second = write(tmp_path / "b.jsonl", [{"instruction": f"b{n}", "output": f"b{n}"} for n in range(150)])
     prepared = taken(None, datasets=[{"path": first}, {"path": second, "weight": 2}], max_length=64)
     found = windows(prepared)
     every = answers(found, chatml)
-    assert sorted(one for one in every if one[0] == "b") == sorted(
-        f"b{n}" for n in range(150) for _ in (1, 2)
-    )
+    assert sorted(one for one in every if one[0] == "b") == sorted(f"b{n}" for n in range(150) for _ in (1, 2))
     assert sum(one[0] != "b" for one in every) == 300
     for bins in found[:-1]:
         of_second = sum(one[0] == "b" for one in answers([bins], chatml))
@@ -130,9 +124,7 @@ def test_half_of_a_data_set_by_weight_is_the_same_half_every_time(taken, chatml,
 
 
 def test_rows_held_out_are_in_no_window(taken, chatml, tmp_path):
-    path = write(
-        tmp_path / "a.jsonl", [{"prompt": f"q{n}", "completion": f"{n:05}"} for n in range(300)]
-    )
+    path = write(tmp_path / "a.jsonl", [{"prompt": f"q{n}", "completion": f"{n:05}"} for n in range(300)])
     prepared = taken(path, max_length=64, eval_fraction=0.02)
     held = answers([prepared.evaluation], chatml)
     assert 4 <= len(held) <= 8

@@ -192,9 +192,7 @@ for block in ahead.blocks(itertools.cycle(slices_of(source, 2000)), settings, "a
     time.sleep(0.1)
 """
     source = write(tmp_path / "a.jsonl", 400)
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, source.path], stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", program, source.path], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "block\n"
     started = psutil.Process(process.pid).children()

@@ -99,9 +99,7 @@ def test_one_data_set_or_several():
 
 def test_columns_under_other_names(run, chatml, tmp_path):
     rows = [{"frage": "q", "antwort": "a", "prompt": "another", "note": 3}]
-    prepared = run(
-        write(tmp_path / "a.jsonl", rows), columns={"prompt": "frage", "completion": "antwort"}
-    )
+    prepared = run(write(tmp_path / "a.jsonl", rows), columns={"prompt": "frage", "completion": "antwort"})
     assert prepared.report.format == "prompt_completion"
     (one,) = prepared.train.window(0, 0).examples
     assert "user\nq<" in chatml.decode(one.ids)
@@ -118,9 +116,7 @@ def test_turns_under_other_names(run, chatml, tmp_path):
 
 def test_a_column_that_is_not_there_is_named_with_its_row(run, tmp_path):
     path = write(tmp_path / "a.jsonl", [{"frage": "q", "antwort": "a"}, {"frage": "q"}])
-    with pytest.raises(
-        DataError, match=r"a\.jsonl: line 2: has no `antwort`, which `completion`.*`frage`"
-    ):
+    with pytest.raises(DataError, match=r"a\.jsonl: line 2: has no `antwort`, which `completion`.*`frage`"):
         run(path, columns={"prompt": "frage", "completion": "antwort"})
 
 
@@ -162,9 +158,7 @@ def test_a_file_that_is_named_twice_is_refused_with_the_weight_to_set(run, two, 
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_rows_of_another_format_far_behind_the_first_are_no_silent_guess(
-    run, tmp_path, monkeypatch, streamed
-):
+def test_rows_of_another_format_far_behind_the_first_are_no_silent_guess(run, tmp_path, monkeypatch, streamed):
     monkeypatch.setattr(prepare_module, "SLICE_BYTES", 2000)
     monkeypatch.setattr(prepare_module, "STREAM_ABOVE", 1000 if streamed else 10**9)
     labelled = [{**one, "label": place % 2 == 0} for place, one in enumerate(pairs(200, "late"))]

@@ -115,12 +115,8 @@ def test_a_folder_is_evaluated_on_by_its_split_for_that(run, chatml, tmp_path):
 
 
 @pytest.mark.parametrize("names", [("Frage", "Antwort"), ("prompt", "completion")])
-def test_evaluation_rows_may_have_the_columns_of_the_others_or_the_formats_own(
-    run, chatml, tmp_path, names
-):
-    path = write(
-        tmp_path / "rows.jsonl", [{"Frage": f"q{n}", "Antwort": f"a{n}"} for n in range(4)]
-    )
+def test_evaluation_rows_may_have_the_columns_of_the_others_or_the_formats_own(run, chatml, tmp_path, names):
+    path = write(tmp_path / "rows.jsonl", [{"Frage": f"q{n}", "Antwort": f"a{n}"} for n in range(4)])
     tested = write(tmp_path / "eval.jsonl", [{names[0]: "held", names[1]: "out"}])
     columns = {"prompt": "Frage", "completion": "Antwort"}
     prepared = run(path, eval_path=str(tested), columns=columns)

@@ -48,9 +48,7 @@ def refused(path, split="train"):
 def test_splits_are_told_by_names_that_begin_or_end_with_them(tmp_path, train, test):
     folder(tmp_path, train, test)
     assert taken(tmp_path) == [train] and taken(tmp_path, "test") == [test]
-    assert "no file in the folder is of the split `dev`; there are `test`, `train`" in refused(
-        tmp_path, "dev"
-    )
+    assert "no file in the folder is of the split `dev`; there are `test`, `train`" in refused(tmp_path, "dev")
 
 
 def test_a_word_within_a_name_says_no_split(tmp_path):
@@ -67,21 +65,16 @@ def test_names_of_which_some_say_a_split_are_not_chosen_from(tmp_path):
 
 def test_a_split_that_was_asked_for_is_taken_from_names_of_which_some_say_one(tmp_path):
     folder(tmp_path, "python.jsonl", "dev_tools.jsonl")
-    assert (
-        "Set data.split=validation for those of that split, data.path=rows/python.jsonl"
-        in refused(tmp_path)
-    )
+    assert "Set data.split=validation for those of that split, data.path=rows/python.jsonl" in refused(tmp_path)
     assert taken(tmp_path, "validation") == ["dev_tools.jsonl"]
     assert "others do not: `python.jsonl`" in refused(tmp_path, "test")
 
 
 def test_a_name_of_two_splits_says_none(tmp_path):
-    assert "others do not: `train_test.jsonl`" in refused(
-        folder(tmp_path, "train.jsonl", "train_test.jsonl")
-    )
+    assert "others do not: `train_test.jsonl`" in refused(folder(tmp_path, "train.jsonl", "train_test.jsonl"))
 
 
-@pytest.mark.parametrize("name", ["b.jsonl.zst", "c.xlsx", "d.jsonl.xz", "e.csv.bz2", "f.zip", "g.pkl", "h.tar.gz"])  # fmt: skip
+@pytest.mark.parametrize("name", ["b.jsonl.zst", "c.xlsx", "d.jsonl.xz", "e.csv.bz2", "f.zip", "g.pkl", "h.tar.gz"])
 def test_data_that_cannot_be_read_is_not_passed_over(tmp_path, name):
     folder(tmp_path, "a.jsonl", name)
     said = refused(tmp_path)

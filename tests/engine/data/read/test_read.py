@@ -84,9 +84,7 @@ def test_columns_however_they_are_written(tmp_path, name, content):
     {"instruction": "a", "output": "b"},
 ])  # fmt: skip
 def test_a_file_of_one_row_is_one_row(tmp_path, row):
-    assert [one.value for one in read(write(tmp_path / "a.json", json.dumps(row, indent=2)))] == [
-        row
-    ]
+    assert [one.value for one in read(write(tmp_path / "a.json", json.dumps(row, indent=2)))] == [row]
 
 
 def test_arrow_files_and_streams(tmp_path):
@@ -146,9 +144,7 @@ def test_a_folder_that_may_mean_two_things_is_refused(tmp_path):
     with pytest.raises(DataError, match="holds no data files; it holds none"):
         read(tmp_path)
     folder(tmp_path, rows_dot_jsonl='{"text": "a"}', book_dot_txt="It was a dark night.")
-    with pytest.raises(
-        DataError, match=r"rows \(such as rows\.jsonl\).*text \(such as book\.txt\)"
-    ):
+    with pytest.raises(DataError, match=r"rows \(such as rows\.jsonl\).*text \(such as book\.txt\)"):
         read(tmp_path)
 
 

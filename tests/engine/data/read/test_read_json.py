@@ -55,9 +55,7 @@ def test_rows_under_the_name_of_a_split(tmp_path):
     both = {"train": [{"text": "a"}], "validation": [{"text": "b"}]}
     assert values(tmp_path, both) == [{"text": "a"}]
     assert values(tmp_path, both, split="val") == [{"text": "b"}]
-    with pytest.raises(
-        DataError, match=r"rows of `train`, `validation`, none of the split `test`; set data\.split"
-    ):
+    with pytest.raises(DataError, match=r"rows of `train`, `validation`, none of the split `test`; set data\.split"):
         read(tmp_path, both, split="test")  # fmt: skip
     with pytest.raises(DataError, match="rows under `data`, `train`; write those"):
         read(tmp_path, {"data": OTHER, "train": OTHER})
@@ -76,9 +74,7 @@ def test_rows_under_the_name_of_a_split(tmp_path):
 ])  # fmt: skip
 def test_columns_of_whatever_they_hold(tmp_path, columns):
     lists = {key: list(v.values()) if isinstance(v, dict) else v for key, v in columns.items()}
-    assert values(tmp_path, columns) == [
-        {key: column[place] for key, column in lists.items()} for place in (0, 1)
-    ]
+    assert values(tmp_path, columns) == [{key: column[place] for key, column in lists.items()} for place in (0, 1)]
 
 
 def test_what_is_no_number_is_null(tmp_path):
@@ -137,9 +133,7 @@ def test_lines_of_lists_are_to_be_objects(tmp_path):
     ):
         read(tmp_path, "[1, 2]\n[3, 4]\n", "a.jsonl")  # fmt: skip
     lines = "\n".join([json.dumps(TURNS)] * 2)
-    with pytest.raises(
-        DataError, match=r'line 1: expected an object.*write each as \{"messages": \[\.\.\.\]\}'
-    ):
+    with pytest.raises(DataError, match=r'line 1: expected an object.*write each as \{"messages": \[\.\.\.\]\}'):
         read(tmp_path, lines, "a.txt")  # fmt: skip
     rows = read(tmp_path, '[1]\n{"text": "a"}\n', "a.jsonl", keep_broken=True)
     assert [(bool(row.broken), row.value) for row in rows] == [

@@ -46,9 +46,7 @@ def test_markers_give_the_mask_that_transformers_gives(make_tokenizer, trim):
     messages = [U1, {"role": "assistant", "content": "Yes, 3 <b>"}, U2, A2]
     renderer = Renderer(tokenizer)
     (one,) = renderer.encode(renderer.render(row({"messages": messages})))
-    stock = tokenizer.apply_chat_template(
-        messages, return_dict=True, return_assistant_tokens_mask=True
-    )
+    stock = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
     assert one.ids.tolist() == stock["input_ids"]
     assert one.trained.tolist() == [bool(flag) for flag in stock["assistant_masks"]]
 
@@ -97,9 +95,7 @@ def test_a_token_across_the_edge_of_an_answer_is_learnt(make_tokenizer):
 
 
 def test_eos_is_added_where_a_template_never_ends_an_answer(make_tokenizer):
-    ((text, learnt),), renderer = encode(
-        make_tokenizer(BARE, "<|endoftext|>"), {"messages": [U1, A2]}
-    )
+    ((text, learnt),), renderer = encode(make_tokenizer(BARE, "<|endoftext|>"), {"messages": [U1, A2]})
     assert text == "user:\nHi é\nassistant:\nNo.\n\n<|endoftext|>"
     assert learnt == "No.\n\n<|endoftext|>"
     assert renderer.take_notes() == {t.EOS_ADDED: 1}
@@ -147,9 +143,7 @@ def test_masks_where_the_markers_turns_cannot_be_told(make_tokenizer):
         encode(make_tokenizer(empty), {"messages": [U1, A1]})
 
 
-@pytest.mark.parametrize(
-    "writes", ["m.content[0].text", "m.content | map(attribute='text') | join"]
-)
+@pytest.mark.parametrize("writes", ["m.content[0].text", "m.content | map(attribute='text') | join"])
 def test_a_template_that_takes_content_as_blocks_gets_blocks(make_tokenizer, writes):
     tokenizer = make_tokenizer(CHATML.replace("m.content", writes))
     texts, renderer = encode(tokenizer, {"messages": [U1, A1, U2, A2]})
@@ -158,9 +152,7 @@ def test_a_template_that_takes_content_as_blocks_gets_blocks(make_tokenizer, wri
 
 
 # As Qwen3's: only the last answer keeps its reasoning.
-REWRITES = CHATML.replace(
-    "{{ m.content }}", "{{ m.content if loop.last else m.content.split('</think>')[-1] }}"
-)
+REWRITES = CHATML.replace("{{ m.content }}", "{{ m.content if loop.last else m.content.split('</think>')[-1] }}")
 
 
 def test_a_template_that_rewrites_earlier_turns_gives_an_example_for_each_answer(make_tokenizer):
@@ -194,13 +186,8 @@ def test_an_answer_that_does_not_go_on_from_the_generation_prompt(make_tokenizer
 
 
 def test_system_text_is_folded_where_the_template_refuses_or_ignores_it(make_tokenizer):
-    refuses = (
-        "{% if messages and messages[0].role == 'system' %}"
-        "{{ raise_exception('no system') }}{% endif %}"
-    )
-    ignores = CHATML.replace(
-        "{% for m in messages %}", "{% for m in messages if m.role != 'system' %}"
-    )
+    refuses = "{% if messages and messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    ignores = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
     value = {"messages": [{"role": "system", "content": "Be brief."}, U1, A2]}
     for template in (refuses + CHATML, ignores):
         ((text, learnt),), renderer = encode(make_tokenizer(template), value)
@@ -231,23 +218,17 @@ def test_late_system_text_is_nowhere_lost(make_tokenizer, name, folded):
     assert "No." in learnt and "Yes" not in learnt
     nowhere = {"messages": [U1, SYSTEM, A2]}
     if folded:
-        with pytest.raises(
-            DataError, match=r"row 7: .*no place for system text after a message of role user"
-        ):
+        with pytest.raises(DataError, match=r"row 7: .*no place for system text after a message of role user"):
             encode(tokenizer, nowhere)
         after = {"messages": [U1, A2, SYSTEM]}
-        assert (
-            "NEW RULES" not in encode(tokenizer, after)[0][0][0]
-        )  # as all that follows the last answer
+        assert "NEW RULES" not in encode(tokenizer, after)[0][0][0]  # as all that follows the last answer
         with pytest.raises(DataError, match=r"row 7: .*data\.drop_system=true"):
             encode(tokenizer, after, assistant_only=False)
 
 
 def test_system_text_stays_where_a_template_has_a_place_for_it(make_tokenizer):
     shown = "m.role != 'system' or loop.first or loop.previtem.role == 'assistant'"
-    tokenizer = make_tokenizer(
-        CHATML.replace("{{ m.content }}", "{{ m.content if " + shown + " }}")
-    )
+    tokenizer = make_tokenizer(CHATML.replace("{{ m.content }}", "{{ m.content if " + shown + " }}"))
     first = {"role": "system", "content": "Be brief."}
     ((text, _),), renderer = encode(tokenizer, {"messages": [first, U1, A1, SYSTEM, U2, A2]})
     assert "system\nBe brief.<|im_end|>" in text and "system\nNEW RULES<|im_end|>" in text
@@ -260,9 +241,7 @@ def test_system_text_stays_where_a_template_has_a_place_for_it(make_tokenizer):
 def test_a_template_that_leaves_out_what_a_role_says_is_refused(make_tokenizer):
     first = CHATML.replace("{{ m.content }}", "{{ m.content if loop.first or m.role != 'user' }}")
     for value in ({"messages": [U1, A1]}, {"messages": [U1, A1, U2, A2]}):
-        with pytest.raises(
-            DataError, match="row 7: the chat template leaves out what user messages say"
-        ):
+        with pytest.raises(DataError, match="row 7: the chat template leaves out what user messages say"):
             encode(make_tokenizer(first), value)
 
 
@@ -305,9 +284,7 @@ PHI3 = CHATML.replace("{% endif %}", "{% else %}<|endoftext|>{% endif %}")
          "<|im_start|>user\nm0<|im_start|>user\nm3<|im_end|>\n"),
     ],
 )  # fmt: skip
-def test_flagged_messages_are_not_learnt_where_all_else_is(
-    make_tokenizer, template, roles, flagged, unlearnt
-):
+def test_flagged_messages_are_not_learnt_where_all_else_is(make_tokenizer, template, roles, flagged, unlearnt):
     of = {"s": "system", "u": "user", "a": "assistant", "e": "assistant"}
     messages = [
         {"role": of[role], "content": "" if role == "e" else f"m{place}", **flagged.get(place, {})}
@@ -333,9 +310,7 @@ def test_flags_that_cannot_be_done_are_refused(make_tokenizer):
         encode(gemma, own, False)
     assert encode(gemma, own)[1].take_notes() == {fit.SYSTEM_FOLDED: 1, t.EOS_ADDED: 1}
     asks = {"messages": [{**U1, "train": True}, A1]}
-    with pytest.raises(
-        DataError, match=r"row 7: `messages\[0\]\.train`: asks to learn a message of"
-    ):
+    with pytest.raises(DataError, match=r"row 7: `messages\[0\]\.train`: asks to learn a message of"):
         encode(make_tokenizer(), asks)
     assert encode(make_tokenizer(), asks, False)[0][0][1].endswith("Yes<|im_end|>\n")
 

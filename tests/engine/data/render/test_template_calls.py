@@ -8,13 +8,9 @@ from evenfall.engine.data.formats.normal import EMPTY_NOT_LEARNT
 from evenfall.engine.data.formats.normalise import NUMBERS_READ
 from evenfall.engine.data.render import template_fit as fit
 
-TOOLS = (
-    "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
-    + CHATML.replace(
-        "{{ m.content }}",
-        "{{ m.content }}{% for c in m.tool_calls or [] %}<call>{{ c.function.name }} "
-        "{{ ARGUMENTS }}</call>{% endfor %}",
-    )
+TOOLS = "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}" + CHATML.replace(
+    "{{ m.content }}",
+    "{{ m.content }}{% for c in m.tool_calls or [] %}<call>{{ c.function.name }} {{ ARGUMENTS }}</call>{% endfor %}",
 )
 CALLS = {
     "tools": [{"name": "look", "parameters": {}}],
@@ -83,17 +79,13 @@ def test_reasoning_that_a_template_would_lose_in_silence(make_tokenizer):
     calls = [{"name": "look", "arguments": {}}]
     beside = THINKS.replace("if m.reasoning_content", "if m.tool_calls and m.reasoning_content")
     beside = beside.replace("{{ m.content }}", "{{ m.content }}{{ m.tool_calls }}")
-    both = {
-        "messages": [U1, {"role": "assistant", "reasoning_content": "Hm.", "tool_calls": calls}]
-    }
+    both = {"messages": [U1, {"role": "assistant", "reasoning_content": "Hm.", "tool_calls": calls}]}
     assert fit.REASONING_LEFT_OUT not in encode(make_tokenizer(beside), both)[1].take_notes()
     assert fit.REASONING_LEFT_OUT in encode(make_tokenizer(beside), value)[1].take_notes()
 
 
 @pytest.mark.parametrize("assistant_only", [True, False])
-def test_reasoning_without_an_answer_is_learnt_where_there_is_a_place_for_it(
-    make_tokenizer, assistant_only
-):
+def test_reasoning_without_an_answer_is_learnt_where_there_is_a_place_for_it(make_tokenizer, assistant_only):
     thinks = {"role": "assistant", "content": None, "reasoning_content": "Hm."}
     ((_, learnt),), _ = encode(make_tokenizer(THINKS), {"messages": [U1, thinks]}, assistant_only)
     assert learnt.endswith("<think>Hm.</think><|im_end|>\n")

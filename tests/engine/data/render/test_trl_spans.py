@@ -61,9 +61,7 @@ def conversations(kind: str, count: int) -> list[Conversation]:
     def messages() -> dict:
         system = chance.choice(([], [""], [text()]))
         turns = [
-            {"role": role, "content": text()}
-            for _ in range(chance.randint(1, 4))
-            for role in ("user", "assistant")
+            {"role": role, "content": text()} for _ in range(chance.randint(1, 4)) for role in ("user", "assistant")
         ]
         return {"messages": [*({"role": "system", "content": one} for one in system), *turns]}
 
@@ -101,10 +99,7 @@ def conversations(kind: str, count: int) -> list[Conversation]:
             for number in range(2)
         ]
         asks = {"role": "assistant", "content": chance.choice(("", text())), "tool_calls": made}
-        results = [
-            {"role": "tool", "content": text(), "name": "look", "tool_call_id": call["id"]}
-            for call in made
-        ]
+        results = [{"role": "tool", "content": text(), "name": "look", "tool_call_id": call["id"]} for call in made]
         answers = [*results, {"role": "assistant", "content": text()}]
         return {
             "messages": [{"role": "user", "content": text()}, asks, *chance.choice(([], answers))],
@@ -114,10 +109,7 @@ def conversations(kind: str, count: int) -> list[Conversation]:
     made = {"alpaca": alpaca, "messages": messages, "sharegpt": sharegpt}
     make = {**made, "reasoning": reasoning, "calls": calls}[kind]
     format: Any = kind if kind in made else "messages"
-    rows = [
-        normalise(SourceRow(file=kind, number=number, value=make()), format)
-        for number in range(1, count + 1)
-    ]
+    rows = [normalise(SourceRow(file=kind, number=number, value=make()), format) for number in range(1, count + 1)]
     return [row for row in rows if isinstance(row, Conversation)]
 
 
@@ -172,20 +164,13 @@ def test_each_answer_can_be_masked_and_every_end_of_turn_is_learnt(name):
         ids, mask, *_ = trl_tokens(tokenizer, training, row, notes, blocks)
         folded = len(row.messages) - len(trl_messages(row, notes, blocks))
         answers = [n for n, m in enumerate(row.messages) if m["role"] == "assistant"]
-        begins = [
-            alike(one.text, render(tokenizer, row, training, notes, blocks, place - folded))
-            for place in answers
-        ]
+        begins = [alike(one.text, render(tokenizer, row, training, notes, blocks, place - folded)) for place in answers]
         if any(start < begin < end for start, end in one.spans or () for begin in begins):
             continue  # DeepSeek's spans of an answer to a tool hold the end of what the tool said
         offsets = tokenizer(one.text, add_special_tokens=False, return_offsets_mapping=True)
-        turn_of = [
-            sum(begin <= start for begin in begins) - 1 for start, _ in offsets["offset_mapping"]
-        ]
+        turn_of = [sum(begin <= start for begin in begins) - 1 for start, _ in offsets["offset_mapping"]]
         for number in range(len(answers)):
-            learnt = [
-                i for i, turn, t in zip(ids, turn_of, mask, strict=True) if t and turn == number
-            ]
+            learnt = [i for i, turn, t in zip(ids, turn_of, mask, strict=True) if t and turn == number]
             while not str(tokenizer.decode(learnt[-1])).strip():
                 learnt.pop()
             assert learnt[-1] in tokenizer.added_tokens_decoder

@@ -123,9 +123,7 @@ def test_less_is_saved_at_each_level():
     def saved(level):
         sizes = {}
         hooks = torch.autograd.graph.saved_tensors_hooks(
-            lambda t: (
-                sizes.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t
-            ),
+            lambda t: sizes.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t,
             lambda t: t,
         )
         with hooks:
@@ -192,9 +190,7 @@ def test_another_adapter_is_not_taken_for_the_first():
     patched = fast(model)
     for one in (patched, model):
         torch.manual_seed(5)
-        one.add_adapter(
-            "other", LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
-        )
+        one.add_adapter("other", LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
     first = patched(**packed()).logits
     patched.set_adapter("other")
     model.set_adapter("other")

@@ -97,9 +97,7 @@ def test_a_trained_output_layer_keeps_its_head():
 def test_an_adapter_on_the_output_layer_keeps_its_head():
     lora = LoraConfig(r=2, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
     head, why = read_head(get_peft_model(tiny("llama"), lora))
-    assert head is None and why.reason.startswith(
-        "stock: the output layer is quantised, has an adapter"
-    )
+    assert head is None and why.reason.startswith("stock: the output layer is quantised, has an adapter")
 
 
 def test_a_model_that_cannot_be_tried_keeps_its_head():

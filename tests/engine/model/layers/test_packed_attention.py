@@ -91,9 +91,7 @@ def test_gradients_equal_separate_documents() -> None:
     packed = torch.autograd.grad((out * weight).sum(), (q, k, v))
     total = torch.zeros(())
     for start, end in ((0, 4), (4, 11)):
-        part, _ = attend(
-            torch.nn.Module(), q[:, :, start:end], k[:, :, start:end], v[:, :, start:end], None
-        )
+        part, _ = attend(torch.nn.Module(), q[:, :, start:end], k[:, :, start:end], v[:, :, start:end], None)
         total = total + (part * weight[:, start:end]).sum()
     for got, want in zip(packed, torch.autograd.grad(total, (q, k, v)), strict=True):
         torch.testing.assert_close(got, want)
@@ -113,9 +111,7 @@ def test_each_way_gives_the_same_numbers(lengths: tuple[int, ...]) -> None:
     results = []
     for ways, window in ((STOCK_WAYS, None), (KERNEL, None), (STOCK_WAYS, 3), (KERNEL, 3)):
         documents = documents_of(*lengths, ways=ways)
-        out, _ = attend(
-            torch.nn.Module(), q, k, v, None, sliding_window=window, documents=documents
-        )
+        out, _ = attend(torch.nn.Module(), q, k, v, None, sliding_window=window, documents=documents)
         results.append([out, *torch.autograd.grad((out * weight).sum(), (q, k, v))])
     for one, other in ((0, 1), (2, 3)):
         for got, want in zip(results[one], results[other], strict=True):

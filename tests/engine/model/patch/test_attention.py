@@ -73,9 +73,7 @@ def test_a_window_and_a_softcap_are_part_of_the_proof(monkeypatch):
 
 @pytest.mark.parametrize("fastest", ["kernel", "rows"])
 def test_the_fastest_way_is_taken_and_named(monkeypatch, fastest):
-    monkeypatch.setattr(
-        module, "_time", lambda ways, *_: {way: 1.0 + (way != fastest) for way in ways}
-    )
+    monkeypatch.setattr(module, "_time", lambda ways, *_: {way: 1.0 + (way != fastest) for way in ways})
     ways, part = patch_attention(tiny("llama"), DEVICE, (8, 8, 8), force=True)
     assert ways.equal == fastest and ways.mixed == "kernel"
     assert part is not None and "rows of 8 in" in part.reason and "1.00 ms" in part.reason
@@ -93,9 +91,7 @@ def test_timing_that_runs_out_of_memory_ends_no_run(monkeypatch):
 
 def test_no_more_is_timed_than_tells_something(monkeypatch):
     timed = []
-    monkeypatch.setattr(
-        module, "_time", lambda ways, *a: timed.append(a[-1]) or dict.fromkeys(ways, 1.0)
-    )
+    monkeypatch.setattr(module, "_time", lambda ways, *a: timed.append(a[-1]) or dict.fromkeys(ways, 1.0))
     for lengths in ((20_000, 10_000, 9_000), (70_000, 5)):
         patch_attention(tiny("llama"), DEVICE, lengths, force=True)
     assert timed == [(20_000, 10_000), (70_000,)]

@@ -166,10 +166,7 @@ def test_recompute_is_the_fast_layers_own():
 def test_parameters_and_gradients_are_left_alone():
     model = tiny("llama")
     model(**packed()).logits.sum().backward()
-    before = {
-        n: (p.detach().clone(), None if p.grad is None else p.grad.clone())
-        for n, p in model.named_parameters()
-    }
+    before = {n: (p.detach().clone(), None if p.grad is None else p.grad.clone()) for n, p in model.named_parameters()}
     patch_layers(model, DEVICE, force=True)
     for name, parameter in model.named_parameters():
         value, grad = before[name]

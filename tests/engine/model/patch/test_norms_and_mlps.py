@@ -80,9 +80,7 @@ def assert_same(got, want):
 
 
 @pytest.mark.parametrize("order", ["patch first", "adapter first"])
-@pytest.mark.parametrize(
-    "model_type", ["llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"]
-)
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"])
 def test_patched_lora_model_computes_what_the_stock_one_does(model_type, order):
     model = tiny(model_type)
     want = step(with_lora(copy.deepcopy(model)).train())
@@ -166,9 +164,7 @@ def test_wrong_kernel_never_trains(monkeypatch, wrong):
         if wrong == "output":
             return right(gate, up) * 1.001
         # Right values, but no gradient through the gate.
-        return (
-            right(gate, up).detach() + right(gate.detach(), up) - right(gate, up.detach()).detach()
-        )
+        return right(gate, up).detach() + right(gate.detach(), up) - right(gate, up.detach()).detach()
 
     monkeypatch.setattr(patch, "swiglu", swiglu)
     model = tiny("llama")
@@ -312,9 +308,7 @@ def test_four_bit_projections_stay_inside_the_patched_mlp():
                 compute_dtype=torch.float32,
                 quant_type="nf4",
             )
-            packed.weight = bnb.nn.Params4bit(
-                dense.weight.data, requires_grad=False, quant_type="nf4"
-            )
+            packed.weight = bnb.nn.Params4bit(dense.weight.data, requires_grad=False, quant_type="nf4")
             setattr(layer.mlp, name, packed.to(DEVICE))
     model = with_lora(model).train()
     want = step(model)
