@@ -317,7 +317,8 @@ def selftest(gpu, monkeypatch):
     def give(*results):
         monkeypatch.setattr(module, "run_selftest", lambda device: list(results))
 
-    give.result = module.OpResult  # pyright: ignore[reportFunctionMemberAccess]
+    fields = ("op", "tensor", "dtype", "shape", "error", "eager_error", "passed", "problem")
+    give.result = lambda *values: module.OpResult(**dict(zip(fields, values, strict=False)))  # pyright: ignore
     return give
 
 

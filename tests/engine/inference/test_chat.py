@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evenfall.engine.config.run_config import RunConfig
-from evenfall.engine.export import proof
-from evenfall.engine.export import run as exporter
+from evenfall.engine.export import merged, proof
 from evenfall.engine.export.form import ExportError
 from evenfall.engine.export.run import export_run
 from evenfall.engine.inference.chat import Chat
@@ -134,7 +133,7 @@ def test_a_merge_that_went_wrong_is_refused_and_leaves_nothing(
         save_file(tensors, file, metadata={"format": "pt"})
         return real(folder, *args)
 
-    monkeypatch.setattr(exporter, "_compare", damage)
+    monkeypatch.setattr(merged, "compare_with_live", damage)
     with pytest.raises(ExportError, match="differ from base plus adapter"):
         export_run(trained, ["merged"], report=quiet)
     assert not any(trained.exports.glob("*")) and not any(trained.exports.glob(".*"))

@@ -385,9 +385,9 @@ def test_a_configuration_that_cannot_be_used_is_wrong_usage(place: Place) -> Non
 
 def test_a_model_that_is_missing_is_a_message_and_no_traceback(place: Place, make: Make) -> None:
     process, run = place.train(make("no-model", model={"name_or_path": "/no/such/model"}))
-    out, err = ended(process, 1)
-    assert "/no/such/model" in out and "Traceback" not in out + err
-    assert run.progress().state == "failed" and not run.is_live()
+    out, err = ended(process, 2)
+    assert "/no/such/model" in err and "Traceback" not in out + err
+    assert not run.path.exists()
 
 
 def test_words_may_stand_on_both_sides_of_an_option(place: Place, make: Make) -> None:

@@ -362,7 +362,8 @@ def test_a_model_that_is_not_there_fails_with_a_message_not_a_traceback(tiny_con
 
 def test_a_target_that_fits_nothing_names_the_modules_there_are(tiny_config: Make) -> None:
     _, events = run(tiny_config(adapter={"target_modules": ["query"]}))
-    assert "q_proj" in of(ev.Failed, events)[0].message
+    (failed,) = of(ev.Failed, events)
+    assert "query" in failed.message and "q_proj" in failed.hint
 
 
 def test_a_run_that_is_being_trained_refuses_a_second_process(tiny_config: Make) -> None:

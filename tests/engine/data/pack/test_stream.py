@@ -10,7 +10,7 @@ from evenfall.engine.config.run_config import RunConfig
 from evenfall.engine.data.errors import DataError
 from evenfall.engine.data.pack.stream import Stream, rounds_of
 from evenfall.engine.data.pack.windows import Bins
-from evenfall.engine.data.prepare.prepare import prepare as prepare_module
+from evenfall.engine.data.prepare import prepare as prepare_module
 
 
 @pytest.fixture(autouse=True)

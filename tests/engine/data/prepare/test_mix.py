@@ -7,7 +7,7 @@ import pytest
 
 from evenfall.engine.config.run_config import ConfigError, RunConfig
 from evenfall.engine.data.errors import DataError
-from evenfall.engine.data.prepare.prepare import prepare as prepare_module
+from evenfall.engine.data.prepare import prepare as prepare_module
 
 
 def write(path, rows):
@@ -88,7 +88,7 @@ def test_one_data_set_or_several():
             "data.datasets.weight: got 0, takes number above 0",
         ),
         ("data.datasets=[]", ""),
-        ("data.path=null", "one data set and data.datasets several"),
+        ("data.path=null", "several data sets in data.datasets"),
     ):
         if not said:
             assert sources(wrong) == ["demo"]

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from evenfall.engine.model.families.fast_layer import FastDecoderLayer
 from evenfall.engine.model.families.llama import read_llama_layer
 from evenfall.engine.model.families.projections import NotFast
+from evenfall.engine.model.families.table import FAMILIES as FAMILIES_TABLE
 from evenfall.engine.model.layers import attention as layer_attention
 from evenfall.engine.model.layers.decoder import ActivationLevel, Stream
 from evenfall.engine.model.patch.proof import fast_class
@@ -31,7 +32,7 @@ def fast(model, level: ActivationLevel = "kept"):
     model = copy.deepcopy(model)
     workspace, stream = Workspace(), Stream()
     for layer in model.get_base_model().model.layers:
-        layer.evenfall = read_llama_layer(layer, workspace, stream, torch.float32)
+        layer.evenfall = FAMILIES_TABLE[model.config.model_type].read(layer, workspace, stream, torch.float32)
         layer.evenfall.level = level
         layer.evenfall.leads = layer is model.get_base_model().model.layers[0]
         layer.__class__ = fast_class(type(layer), FastDecoderLayer)

@@ -3,8 +3,7 @@
 import pytest
 from transformers import AutoTokenizer
 
-from evenfall.engine.config.run_config import DataConfig, RunConfig
-from evenfall.engine.data.errors import DataError
+from evenfall.engine.config.run_config import ConfigError, DataConfig, RunConfig
 from evenfall.engine.data.formats.detect import detect
 from evenfall.engine.data.formats.normal import Conversation
 from evenfall.engine.data.formats.normalise import normalise
@@ -101,11 +100,11 @@ def test_a_file_and_jinja_text(tmp_path):
 
 
 def test_what_is_neither_is_named_with_the_nearest(tmp_path):
-    with pytest.raises(DataError, match=r"data\.chat_template: 'llama3'.*llama-3.*a jinja file"):
+    with pytest.raises(ConfigError, match=r"data\.chat_template: 'llama3'.*llama-3.*a jinja file"):
         read_chat_template("llama3")
     file = tmp_path / "latin.jinja"
     file.write_bytes(b"\xff{{ x }}")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="cannot be read"):
         read_chat_template(str(file))
 
 
