@@ -103,7 +103,7 @@ def judge(tensors, starts, ends, **options):
     eager = run(packed_attention_reference, tensors, starts, **options)
     truth = run(packed_attention_reference, [t.double() for t in tensors], starts, **options)
     rounding = torch.finfo(tensors[0].dtype).eps / 2
-    weights = max(rounding, rounding_of_weights(*tensors[:2], starts, **options))
+    weights = max(rounding, rounding_of_weights(tensors[0], tensors[1], starts, **options))
     roundings = {"out": rounding, "grad q": weights, "grad k": weights, "grad v": weights}
     assert all(a.dtype == b.dtype and a.shape == b.shape for a, b in zip(got, eager, strict=True))
     return [

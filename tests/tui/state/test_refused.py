@@ -1,6 +1,7 @@
 """Refused values: no run starts while a field holds one, and each ends as soon as it is no longer true."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def told():
 
 @pytest.fixture
 def desk(tmp_path, told):
-    host = SimpleNamespace(draft_changed=lambda: None, tell=lambda text, severity: told.append(str(text)))
+    host: Any = SimpleNamespace(draft_changed=lambda: None, tell=lambda text, severity: told.append(str(text)))
     return Desk(host, root=tmp_path / "runs", config=RunConfig(output_dir=str(tmp_path / "runs")))
 
 

@@ -2,6 +2,7 @@
 
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def desk(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps({"model_type": "llama"}))
         (tmp_path / name / "model.safetensors").write_bytes(b"")
-    host = SimpleNamespace(draft_changed=lambda: None)
+    host: Any = SimpleNamespace(draft_changed=lambda: None)
     return Desk(host, root=tmp_path / "runs")
 
 
