@@ -2,9 +2,7 @@
 
 `q` or `D` with *detach*, a closed SSH session (SIGHUP) and a dead terminal all end the same way: the
 screens go, every tie to the terminal is cut, and the process stays until its run is done. SIGTERM
-saves and stops the run first. Handlers are set with `signal.signal`, which, unlike the event loop's
-own, also works while the loop is blocked by a terminal that stopped reading; a watchdog ends the
-process once the run is done, should the screens never come back from there.
+saves and stops the run first (`signals.py`).
 """
 
 import contextlib
@@ -14,15 +12,14 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .app import EvenfallApp
+from .signals import leave_on_signals
 from .terminal import leave_terminal, native_output_to, state_folder
 
 if TYPE_CHECKING:
     from ..engine.run.directory import RunDirectory
-
-WATCHDOG_SECONDS = 3.0
 
 
 def run_app(
@@ -57,7 +54,7 @@ def run_app(
         leave_when_done=leave_when_done,
     )
     screens_gone, terminated = threading.Event(), threading.Event()
-    _handle_signals(app, screens_gone, terminated)
+    leave_on_signals(app, screens_gone, terminated, lambda: _exit_code(app, terminated))
     log = state_folder() / "output.log"
     with native_output_to(log):
         app.run()
@@ -83,24 +80,3 @@ def _exit_code(app: EvenfallApp, terminated: threading.Event) -> int:
 
         code = EXIT_CODES.get(app.desk.session.state, 1)
     return 128 + signal.SIGTERM if terminated.is_set() and code == 0 else code
-
-
-def _handle_signals(app: EvenfallApp, screens_gone: threading.Event, terminated: threading.Event) -> None:
-    def watchdog() -> None:
-        if not screens_gone.wait(WATCHDOG_SECONDS):
-            if app.desk.session:
-                app.desk.session.wait()
-            os._exit(_exit_code(app, terminated))
-
-    def leave(number: int, _: Any) -> None:
-        if number == signal.SIGTERM:
-            terminated.set()
-            app.desk.stop_session()
-        if screens_gone.is_set():
-            return
-        app.hung_up = True
-        app.detach()
-        threading.Thread(target=watchdog, daemon=True, name="evenfall-watchdog").start()
-
-    for number in (signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, leave)

@@ -20,9 +20,9 @@ from ..run import events as ev
 from ..run.control import Control
 from ..run.directory import RunDirectory
 from .commands import reporter
+from .next_update import micro_batches
 from .optimizer import FlatAdamW
 from .state import LoopState, Run
-from .updates import micro_batches
 
 
 def build_run(

@@ -12,9 +12,9 @@ from ..model.trained import TrainedModel
 from ..run import events as ev
 from . import recovery
 from .micro_step import MicroStep
+from .next_update import micro_batches
 from .objectives.sft import loss_sum
 from .state import Ending, OutOfMemoryEnd, Run
-from .updates import micro_batches
 
 
 def mean_loss(model: TrainedModel, bins: Bins, config: RunConfig) -> float:

@@ -24,8 +24,8 @@ from evenfall.engine.model.adapter import add_adapter
 from evenfall.engine.model.load import compute_in, load_base
 from evenfall.engine.model.source import model_source
 from evenfall.engine.model.tokenizer import load_tokenizer
+from evenfall.engine.training.next_update import advance, next_update
 from evenfall.engine.training.state import LoopState
-from evenfall.engine.training.updates import advance, next_update
 
 
 class StockTraining(NamedTuple):

@@ -1,7 +1,6 @@
 """`evenfall bench`: how fast it trains here, beside other stacks on the same work."""
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 
@@ -39,12 +38,12 @@ def measure(args: argparse.Namespace) -> int:
     from ...engine.bench.work import BenchError, to_json
     from ...engine.run.files import write_atomic
     from ..safe_text import safe_str
+    from ..signals import exit_on_signals
     from .plain import PlainLines
 
     if args.json and not args.json.absolute().parent.is_dir():
         raise BenchError(f"--json {args.json}: there is no such folder")
-    for number in (signal.SIGTERM, signal.SIGHUP):  # so that its processes and folders go too
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    exit_on_signals()  # so that its processes and folders go too
     options = Options(
         shape=args.shape,
         rows=args.rows,

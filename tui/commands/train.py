@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .app import has_screen, show_screens
 from .parser import Commands, add_overrides, add_plain
@@ -59,40 +59,17 @@ def train_run(
         return show_screens(root=run.path.parent, train=run, resume=resume, leave_when_done=leave_when_done)
     from ...engine.session.headless import run_headless
     from ...engine.session.session import Session
+    from ..signals import stop_on_signals
     from .plain import PlainLines
 
     session = Session(run, resume=resume, attended=sys.stdin.isatty())
     lines = PlainLines()
-    stopped_by = _stop_on_signals(session, lines)
+    stopped_by = stop_on_signals(session, lines.say)
     if sys.stdin.isatty():
         signal.signal(signal.SIGTTIN, signal.SIG_IGN)  # a run in the background is not to halt
         threading.Thread(target=_answer_from_keyboard, args=(session,), daemon=True).start()
     code = run_headless(session, lines)
     return 128 + stopped_by[0] if stopped_by and code == 0 else code
-
-
-def _stop_on_signals(session: "Session", lines: Any) -> list[int]:
-    """Ctrl-C and SIGTERM save and stop; a hang-up is no reason to end a run.
-
-    Returns:
-        The signals that came, as they come.
-    """
-    from ...engine.run.commands import Stop
-
-    came: list[int] = []
-
-    def stop(number: int, _: Any) -> None:
-        if number == signal.SIGINT and came:
-            os._exit(130)  # any other way out waits for the worker; on disk all is whole
-        came.append(number)
-        session.submit(Stop(save=True))
-        with contextlib.suppress(RuntimeError):  # it came in the middle of another line
-            lines.say("saving and stopping after this step (Ctrl-C again: end at once)")
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGHUP, lambda *_: session.set_attended(False))
-    return came
 
 
 def _answer_from_keyboard(session: "Session") -> None:

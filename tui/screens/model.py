@@ -15,10 +15,11 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Input, Static
 
 from ...engine.machine.jobs import Job
+from ...engine.model.folder import LoadError
 from ...presets.load import recipe_presets
 from ..safe_text import safe_text
 from ..state.machine import Machine, read_machine, why_gpu_is_unused
-from ..state.model_catalog import ModelEntry, NotAModel, catalogue, look_up
+from ..state.model_catalog import ModelEntry, catalogue, look_up
 from ..widgets.field import TextField
 from ..widgets.form import Form
 from ..widgets.pick_list import Column, PickList, PickRow
@@ -249,8 +250,8 @@ class ModelScreen(EvenfallScreen):
             return f"{count} of {len(self._entries)} models · enter goes to the list"
         try:
             entry = look_up(text, self._entries)
-        except NotAModel as error:
-            return str(error)
+        except LoadError as error:
+            return error.told()
         return f"enter takes {describe.one_line(entry)}"
 
     def _is_search(self, text: str) -> bool:
@@ -268,8 +269,8 @@ class ModelScreen(EvenfallScreen):
             return
         try:
             entry = look_up(event.text, self._entries)
-        except NotAModel as error:
-            self._refuse_search(str(error))
+        except LoadError as error:
+            self._refuse_search(error.told())
             return
         if entry not in self._entries:
             self._entries.insert(0, entry)

@@ -38,10 +38,6 @@ class ModelEntry:
         return short_count(self.parameters) if self.parameters else ""
 
 
-class NotAModel(ValueError):
-    """A path or id that cannot be a model; the message says why and what is expected."""
-
-
 def hub_cache() -> Path:
     """The hub's cache folder, found as huggingface_hub finds it."""
     if folder := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
@@ -72,7 +68,7 @@ def catalogue(current: str | None = None) -> list[ModelEntry]:
     if current and current not in known:
         try:
             entries.insert(0, look_up(current, entries))
-        except NotAModel:
+        except LoadError:
             entries.insert(0, ModelEntry(name=current, name_or_path=current, where="hub"))
     return entries
 
@@ -81,35 +77,32 @@ def look_up(text: str, entries: Sequence[ModelEntry]) -> ModelEntry:
     """The model that a typed path or hub id means.
 
     Raises:
-        NotAModel: a folder without `config.json` or without whole weights, an adapter, or no possible hub id.
+        LoadError: a folder without `config.json` or without whole weights, an adapter, or no possible hub id.
     """
     text = text.strip()
     for entry in entries:
         if text in (entry.name, entry.name_or_path):
             return entry
     if len(text) > 1000 or "\0" in text:
-        raise NotAModel("this is no path and no hub id: too long, or not text")
+        raise LoadError("this is no path and no hub id: too long, or not text")
     folder = Path(text).expanduser()
     try:
         is_folder = folder.is_dir()
     except OSError as error:
-        raise NotAModel(f"{text}: {error.strerror}") from error
+        raise LoadError(f"{text}: {error.strerror}") from error
     if is_folder:
         if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-            raise NotAModel(f"{text}: is an adapter; give the base model that it was trained on")
-        try:
-            check_model_folder(folder, text)
-        except LoadError as error:
-            raise NotAModel(error.told()) from error
+            raise LoadError(f"{text}: is an adapter", "give the base model that it was trained on")
+        check_model_folder(folder, text)
         return _of_folder(folder.name, str(folder), folder, "local")
     if folder.is_file():
-        raise NotAModel(f"{text}: is a file; give the folder that holds config.json and weights")
+        raise LoadError(f"{text}: is a file", "give the folder that holds config.json and weights")
     if text.startswith(("/", "./", "../", "~")) or text.count("/") > 1:
-        raise NotAModel(f"{text}: no such folder")
+        raise LoadError(f"{text}: no such folder")
     parts = text.split("/")
     if not all(part and part.replace("-", "").replace("_", "").replace(".", "").isalnum()
                and part.isascii() for part in parts):  # fmt: skip
-        raise NotAModel(f"{text}: is no folder here and no hub id (such as Qwen/Qwen2.5-0.5B)")
+        raise LoadError(f"{text}: is no folder here and no hub id (such as Qwen/Qwen2.5-0.5B)")
     return ModelEntry(name=text, name_or_path=text, where="hub")
 
 

@@ -27,8 +27,8 @@ from ..prepare.source import Source
 from ..problems.codes import BAD, CUT, DROP_CODES, DUPLICATE, LEAK, in_words
 from ..problems.duplicates import Seen, row_hashes
 from ..problems.rows import BIT, RowProblems
+from ..render.mask import Encoded
 from ..render.special import special_ids
-from ..render.template import Encoded
 from ..report.findings import DataCheck, Place
 from ..row import SourceRow
 from .reread import Reread, TellRows, all_rows, silent

@@ -26,7 +26,8 @@ from ..formats.normalise import normalise
 from ..pack.examples import Example, Examples
 from ..problems.codes import BAD, CUT, in_words
 from ..problems.rows import BIT, RowProblems
-from ..render.template import Encoded, Renderer
+from ..render.mask import Encoded
+from ..render.template import Renderer
 from ..report.places import Places
 from ..row import SourceRow
 

@@ -10,7 +10,7 @@ serves whatever is dropped from it.
 * Control characters: C0 and C1 but for tab and line ends, bidirectional overrides, U+FFFD.
 * Special tokens spelled out in a text: the tokenizer makes the control tokens of them. In segments, which are
   written as they stand, they are meant.
-* Tool calls that do not fit the row's tools (`call_problems.py`). A row that lists no tools is not judged: its tools
+* Tool calls that do not fit the row's tools (`calls.py`). A row that lists no tools is not judged: its tools
   may stand in its system text.
 * An answer whose last tokens, as they are learnt, hold no token that ends a turn. Of segments and token ids, which
   have no turns, the last is judged; what is learnt whole is a document.
@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..formats.normal import REASONING, Conversation, Document, Learnable, Message, Segments
+from ..render.mask import Encoded
 from ..render.special import special_ids
-from ..render.template import Encoded
 from .calls import has_wrong_call
 from .codes import (
     CONTROL_CHARACTERS,

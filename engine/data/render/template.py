@@ -1,6 +1,6 @@
-"""From a normal row to token ids and the mask of what is learnt.
+"""From a normal row to its text and the characters of it that are learnt, and on to token ids (`mask.py`).
 
-The mask is never found by looking for marker strings in the rendered text (the classic cause of
+What is learnt is never found by looking for marker strings in the rendered text (the classic cause of
 "loss 0: everything is masked"). It comes from the chat template itself, in one of two ways:
 
 * It has `{% generation %}` markers, its own or those of TRL's training version of it
@@ -14,12 +14,6 @@ The mask is never found by looking for marker strings in the rendered text (the 
   then such answers become examples of their own, each rendered exactly as the model would see it
   when it answers. So what generating supplies is never learnt, and what it must produce always is.
 
-Characters become tokens through the fast tokenizer's offsets: a token is learnt if it holds any
-character that is. The end-of-turn must be learnt, or the model never stops: where a template puts
-it outside of the answer, the special token that follows is added; where there is none, the
-tokenizer's end-of-sequence token is. Where markers enclose the end of a turn themselves, nothing is
-added between spans.
-
 A model without a chat template can learn documents, and rows that are one prompt and one answer:
 `prompt + answer + eos`, nothing between (for alpaca rows the prompt is Stanford Alpaca's).
 
@@ -29,8 +23,7 @@ control tokens that they name, as in TRL; rows from an untrusted source should n
 
 import collections
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -38,46 +31,16 @@ import numpy as np
 from ..errors import DataError
 from ..formats.normal import Conversation, Document, Learnable, Message, Segments, Tokens, is_empty
 from ..row import SourceRow
+from .mask import Encoded, Rendering, TokenMask
 from .message_spans import spans_of_messages
-from .special import special_ids
 from .template_fit import Fitted, FittedTemplate, Spans, Tools
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
 TURNS_SPLIT = "the chat template rewrites earlier turns: answers learnt in examples of their own"
-PROMPT_DIFFERS = "the chat template begins an answer unlike a generation: learnt where they part"
 EOS_ADDED = "the chat template ends an answer with no special token: end-of-sequence token added"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rendering:
-    """The text of one example, and which of its characters are learnt."""
-
-    source: SourceRow
-    text: str
-    spans: Spans | None
-    """Learnt character ranges [start, end); None: all."""
-    chat: bool
-    """Rendered by a chat template, which writes its own special tokens; otherwise the tokenizer
-    adds those it adds by default, and an end-of-sequence token is appended."""
-    closed: bool = False
-    """The template's own markers enclose the end of a turn: what follows a span need not be it."""
-    as_it_stands: bool = False
-    """No token is added, and none is learnt besides those of the spans."""
-    unlearnt: Spans = ()
-    """Character ranges [start, end) of which nothing is learnt, whatever `spans` say."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Token ids (int32) and which are learnt (bool), both [tokens]. The first token never is:
-    nothing comes before it that could predict it."""
-
-    source: SourceRow
-    ids: np.ndarray
-    trained: np.ndarray
+PROMPT_DIFFERS = "the chat template begins an answer unlike a generation: learnt where they part"
 
 
 class Renderer:
@@ -104,9 +67,7 @@ class Renderer:
         self._template = FittedTemplate(tokenizer, training=assistant_only)
         self._noted: collections.Counter[str] = collections.Counter()
         self._noted_of: dict[str, SourceRow] = {}
-        added = tokenizer.added_tokens_decoder
-        self._special = special_ids(tokenizer)
-        self._added = {*self._special, *added}
+        self._mask = TokenMask(tokenizer)
 
     @overload
     def render(self, row: Conversation | Document | Segments) -> list[Rendering]: ...
@@ -185,7 +146,9 @@ class Renderer:
             )
             assert batch.encodings is not None  # the tokenizer is a fast one
             for (place, one), ids, encoding in zip(batch_of.items(), batch["input_ids"], batch.encodings, strict=True):
-                encoded[place] = self._mask(one, np.array(ids, dtype=np.int32), encoding)
+                encoded[place], eos_added = self._mask.encode(one, np.array(ids, dtype=np.int32), encoding)
+                if eos_added:
+                    self._note(EOS_ADDED, one.source)
         return [one for one in encoded if one is not None]
 
     def _as_tokens(self, row: Tokens) -> Encoded:
@@ -210,42 +173,6 @@ class Renderer:
         if skipped:
             unlearnt = spans_of_messages(self._template, source, fitted.messages, tools, text, skipped)
         return Rendering(source=source, text=text, spans=None, chat=True, unlearnt=unlearnt)
-
-    def _mask(self, one: Rendering, ids: np.ndarray, encoding: "Encoding") -> Encoded:
-        trained = np.full(len(ids), one.spans is None)
-        ended = False
-        spans = ((0, len(one.text)),) if one.spans is None else one.spans
-        for start, end in spans:
-            inside = _tokens_of(encoding, start, end)
-            if not inside:
-                continue
-            trained[inside.start : inside.stop] = True
-            if one.as_it_stands:
-                continue
-            last, following = inside[-1], inside.stop
-            while last > inside.start and not one.text[slice(*_characters(encoding, last))].strip():
-                last -= 1  # the line break that many templates put behind the end-of-turn
-            ended = int(ids[last]) in self._added
-            closes = following < len(ids) and int(ids[following]) in self._special
-            if one.closed and end < spans[-1][1]:
-                closes = False  # it stands between a turn's parts (a tool's answer, say)
-            if closes and int(ids[last]) not in self._special:
-                trained[following] = ended = True
-        eos = self.tokenizer.eos_token_id
-        if isinstance(eos, int) and not (one.chat and ended) and not one.as_it_stands:
-            if one.chat:
-                self._note(EOS_ADDED, one.source)
-            if not (len(ids) and ids[-1] == eos):
-                ids, trained = np.append(ids, np.int32(eos)), np.append(trained, True)
-            trained[-1] = True
-        for start, end in one.unlearnt:
-            for token in _tokens_of(encoding, start, end):
-                first, last = _characters(encoding, token)
-                trained[token] &= first < start or last > end
-            if end == len(one.text):
-                trained[len(encoding) :] = False
-        trained[:1] = False
-        return Encoded(one.source, ids, trained)
 
     def _note(self, note: str, source: SourceRow) -> None:
         if self._noted_of.get(note) is not source:  # a row's answers come one after the other
@@ -370,29 +297,3 @@ def _shared(first: str, second: str) -> int:
     """How many characters two texts begin with alike."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((place for place, (a, b) in pairs if a != b), min(len(first), len(second)))
-
-
-def _tokens_of(encoding: "Encoding", start: int, end: int) -> range:
-    """The tokens that hold a character of [start, end). Asked for one by one: the offsets of all
-    tokens, as Python objects, take longer than the tokenising."""
-    first = next(_found(encoding, range(start, end)), None)
-    last = next(_found(encoding, range(end - 1, start - 1, -1)), None)
-    if first is None or last is None:
-        return range(0)
-    while last + 1 < len(encoding):
-        begins, ends = _characters(encoding, last + 1)
-        if begins >= end or ends <= start:
-            break
-        last += 1  # a character of several tokens, of which the first may hold the one before it too
-    return range(first, last + 1)
-
-
-def _found(encoding: "Encoding", characters: range) -> Iterator[int]:
-    for character in characters:
-        token = encoding.char_to_token(character)
-        if token is not None:
-            yield token
-
-
-def _characters(encoding: "Encoding", token: int) -> tuple[int, int]:
-    return encoding.token_to_chars(token) or (0, 0)

@@ -8,7 +8,7 @@ It stands for the pre-norm layer that Llama, Mistral, Qwen 2 and Qwen 3 share:
 q and k may be normed per head, projections may have biases and LoRA adapters. Norms write straight into the
 buffers that carry the adapters' columns (`kernels/qlora.py`), activations and rotations happen in place, and
 the gradient of the residual stream goes down in the buffer that the next projection needs, from layer to
-layer too. Attention is one of `layer_attention.py`.
+layer too. Attention is one of `attention.py`.
 
 What the backward needs is saved at one of three levels, for memory against time:
 

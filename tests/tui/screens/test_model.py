@@ -8,13 +8,14 @@ from textual.widgets import Input, Static
 from waiting import until
 
 from evenfall.engine.config.run_config import RunConfig
+from evenfall.engine.model.folder import LoadError
 from evenfall.engine.run import find
 from evenfall.presets.load import model_presets
 from evenfall.tui.app import EvenfallApp
 from evenfall.tui.screens import model as model_screen
 from evenfall.tui.state import settings
 from evenfall.tui.state.machine import Gpu, Machine
-from evenfall.tui.state.model_catalog import NotAModel, catalogue, look_up
+from evenfall.tui.state.model_catalog import catalogue, look_up
 from evenfall.tui.widgets.field import TextField
 from evenfall.tui.widgets.form import Form
 
@@ -268,7 +269,7 @@ def test_models_in_the_hub_cache_are_listed(app, drive, see, tmp_path):
     assert entries["some/other-lm"].where == "cached"
     assert "some/bert" not in entries
     assert look_up("some/other-lm", list(entries.values())).where == "cached"
-    with pytest.raises(NotAModel):
+    with pytest.raises(LoadError):
         look_up("/nowhere", list(entries.values()))
 
     async def scenario(pilot):

@@ -1,4 +1,4 @@
-"""Which rows make an update: bins in their epoch's order, a fixed number of them an update.
+"""Which rows make the next update, after a resume too: bins in their epoch's order, a fixed number of them an update.
 
 The number of bins in an update is fixed when a run starts. Batch size and accumulation only say how they
 are cut into micro-batches, and a shorter max_length only cuts rows and splits bins inside their
