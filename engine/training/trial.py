@@ -6,6 +6,7 @@ embedding tells. Families of the table are known, and pay nothing.
 """
 
 import contextlib
+import re
 from typing import Any
 
 import torch
@@ -91,6 +92,12 @@ def _embedding_gradient(name: str, model: Any) -> torch.Tensor | None:
     except Exception as error:  # of a hundred architectures' own code
         if oom.is_out_of_memory(error):
             raise
+        if embeddings.weight.dtype != torch.float32 and re.search("dtype|scalar type", str(error)):
+            raise LoadError(
+                f"{name}: a {type(base).__name__} does not compute in {str(embeddings.weight.dtype)[6:]}: its own "
+                f"forward says: {error}",
+                "model.dtype=float32",
+            ) from error
         raise LoadError(
             f"{name}: a {type(base).__name__} does not train on a text alone, of any length: its "
             f"own forward says: {error}",

@@ -1,7 +1,7 @@
-"""Trains three steps of every causal architecture that the installed transformers has, on a CPU.
+"""Trains three steps of every causal architecture that the installed transformers has, on a CPU or on a GPU.
 
-    python tests/benchmarks/architectures.py --out FOLDER [--kinds causal pictures]
-        [--only NAME ...] [--quantization none nf4] [--quick] [--resume]
+    python tests/benchmarks/architectures.py --out FOLDER [--device cpu | cuda]
+        [--kinds causal pictures] [--only NAME ...] [--quantization none nf4] [--quick] [--resume]
 
 Families of the table in `engine/model/families/` are tested one by one; this asks what becomes of all the others, a few
 hundred of them, when a user names one: that it trains, or is refused in a true sentence. For each a tiny random
@@ -40,7 +40,6 @@ from pathlib import Path
 from typing import Any
 
 os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
-os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import torch
 from safetensors.torch import load_file
@@ -48,7 +47,6 @@ from tiny_checkpoints import build, in_four_bits, rows_into, short, where
 from transformers import CONFIG_MAPPING
 from transformers.models.auto import modeling_auto as auto
 
-import evenfall.engine.training.worker  # noqa: F401 - here once, not in every child
 from evenfall.engine.config.run_config import parse_config
 from evenfall.engine.errors import UserError
 from evenfall.engine.run import events as ev
@@ -60,8 +58,8 @@ from evenfall.engine.session.session import Session
 Told = dict[str, Any]
 
 
-def train(model: Path, rows: Path, runs: Path, quantization: str) -> Told:
-    """Three steps of a run on a CPU, and what became of it."""
+def train(model: Path, rows: Path, runs: Path, quantization: str, device: str) -> Told:
+    """Three steps of a run on `device`, and what became of it."""
     config = parse_config(
         {
             "output_dir": str(runs),
@@ -71,7 +69,7 @@ def train(model: Path, rows: Path, runs: Path, quantization: str) -> Told:
             "data": {"path": str(rows), "max_length": 64},
             "train": {
                 "max_steps": 3, "gradient_accumulation_steps": 2, "learning_rate": 1e-3,
-                "warmup_steps": 0, "device": "cpu", "save_steps": 1000,
+                "warmup_steps": 0, "device": device, "save_steps": 1000,
             },
         }
     )  # fmt: skip
@@ -185,7 +183,7 @@ def _answer(work: Callable[[], Told], seconds: float, answer: Path, output: Path
 def one(model_type: str, out: Path, rows: Path, options: argparse.Namespace) -> list[Told]:
     """The results of one architecture, one for each quantization."""
     folder, runs = out / "models" / model_type, out / "runs"
-    if model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:  # imported here once, too
+    if options.device == "cpu" and model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:  # imported here once, too
         auto.MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[model_type]]
     shutil.rmtree(folder, ignore_errors=True)
     start = time.monotonic()
@@ -201,7 +199,7 @@ def one(model_type: str, out: Path, rows: Path, options: argparse.Namespace) -> 
     for quantization in options.quantization[: 1 if built.get("only_config") else None]:
         run = runs / f"{model_type}.{quantization}"
         shutil.rmtree(run, ignore_errors=True)
-        told = in_child(lambda q=quantization: train(folder, rows, runs, q), options.seconds, out)
+        told = in_child(lambda q=quantization: train(folder, rows, runs, q, options.device), options.seconds, out)
         if "died" in told:
             told |= {"outcome": "FAULT", "message": told["died"]}
         found.append({**base, "quantization": quantization, **told})
@@ -284,6 +282,7 @@ def names(kinds: list[str]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--only", nargs="*", default=[], help="model types, tried anew")
     parser.add_argument("--kinds", nargs="*", default=["causal"], choices=["causal", "pictures"])
     parser.add_argument("--quantization", nargs="*", default=["none", "nf4"])
@@ -295,7 +294,9 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     rows, file = out / "rows.jsonl", out / "results.jsonl"
     rows_into(rows)
-    import_for_run("cpu")
+    if options.device == "cpu":  # here once, not in every child; but CUDA outlives no fork
+        os.environ["TRITON_INTERPRET"] = "1"
+        import_for_run("cpu")
     torch.set_num_threads(1)
     results: list[Told] = []
     if (options.resume or options.only) and file.exists():

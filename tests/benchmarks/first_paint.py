@@ -22,7 +22,7 @@ PAINTED = b"smollm2"
 
 
 def one(folder: str) -> float:
-    command = shutil.which("evenfall", path=os.path.dirname(sys.executable)) or "evenfall"
+    command = shutil.which("evenfall", path=os.path.dirname(sys.executable)) or shutil.which("evenfall") or "evenfall"
     start = time.perf_counter()
     child, terminal = pty.fork()
     if child == 0:

@@ -14,8 +14,6 @@ from typing import Any
 
 import torch
 import transformers
-from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn.modules import Linear4bit
 from safetensors.torch import save_file
 from tiny_configs import tiny_config
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -196,6 +194,10 @@ def in_four_bits(folder: Path) -> dict[str, Any]:
 
 def _dequantise(model: Any) -> None:
     """Replace every 4-bit layer by one of float32 with the weight that it stands for."""
+    # Not above: bitsandbytes wakes CUDA when it is imported, and what is forked after that cannot use it.
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn.modules import Linear4bit
+
     for name, module in list(model.named_modules()):
         if not isinstance(module, Linear4bit):
             continue
