@@ -8,8 +8,6 @@ Spends nothing on what a run does not need; what is left is the libraries' own, 
   collections which free a failed step's memory look only at what came since.
 * bitsandbytes hands four functions, written for devices that it has no kernels for, to torch.compile
   while it is imported, and torch then imports its whole compiler.
-
-With torch comes OpenMP, which is told here how its threads wait (`threads.py`).
 """
 
 import atexit
@@ -21,14 +19,12 @@ import threading
 from collections.abc import Callable, Iterator
 from importlib import import_module
 
-from .threads import waiting_asleep
-
 _lock = threading.Lock()
 
 
 def import_torch() -> None:
     """Import torch and bitsandbytes, which come first. Later calls return at once."""
-    _import("bitsandbytes", _as_torch_is_wanted)
+    _import("bitsandbytes", _compiling_nothing)
 
 
 def import_without(hidden: str, name: str) -> None:
@@ -68,12 +64,6 @@ def _without(name: str) -> Iterator[None]:
     finally:
         if hide:
             del sys.modules[name]
-
-
-@contextlib.contextmanager
-def _as_torch_is_wanted() -> Iterator[None]:
-    with _compiling_nothing(), waiting_asleep():
-        yield
 
 
 @contextlib.contextmanager

@@ -15,7 +15,9 @@ import torch
 
 from ..config.steps import in_steps, total_steps
 from ..machine.memory import read_memory
+from ..machine.threads import SharedCores
 from ..memory import oom
+from ..model.load import count_parameters
 from ..run import events as ev
 from . import recovery
 from .checkpoint import rng_state, save_now, set_rng_state
@@ -23,9 +25,9 @@ from .commands import StepCommands
 from .evaluate import evaluate
 from .late_figures import LateFigures
 from .micro_step import MicroStep
+from .next_update import advance, micro_batches, next_update
 from .schedule import Schedule
 from .state import Ending, Run, TrainingError
-from .updates import advance, micro_batches, next_update
 
 MAX_SKIPPED = 5
 """Updates in a row without a finite gradient after which the run ends."""
@@ -56,6 +58,7 @@ def train(run: Run) -> Literal["complete"] | Ending:
     streamed = data.report.share < 1
     micro_step = MicroStep(run)
     figures = LateFigures(run)
+    cores = SharedCores(count_parameters(run.trained.model)) if device.type == "cpu" else None
     commands = StepCommands(run, schedule, figures, lambda: evaluate(run, micro_step))
 
     run.trained.model.train()
@@ -65,6 +68,8 @@ def train(run: Run) -> Literal["complete"] | Ending:
             return ending
 
         # One update.
+        if cores:
+            cores.settle()
         figures.start_clock()
         chosen = next_update(data.train, state, options.seed, run.config.data.shuffle)
         batches = micro_batches(chosen, run.config, run.trained.packed)

@@ -22,6 +22,7 @@ from ..data.prepare.prepare import PreparedData, prepare
 from ..machine import wake
 from ..machine.device import describe_device, pick_device
 from ..machine.memory import read_memory
+from ..machine.threads import most_threads
 from ..memory import ladder, oom
 from ..memory.plan import MARGIN
 from ..model.adapter import trainable_parameters
@@ -188,7 +189,7 @@ def _announce(run: Run, loaded: LoadedModel, data: PreparedData) -> None:
             compute_dtype=str(loaded.dtype).removeprefix("torch."),
             weights_gb=loaded.weights_gb,
             seconds=loaded.seconds,
-            threads=torch.get_num_threads() if run.trained.device.type == "cpu" else None,
+            threads=most_threads() if run.trained.device.type == "cpu" else None,
         )
     )
     steps = total_steps(run.config, data.train.bins_in_epoch, run.state.bins_per_update)

@@ -1,11 +1,8 @@
 """A tiny model does not compete with itself on busy cores; what the user says goes first."""
 
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,13 +10,13 @@ import torch
 from evenfall.engine.config.run_config import RunConfig
 from evenfall.engine.inference.chat import Chat
 from evenfall.engine.machine import threads
-from evenfall.engine.machine.threads import TINY, set_threads, waiting_asleep
+from evenfall.engine.machine.threads import TINY, SharedCores, set_threads
 from evenfall.engine.run import events as ev
 from evenfall.engine.run.directory import RunDirectory
 from evenfall.engine.run.find import create_run
 from evenfall.engine.session.session import Session
 
-VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +26,9 @@ def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     torch.set_num_threads(3)
-    threads._threads_at_first.cache_clear()
+    threads.most_threads.cache_clear()
     yield
-    threads._threads_at_first.cache_clear()
+    threads.most_threads.cache_clear()
     torch.set_num_threads(before)
 
 
@@ -53,46 +50,77 @@ def test_a_number_that_the_user_gave_is_kept(name: str, monkeypatch: pytest.Monk
     assert torch.get_num_threads() == 3
 
 
-def train(run: RunDirectory, *, resume: bool = False) -> list[ev.Event]:
+def train(run: RunDirectory) -> list[ev.Event]:
     torch.set_num_threads(3)  # what a new process begins with
-    session = Session(run, resume=resume)
+    session = Session(run)
     session.start()
     assert session.wait(600) and session.state == "finished"
     return session.events_since(0)
 
 
-def test_a_tiny_run_and_its_chat_compute_with_one_thread_and_so_does_a_resumed_run(
-    tiny_config: Callable[..., RunConfig],
+class Cores:
+    """Cores whose time is told by the test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock = self.idle = self.ours = 0.0
+        monkeypatch.setattr(threads.time, "monotonic", lambda: self.clock)
+        monkeypatch.setattr(threads.time, "process_time", lambda: self.ours)
+        monkeypatch.setattr(threads.psutil, "cpu_times", lambda: SimpleNamespace(idle=self.idle))
+
+    def go_on(self, seconds: float, *, idle: float, ours: float) -> None:
+        """So many seconds, with so many cores idle and ours."""
+        self.clock, self.idle, self.ours = (
+            self.clock + seconds, self.idle + idle * seconds, self.ours + ours * seconds,
+        )  # fmt: skip
+
+
+def test_a_tiny_model_takes_idle_cores_and_leaves_busy_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, shared = Cores(monkeypatch), SharedCores(TINY - 1)
+    torch.set_num_threads(1)
+    for idle, ours, count in (
+        (1.9, 1.0, 3),  # nobody else
+        (0.1, 2.7, 3),
+        (0.0, 1.7, 2),  # one other program begins, and then four do
+        (0.0, 0.6, 1),
+        (0.0, 0.4, 1),
+        (2.0, 0.9, 3),  # all have gone
+        (60.0, 3.0, 3),  # more cores than torch would take
+        (0.0, 0.0, 1),
+    ):
+        machine.go_on(0.1, idle=0, ours=0)
+        shared.settle()  # too soon to tell
+        machine.go_on(50, idle=idle, ours=ours)
+        shared.settle()
+        assert torch.get_num_threads() == count, (idle, ours)
+
+
+@pytest.mark.parametrize("parameters", [TINY - 1, TINY])
+def test_a_larger_model_and_a_number_that_was_given_stay_as_they_are(
+    parameters: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if parameters < TINY:
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    machine, shared = Cores(monkeypatch), SharedCores(parameters)
+    machine.go_on(50, idle=0, ours=0.3)
+    shared.settle()
+    assert torch.get_num_threads() == 3
+
+
+def test_a_tiny_runs_numbers_do_not_hang_on_its_threads(
+    tiny_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[list[tuple[float, float]]] = []
+    for count in (1, 3):
+        monkeypatch.setattr(SharedCores, "settle", lambda self, count=count: torch.set_num_threads(count))
+        events = train(create_run(tiny_config(train={"max_steps": 5})))
+        told.append([(e.loss, e.grad_norm) for e in events if isinstance(e, ev.Step)])
+    assert len(told[0]) == 5 and told[0] == told[1]
+
+
+def test_a_chat_with_a_tiny_model_computes_with_one_thread(tiny_config: Callable[..., RunConfig]) -> None:
     run = create_run(tiny_config(train={"max_steps": 2}))
-    for resume in (False, True):
-        events = train(run, resume=resume)
-        assert [e.threads for e in events if isinstance(e, ev.ModelLoaded)][-1:] == [1]
+    events = train(run)
+    assert [e.threads for e in events if isinstance(e, ev.ModelLoaded)] == [3]
     torch.set_num_threads(3)
     Chat.open(run, lambda stage, fraction: None).close()
     assert torch.get_num_threads() == 1
-
-
-@pytest.mark.parametrize("told", [None, "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
-def test_openmp_is_told_to_wait_asleep_unless_the_user_told_it_otherwise(
-    told: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if told is not None:
-        monkeypatch.setenv(told, "ACTIVE")
-    before = dict(os.environ)
-    with waiting_asleep():
-        if told is None:
-            assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
-        else:
-            assert dict(os.environ) == before
-    assert dict(os.environ) == before
-
-
-def test_torchs_own_openmp_hears_of_it(tmp_path: Path) -> None:
-    code = "from evenfall.engine.machine.libraries import import_torch; import_torch()"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"OMP_DISPLAY_ENV": "verbose"},
-        capture_output=True, text=True, check=True, cwd=tmp_path,
-    )  # fmt: skip
-    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr
