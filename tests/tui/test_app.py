@@ -6,6 +6,7 @@ import signal
 import threading
 
 import pytest
+from waiting import until
 
 from evenfall.engine.config.run_config import ConfigError
 from evenfall.engine.machine.jobs import Job
@@ -136,7 +137,8 @@ def test_detach_works_from_a_signal_handler(drive, train_app, session, script):
         async def scenario(pilot):
             await script.begin(pilot, session, *script.training(10))
             os.kill(os.getpid(), signal.SIGHUP)
-            await asyncio.sleep(0.05)
+            while not train_app.detached:
+                await asyncio.sleep(0.02)
 
         drive(train_app, scenario)
     finally:
@@ -237,11 +239,7 @@ def test_a_draft_that_does_not_fit_is_refused_and_changes_nothing(drive, train_a
 def test_resume_opens_a_session_that_resumes(drive, train_app, run_directory, fake_sessions):
     async def scenario(pilot):
         assert train_app.desk.resume_run(run_directory)
-        for _ in range(50):
-            if fake_sessions and train_app.desk.session:
-                break
-            await asyncio.sleep(0.02)
-            train_app.poll()
+        await until(pilot, lambda: fake_sessions and train_app.desk.session)
         assert fake_sessions[0].resume and train_app.desk.session is fake_sessions[0]
 
     drive(train_app, scenario)

@@ -136,7 +136,7 @@ def listed(capsys):
 def read(directory):
     """The run as Train has it, its history read."""
     source = ReplayRun(directory)
-    assert source._first is not None and source._first.wait(10)
+    assert source._first is not None and source._first.wait(600)
     source.poll()
     return source
 

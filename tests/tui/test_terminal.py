@@ -25,6 +25,9 @@ pty = pytest.importorskip("pty")
 
 COMMAND = [sys.executable, "-m", "evenfall.tui.commands.main", "train", "run.yaml"]
 STEPS = 250
+ENDLESS = 1_000_000
+PATIENCE = 300
+"""Seconds after which what should happen never will, on the busiest machine."""
 RESTORED = (b"\x1b[?1049l", b"\x1b[?25h", b"\x1b[?1000l")
 """Leave the second screen, show the cursor, switch the mouse off."""
 
@@ -112,10 +115,10 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait(terminal: Terminal, what: str, until: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
+def wait(terminal: Terminal, what: str, until: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
     while not until():
-        assert time.monotonic() < end, f"{what}: not within {seconds} s\n{terminal.report()}"
+        assert time.monotonic() < end, f"{what}: not within {PATIENCE} s\n{terminal.report()}"
         time.sleep(0.02)
 
 
@@ -169,7 +172,7 @@ def finishes(terminal: Terminal, reason: str = "complete") -> ev.Finished:
     (finished,) = [event for event in terminal.events() if isinstance(event, ev.Finished)]
     assert finished.reason == reason, terminal.report()
     assert (terminal.run.adapter / "adapter_model.safetensors").is_file()
-    wait(terminal, "the process's end", lambda: not alive(pid), 15)
+    wait(terminal, "the process's end", lambda: not alive(pid))
     assert not terminal.run.is_live()
     return finished
 
@@ -178,45 +181,43 @@ def test_a_terminal_that_closes_ends_the_screens_and_not_the_run(open_terminal: 
     terminal = open_terminal()
     wait(terminal, "the Train screen", lambda: b"\x1b[?1049h" in terminal.output)
     at = terminal.last_step()
-    assert at < STEPS / 2, "the run was over before its terminal closed"
+    assert at < STEPS, "the run was over before its terminal closed"
     terminal.hang_up()
-    terminal.process.wait(15)
+    terminal.process.wait(PATIENCE)
     assert finishes(terminal).step == STEPS
     assert "Traceback" not in terminal.report()
 
 
 def test_detaching_gives_the_shell_back_at_once_with_a_clean_screen(open_terminal: Open) -> None:
-    terminal = open_terminal()
-    time.sleep(1)  # the key must come when the screen listens
+    terminal = open_terminal(f"train.max_steps={ENDLESS}")
+    wait(terminal, "the screen that listens", lambda: b"ETA" in terminal.output)
     terminal.press(b"D")
-    start = time.monotonic()
-    assert terminal.process.wait(10) == 0, terminal.report()
-    assert time.monotonic() - start < 5
+    assert terminal.process.wait(PATIENCE) == 0, terminal.report()
     at = terminal.last_step()
-    assert at < STEPS * 0.8, "the run was over before it was left"
-    wait(terminal, "the restored screen", lambda: RESTORED[0] in terminal.output, 3)
+    assert alive(terminal.pid()) and at < ENDLESS, "the shell came back with the run's end"
+    wait(terminal, "the restored screen", lambda: RESTORED[0] in terminal.output)
     end = bytes(terminal.output)
     for sequence in RESTORED:
         assert end.rfind(sequence) > end.rfind(b"\x1b[?1049h"), sequence
-    wait(terminal, "the word where it goes on", lambda: b"evenfall watch run" in terminal.output, 3)
+    wait(terminal, "the word where it goes on", lambda: b"evenfall watch run" in terminal.output)
     written = len(terminal.output)
-    assert alive(terminal.pid()) and terminal.pid() != terminal.process.pid
+    assert terminal.pid() != terminal.process.pid
     terminal.hang_up()  # the shell's end is no end for the run either
     wait(terminal, "steps without a terminal", lambda: terminal.last_step() >= at + 20)
     os.kill(terminal.pid(), signal.SIGTERM)
-    assert finishes(terminal, "stopped").step < STEPS
+    assert finishes(terminal, "stopped").step < ENDLESS
     assert len(terminal.output) == written, "it wrote to a terminal that it had left"
     assert "Traceback" not in terminal.report()
 
 
 def test_sigterm_saves_the_run_and_ends_it(open_terminal: Open) -> None:
-    terminal = open_terminal()
+    terminal = open_terminal(f"train.max_steps={ENDLESS}")
     terminal.process.send_signal(signal.SIGTERM)
-    assert terminal.process.wait(20) == 128 + signal.SIGTERM, terminal.report()
+    assert terminal.process.wait(PATIENCE) == 128 + signal.SIGTERM, terminal.report()
     finished = finishes(terminal, "stopped")
-    assert 3 <= finished.step < STEPS
+    assert 3 <= finished.step < ENDLESS
     assert terminal.run.checkpoints() == [finished.step]
-    wait(terminal, "the restored screen", lambda: RESTORED[0] in terminal.output, 3)
+    wait(terminal, "the restored screen", lambda: RESTORED[0] in terminal.output)
 
 
 def test_a_terminal_that_stalls_and_then_drops_does_not_hold_the_run_up(
@@ -225,17 +226,17 @@ def test_a_terminal_that_stalls_and_then_drops_does_not_hold_the_run_up(
     terminal = open_terminal()
     terminal.stop_reading()
     stalled = terminal.last_step()
-    assert stalled < STEPS / 2
+    assert stalled + 60 < STEPS
     # The screen draws until the terminal's buffer is full; the run must go on meanwhile.
     wait(terminal, "steps on a stalled terminal", lambda: terminal.last_step() >= stalled + 60)
     os.close(terminal.master)
     assert finishes(terminal).step == STEPS
-    terminal.process.wait(15)
+    terminal.process.wait(PATIENCE)
 
 
 def test_lines_on_a_terminal_end_with_code_0(open_terminal: Open) -> None:
     terminal = open_terminal("--plain", "train.max_steps=20")
-    assert terminal.process.wait(60) == 0, terminal.report()
+    assert terminal.process.wait(PATIENCE) == 0, terminal.report()
     assert b"Fatal" not in terminal.output and b"finished at step 20/20" in terminal.output
 
 

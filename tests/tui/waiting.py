@@ -7,7 +7,7 @@ from typing import Any
 from textual.pilot import Pilot
 
 
-async def until(pilot: Pilot[Any], condition: Callable[[], object], seconds: float = 5) -> None:
+async def until(pilot: Pilot[Any], condition: Callable[[], object], seconds: float = 120) -> None:
     """Wait until `condition()` holds and its messages are handled; fail after `seconds`."""
     for _ in range(round(50 * seconds)):
         if condition():

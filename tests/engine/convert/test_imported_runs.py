@@ -94,7 +94,7 @@ def test_an_imported_file_trains(name, tiny_model, tmp_path, monkeypatch):
     assert report.config is not None
     session = Session(create_run(here(report.config, tiny_model, tmp_path)))
     session.start()
-    assert session.wait(120)
+    assert session.wait(600)
     story = session.events_since(0)
     losses = [event.loss for event in story if isinstance(event, ev.Step)]
     assert len(losses) == 2 and all(0 < loss < 50 for loss in losses)

@@ -100,7 +100,7 @@ def test_a_prequantised_checkpoint_trains(
         run = create_run(tiny_config(model={"name_or_path": str(source)}))
         session = Session(run)
         session.start()
-        assert session.wait(60) and session.state == "finished"
+        assert session.wait(600) and session.state == "finished"
         events = session.events_since(0)
         losses.append([event.loss for event in events if isinstance(event, ev.Step)])
         (model,) = (event for event in events if isinstance(event, ev.ModelLoaded))

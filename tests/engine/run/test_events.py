@@ -198,10 +198,10 @@ def test_writing_and_reading_a_step_cost_next_to_nothing() -> None:
     def best(work: Any) -> float:
         laps = []
         for _ in range(20):
-            start = time.perf_counter()
+            start = time.thread_time()
             for _ in range(100):
                 work()
-            laps.append((time.perf_counter() - start) / 100)
+            laps.append((time.thread_time() - start) / 100)
         return min(laps)
 
     line = encode_event(STEP)

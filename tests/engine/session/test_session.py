@@ -267,7 +267,7 @@ def test_pause_waits_until_resumed_and_takes_commands_meanwhile(tiny_config: Mak
     assert not session.wait(0.5)
     assert len(of(ev.Step, session.events_since(0))) == held
     session.submit(cmd.Resume())
-    assert session.wait(60)
+    assert session.wait(600)
     events = session.events_since(0)
     assert directory.checkpoints() and len(losses(events)) == 6
     assert [e.why for e in of(ev.CommandRefused, events)] == ["the run is paused already"]

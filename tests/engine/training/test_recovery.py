@@ -267,7 +267,7 @@ def test_a_recovered_run_resumes_after_a_stop(tiny_config: Make, fail_above) -> 
     run.write_config(run.config().with_overrides(["train.max_steps=9"]))
     again = Session(run, resume=True)
     again.start()
-    assert again.wait(60)
+    assert again.wait(600)
     assert steps(again.events_since(0)) == list(range(1, 10))
 
 

@@ -98,7 +98,7 @@ def test_loading_shows_how_far_it_is(app, drive, see, same_as_snapshot, monkeypa
 
     def slow(run, job):
         job.report("loading base weights", 0.5)
-        go_on.wait(10)
+        go_on.wait(60)
         return FakeChat()
 
     monkeypatch.setattr(chat_screen, "open_chat", slow)

@@ -39,7 +39,7 @@ def test_reading_shows_how_far_it_is_and_can_be_cancelled(app, drive, see, same_
 
     def slow(config, job):
         job.report("reading rows: 5,000", 0.42)
-        go_on.wait(10)
+        go_on.wait(60)
         job.report("reading rows: 6,000")
         return PREVIEW
 
@@ -284,7 +284,7 @@ def test_only_the_last_of_several_changes_is_shown(app, drive, see, monkeypatch)
 
     def preview(config, job):
         if config.data.path == "demo":
-            first.wait(10)
+            first.wait(60)
             return PREVIEW
         raise ValueError("the newer one")
 

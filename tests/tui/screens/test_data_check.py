@@ -158,14 +158,14 @@ def test_rows_that_fit_two_formats_are_asked_about(app, drive, see, same_as_snap
     async def scenario(pilot):
         app.desk.update_draft(["data.path=rows.jsonl"])
         await pilot.press("f3")
-        await until(pilot, lambda: "How are these rows to be read?" in see(app), 60)
+        await until(pilot, lambda: "How are these rows to be read?" in see(app))
         assert '"instruction":"add"' in see(app)
         await pilot.press("escape")
         assert "m says how to read them" in see(app) and "data.format=" in see(app)
         await pilot.press("m")
         same_as_snapshot(app, "data-asked")
         await pilot.press("down", "enter")
-        await until(pilot, lambda: app.screen._preview is not None, 60)
+        await until(pilot, lambda: app.screen._preview is not None)
         assert app.desk.draft.data.format != "auto"
         assert "3 read" in see(app)
 
@@ -179,7 +179,7 @@ def test_columns_are_mapped_by_hand(app, drive, see, tmp_path):
     async def scenario(pilot):
         app.desk.update_draft(["data.path=rows.jsonl"])
         await pilot.press("f3")
-        await until(pilot, lambda: "How are these rows to be read?" in see(app), 60)
+        await until(pilot, lambda: "How are these rows to be read?" in see(app))
         modal = app.screen
         form = modal.query_one("#columns-format", Choice)
         form.focus()
@@ -195,7 +195,7 @@ def test_columns_are_mapped_by_hand(app, drive, see, tmp_path):
             choice.focus()
             await pilot.press(*["right"] * times)
         await pilot.press("ctrl+s")
-        await until(pilot, lambda: getattr(app.screen, "_preview", None) is not None, 60)
+        await until(pilot, lambda: getattr(app.screen, "_preview", None) is not None)
         assert app.desk.draft.data.format == "prompt_completion"
         assert app.desk.draft.data.columns == {"prompt": "frage", "completion": "antwort"}
         row = app.screen._preview.inspector.look(app.screen._preview.inspector.places[0])

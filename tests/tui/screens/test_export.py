@@ -168,7 +168,7 @@ def save(folder) -> None:
 async def run_ends(pilot, run) -> None:
     """The run saves its final adapter, unheard, as one of another process does."""
     save(run.adapter)
-    await until(pilot, lambda: len(pilot.app.screen._facts.kept) > 1, 10)
+    await until(pilot, lambda: len(pilot.app.screen._facts.kept) > 1)
 
 
 def test_the_final_adapter_takes_the_place_of_a_checkpoint_that_nobody_chose(app, drive, see, exports):
@@ -197,7 +197,7 @@ def test_a_checkpoint_that_was_chosen_stays_until_the_screen_is_left(app, drive,
         await pilot.press("shift+tab", "right")
         assert "! not the newest, which is: checkpoint of step 6" in see(app)
         save(run.adapter)
-        await until(pilot, lambda: "! not the newest, which is: final, step 1000" in see(app), 10)
+        await until(pilot, lambda: "! not the newest, which is: final, step 1000" in see(app))
         await pilot.press("question_mark", "escape")  # a dialog over it does not count as leaving
         assert "checkpoint of step 5" in see(app)
         await pilot.press("x")
@@ -221,7 +221,7 @@ def test_a_chosen_checkpoint_that_is_gone_gives_way_to_the_best(app, drive, see)
         await pilot.press("shift+tab", "right")
         shutil.rmtree(run.checkpoint(5))  # as save_total_limit has it
         save(run.checkpoint(7))
-        await until(pilot, lambda: "‹ checkpoint of step 7 ›" in see(app), 10)
+        await until(pilot, lambda: "‹ checkpoint of step 7 ›" in see(app))
 
     drive(app, scenario)
 
@@ -245,7 +245,7 @@ def test_progress_and_cancel(app, drive, see, same_as_snapshot, monkeypatch, siz
 
     def slow(run, forms, checkpoint, job):
         job.report("writing the merged model", 0.5)
-        go_on.wait(10)
+        go_on.wait(60)
         try:
             job.report("opening what was written and comparing", 0.8)
         finally:

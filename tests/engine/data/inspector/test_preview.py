@@ -14,7 +14,7 @@ def preview(path, tokenizer, monkeypatch, **data):
     monkeypatch.setattr(tokenizer_module, "load_tokenizer", lambda config: tokenizer)
     config = RunConfig.model_validate({"data": {"path": str(path), **data}})
     job = Job(lambda job: build_preview(config, job.report))
-    assert job.wait(60)
+    assert job.wait(600)
     return job
 
 
