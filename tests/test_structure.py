@@ -92,6 +92,7 @@ def test_light_rooms_load_no_heavy_library():
         files = sorted((ROOT / "engine" / room).glob("*.py"))
         assert files, room
         names += [f"evenfall.engine.{room.replace('/', '.')}.{file.stem}" for file in files if file.stem != "__init__"]
+    names.append("evenfall.engine.machine.jobs")
     code = (
         "import importlib, sys\n"
         "for name in sys.argv[2:]:\n"

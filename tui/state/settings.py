@@ -41,6 +41,9 @@ _SETTINGS = (
 """Keys of the settings form, and what the form calls them."""
 
 
+_OF_ONE_MODEL = ("model.revision", "model.trust_remote_code")
+"""Keys that were said of one model: neither its branch nor the trust in its author goes over to another."""
+
 _FIND_FIELD = DraftField(screen="model", key="model.name_or_path", title="Model", where="1, then /")
 """The field for a hub id or a folder, above the list of models."""
 
@@ -135,6 +138,8 @@ class DraftEditor:
 
     def _apply(self, model: str, recipe: str | None) -> list[str]:
         wanted = {"model.name_or_path": model, **preset_settings(preset_of(model), recipe)}
+        if model != self._desk.draft.model.name_or_path:
+            wanted = {key: FIELDS[key].default for key in _OF_ONE_MODEL} | wanted
         overrides = overrides_between(self._desk.draft, self._applied, wanted)
         self._desk.update_draft(overrides)
         self._applied = wanted

@@ -82,3 +82,13 @@ def test_nothing_of_a_preset_stays_when_a_folder_takes_its_place(desk, editor):
     assert desk.draft.data.max_length == 256  # the demo's own
     editor.take_model(entry("./one"))
     assert desk.draft.data.max_length == recipe_preset("quick-test").settings["data.max_length"]
+
+
+def test_what_was_said_of_one_model_does_not_go_over_to_another(desk, editor):
+    editor.take_model(entry("./one"))
+    desk.update_draft(["model.revision=v2", "model.trust_remote_code=true"])
+    assert editor.take_model(entry("./one")) == []
+    assert desk.draft.model.revision == "v2" and desk.draft.model.trust_remote_code
+    keys = editor.take_model(entry("./two"))
+    assert {"model.revision", "model.trust_remote_code"} <= set(keys)
+    assert desk.draft.model.revision is None and not desk.draft.model.trust_remote_code
