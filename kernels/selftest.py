@@ -1,4 +1,4 @@
-"""Does every kernel give the right numbers on this very device?
+"""Do the ops that models are made of give the right numbers on this very device?
 
 `run_selftest` runs each op of the table below, forward and backward, and judges every tensor as
 ``accuracy.py`` says. `evenfall doctor` calls it with the small default shapes (it compiles every
@@ -141,7 +141,7 @@ OPS: dict[str, Op] = {
     "rope": _rope_op(1.0, torch.bfloat16, interleaved=False),
     "rope (interleaved)": _rope_op(0.5, torch.float32, interleaved=True),
 }
-"""Every op with a kernel, by the name that reports show."""
+"""Norms, activations and rotations, by the name that reports show; a whole layer is proven when a model is loaded."""
 
 
 def random_operands(

@@ -1,6 +1,6 @@
 """The demo on idle cores and on busy ones: how much longer does it take beside other programs?
 
-    python tests/benchmarks/busy_cores.py [--loops 4] [--limit 300] [--times 1]
+    python tests/benchmarks/busy_cores.py [--loops 4] [--apart] [--limit 300] [--times 1]
 
 Trains `evenfall demo` (120 steps) alone, and then beside endless loops, each a process. Prints, with the load
 average before each, the seconds of the whole command, those of its steps and its tokens per second; a demo that takes
@@ -11,6 +11,7 @@ torch's own ways `OMP_NUM_THREADS=2 GOMP_SPINCOUNT=300000`.
 import argparse
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,14 +24,15 @@ from evenfall.engine.run.log import EventTail
 
 
 @contextlib.contextmanager
-def busy_loops(count: int) -> Iterator[None]:
-    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+def busy_loops(count: int, apart: bool) -> Iterator[None]:
+    """Endless loops, of this session or of one of their own, which Linux gives as much time as this one."""
+    code = f"import os\nany(os.fork() == 0 for _ in range({count - 1}))\nwhile True: pass"
+    loops = subprocess.Popen([sys.executable, "-c", code], start_new_session=apart, process_group=None if apart else 0)
     try:
         yield
     finally:
-        for loop in loops:
-            loop.kill()
-            loop.wait()
+        os.killpg(loops.pid, signal.SIGKILL)
+        loops.wait()
 
 
 def demo(limit: float) -> tuple[float, list[ev.Step]]:
@@ -68,12 +70,13 @@ def measure(what: str, limit: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--loops", type=int, default=4)
+    parser.add_argument("--apart", action="store_true", help="loops in another session, as another terminal's are")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds for one demo")
     parser.add_argument("--times", type=int, default=1)
     args = parser.parse_args()
     for _ in range(args.times):
         alone = measure("alone", args.limit)
-        with busy_loops(args.loops):
+        with busy_loops(args.loops, args.apart):
             beside = measure(f"{args.loops} loops", args.limit)
         print(f"{beside / alone:.2f} times as long", flush=True)
 

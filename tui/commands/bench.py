@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .parser import Commands
+from .parser import Commands, path
 
 
 def add(commands: Commands) -> None:
@@ -20,14 +20,14 @@ def add(commands: Commands) -> None:
         ("rank", 16, "of the adapter (16)"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=words)
-    parser.add_argument("--data", metavar="FILE", help="real rows, packed, instead of random ones")
+    parser.add_argument("--data", type=path, metavar="FILE", help="real rows, packed, instead of random ones")
     parser.add_argument("--recompute", action="store_true", help="recompute activations")
     parser.add_argument(
         "--against", default="", metavar="STACKS",
         help="do the same work with trl, liger, unsloth, unsloth:default (comma between)",
     )  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the random model for next time")
+    parser.add_argument("--json", type=path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--keep", type=path, metavar="DIR", help="keep the random model for next time")
 
 
 def measure(args: argparse.Namespace) -> int:
@@ -41,8 +41,9 @@ def measure(args: argparse.Namespace) -> int:
     from ..signals import exit_on_signals
     from .plain import PlainLines
 
-    if args.json and not args.json.absolute().parent.is_dir():
-        raise BenchError(f"--json {args.json}: there is no such folder")
+    written = Path(args.json) if args.json else None
+    if written and not written.absolute().parent.is_dir():
+        raise BenchError(f"--json {written}: there is no such folder")
     exit_on_signals()  # so that its processes and folders go too
     options = Options(
         shape=args.shape,
@@ -55,10 +56,10 @@ def measure(args: argparse.Namespace) -> int:
         recompute=args.recompute,
         rank=args.rank,
         against=parse_against(args.against),
-        keep=args.keep,
+        keep=Path(args.keep) if args.keep else None,
     )
     report = run_bench(options, lambda text: print(safe_str(text, 400), file=sys.stderr, flush=True))
     PlainLines().say(format_report(report))
-    if args.json:
-        write_atomic(args.json, to_json(report_tree(report)))
+    if written:
+        write_atomic(written, to_json(report_tree(report)))
     return report.exit_code

@@ -3,12 +3,12 @@
 import argparse
 from pathlib import Path
 
-from .parser import Commands, add_overrides
+from .parser import Commands, add_overrides, path
 
 
 def add(commands: Commands) -> None:
     bring = commands.add("import", import_file, "take over another tool's configuration, with a report")
-    bring.add_argument("file", metavar="FILE", help="of axolotl, LLaMA-Factory, Unsloth, mlx-lm")
+    bring.add_argument("file", type=path, metavar="FILE", help="of axolotl, LLaMA-Factory, Unsloth, mlx-lm")
     bring.add_argument("--ignore", action="append", default=[], metavar="KEY", help="leave a key of the file out")
     give = commands.add("config", convert_config, "write a run.yaml as another tool's file")
     give.add_argument("config", metavar="run.yaml", help="the run's configuration")
@@ -16,7 +16,7 @@ def add(commands: Commands) -> None:
     for parser, default in ((bring, "run.yaml"), (give, None)):
         add_overrides(parser, "train.learning_rate=1e-4")
         words = f"file to write ({default or 'none: print it'})"
-        parser.add_argument("-o", "--output", default=default, metavar="FILE", help=words)
+        parser.add_argument("-o", "--output", type=path, default=default, metavar="FILE", help=words)
         parser.add_argument("--force", action="store_true", help="write over a file that is there")
 
 
@@ -67,13 +67,13 @@ def _width() -> int:
     return min(max(shutil.get_terminal_size((100, 24)).columns, 40), 120)
 
 
-def _write(path: Path, text: str, force: bool) -> None:
+def _write(file: Path, text: str, force: bool) -> None:
     from ...engine.convert.report import ConvertError
 
     try:
-        with path.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(text)
+        with file.open("w" if force else "x", encoding="utf-8") as opened:
+            opened.write(text)
     except FileExistsError:
-        raise ConvertError(f"{path}: is there already; name another with -o, or --force") from None
+        raise ConvertError(f"{file}: is there already; name another with -o, or --force") from None
     except OSError as error:
-        raise ConvertError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise ConvertError(f"{file}: cannot be written: {error.strerror or error}") from error

@@ -17,7 +17,7 @@ class Commands:
         self._shared.add_argument(
             "--runs",
             default="runs",
-            type=_folder,
+            type=path,
             metavar="DIR",
             help="folder with run directories (runs/)",
         )
@@ -29,9 +29,14 @@ class Commands:
         return parser
 
 
-def _folder(text: str) -> str:
-    if not text:  # its path would be this very folder
-        raise argparse.ArgumentTypeError("the folder's name is empty")
+def path(text: str) -> str:
+    """The type of an argument that is a file or a folder.
+
+    Raises:
+        ArgumentTypeError: it is empty, and would be this very folder.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
     return text
 
 

@@ -54,10 +54,20 @@ def test_an_empty_path_is_said_to_be_empty(here, capsys, words, told):
     assert [folder.name for folder in (here / "runs").iterdir()] == ["only"]
 
 
-def test_an_empty_folder_of_runs_is_not_this_folder(capsys):
+@pytest.mark.parametrize(
+    ("words", "argument"),
+    [
+        (["runs", "--runs", ""], "--runs"),
+        (["import", ""], "FILE"),
+        (["import", "x.yaml", "-o", ""], "-o/--output"),
+        (["bench", "tiny", "--data", ""], "--data"),
+        (["bench", "tiny", "--keep", ""], "--keep"),
+    ],
+)
+def test_an_empty_path_is_not_this_folder(capsys, words, argument):
     with pytest.raises(SystemExit) as caught:
-        main(["runs", "--runs", ""])
-    assert caught.value.code == 2 and "the folder's name is empty" in capsys.readouterr().err
+        main(words)
+    assert caught.value.code == 2 and f"argument {argument}: the path is empty" in capsys.readouterr().err
 
 
 def test_a_folder_without_weights_makes_no_run(here, capsys):
