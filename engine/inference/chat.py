@@ -18,6 +18,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from ..machine.device import describe_device, pick_device
 from ..machine.jobs import TellStage
+from ..machine.threads import answering_threads, set_threads
 from ..model.adapter import load_adapter
 from ..model.load import load_base
 from ..model.tokenizer import load_tokenizer
@@ -68,6 +69,8 @@ class Chat:
         device = pick_device(config.train.device)
         tokenizer = load_tokenizer(config)
         base = load_base(config.model, device, report, packed=False)
+        if device.type == "cpu":
+            set_threads(answering_threads(base.parameters))
         report("adding the adapter", None)
         model = load_adapter(base.model, folder)
         model.eval()

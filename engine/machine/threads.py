@@ -3,13 +3,12 @@
 At the end of each operator OpenMP's threads wait for the last of them, and for the first milliseconds they do so by
 spinning: asleep they would wake up too late for operators as short as a tiny model's. Where other programs use the
 cores too, the last one is often not running at all, and the others spin on the core that it waits for: the demo's steps
-then took fifty times as long on two threads as on one. So a tiny model computes with one thread, and while it trains
-(`SharedCores`) with as many as there are idle cores for.
+then took twenty times as long on two threads as on one. So a tiny model is trained with as many threads as there are
+idle cores when its run begins, and answers with one.
 
-Its numbers do not hang on that: of what torch cuts up for its threads, each computes whole results. Only a sum of more
-than 32,768 numbers into one rounds otherwise with another number of threads, and a step of a tiny model makes none but
-of the losses of as many tokens at once. A larger model computes with the number that torch takes by itself, the
-same on each resume. What OMP_NUM_THREADS or MKL_NUM_THREADS say goes before both.
+The number stays for the whole run, and a run that is taken up again takes the one that it had: on some processors the
+last bits of a matrix product hang on it. A larger model computes with the number that torch takes by itself. What
+OMP_NUM_THREADS or MKL_NUM_THREADS say goes before all.
 
 This module is light; torch must have been imported when threads are counted.
 """
@@ -17,15 +16,14 @@ This module is light; torch must have been imported when threads are counted.
 import functools
 import os
 import time
-from typing import NamedTuple
 
 import psutil
 
 TINY = 20_000_000
-"""Parameters below which a model computes with one thread, or with those that idle cores are there for."""
+"""Parameters below which a model leaves busy cores to others."""
 
-_EVERY = 0.5
-"""Seconds that the use of the cores is measured over: the system counts it in hundredths."""
+_LOOK_SECONDS = 0.25
+"""For which the use of the cores is watched: the system counts it in hundredths."""
 
 
 @functools.cache
@@ -36,52 +34,32 @@ def most_threads() -> int:
     return torch.get_num_threads()
 
 
-def set_threads(parameters: int) -> None:
-    """Let torch compute on the CPU, in this thread and in those to come, with as many threads as a
-    model of `parameters` gains from."""
+def training_threads(parameters: int) -> int:
+    """Threads that train a model of `parameters`. For a tiny one the cores are watched for a moment."""
+    most = most_threads()
+    if most == 1 or parameters >= TINY or user_said():
+        return most
+    before, start = psutil.cpu_times().idle, time.monotonic()
+    ours = time.process_time()
+    time.sleep(_LOOK_SECONDS)
+    free = psutil.cpu_times().idle - before + time.process_time() - ours
+    return min(most, max(1, round(free / (time.monotonic() - start))))
+
+
+def answering_threads(parameters: int) -> int:
+    """Threads that a model of `parameters` answers with: its products are of one row."""
+    most = most_threads()
+    return 1 if parameters < TINY and not user_said() else most
+
+
+def set_threads(count: int) -> None:
+    """Let torch compute on the CPU with so many threads, in this thread and in those to come."""
     import torch
 
-    if not _told():
-        most = most_threads()  # asked for in any case, since the first answer is kept
-        torch.set_num_threads(1 if parameters < TINY else most)
+    most_threads()  # asked for in any case, since the first answer is kept
+    torch.set_num_threads(count)
 
 
-class SharedCores:
-    """A tiny model's training among other programs: it takes idle cores, and leaves busy ones alone."""
-
-    def __init__(self, parameters: int) -> None:
-        self._most = 1 if _told() or parameters >= TINY else most_threads()
-        self._seen = _CpuTimes.now()
-
-    def settle(self) -> None:
-        """Between two updates: look at the cores every half second, and set the number of threads."""
-        if self._most == 1:
-            return
-        now = _CpuTimes.now()
-        seconds = now.clock - self._seen.clock
-        if seconds < _EVERY:
-            return
-        free = (now.idle - self._seen.idle + now.ours - self._seen.ours) / seconds
-        self._seen = now
-        import torch
-
-        threads = min(self._most, max(1, round(free)))
-        if threads != torch.get_num_threads():
-            torch.set_num_threads(threads)
-
-
-class _CpuTimes(NamedTuple):
-    """Seconds since some moment: by the clock, of idle cores together, and of this process's threads together."""
-
-    clock: float
-    idle: float
-    ours: float
-
-    @classmethod
-    def now(cls) -> "_CpuTimes":
-        return cls(time.monotonic(), psutil.cpu_times().idle, time.process_time())
-
-
-def _told() -> bool:
+def user_said() -> bool:
     """Whether the user gave a number."""
     return "OMP_NUM_THREADS" in os.environ or "MKL_NUM_THREADS" in os.environ

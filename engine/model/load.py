@@ -20,7 +20,6 @@ from transformers.utils import logging as transformers_logging
 from ..config.run_config import ModelConfig
 from ..machine.device import compute_dtype
 from ..machine.jobs import TellStage
-from ..machine.threads import set_threads
 from . import architecture
 from .families.table import FAMILIES
 from .folder import LoadError
@@ -46,7 +45,7 @@ class LoadedModel:
 
 
 def load_base(config: ModelConfig, device: torch.device, report: TellStage, *, packed: bool = True) -> LoadedModel:
-    """Load the frozen base model; on a CPU, settle how many threads compute with it.
+    """Load the frozen base model.
 
     Args:
         packed: train with packed attention where the family allows it; chat and export want the
@@ -103,8 +102,6 @@ def load_base(config: ModelConfig, device: torch.device, report: TellStage, *, p
     model.config.use_cache = False
     compute_in(model, dtype)
     parameters = count_parameters(model)
-    if device.type == "cpu":
-        set_threads(parameters)
     tensors = [*model.parameters(), *model.buffers()]
     return LoadedModel(
         model=model,

@@ -70,7 +70,7 @@ class ModelLoaded(Event):
     weights_gb: float
     seconds: float
     threads: int | None = None
-    """That compute at most, on a CPU: a tiny model leaves busy cores to others."""
+    """That compute, on a CPU."""
 
 
 @dataclass(frozen=True)

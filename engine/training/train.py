@@ -15,9 +15,7 @@ import torch
 
 from ..config.steps import in_steps, total_steps
 from ..machine.memory import read_memory
-from ..machine.threads import SharedCores
 from ..memory import oom
-from ..model.load import count_parameters
 from ..run import events as ev
 from . import recovery
 from .checkpoint import rng_state, save_now, set_rng_state
@@ -58,7 +56,6 @@ def train(run: Run) -> Literal["complete"] | Ending:
     streamed = data.report.share < 1
     micro_step = MicroStep(run)
     figures = LateFigures(run)
-    cores = SharedCores(count_parameters(run.trained.model)) if device.type == "cpu" else None
     commands = StepCommands(run, schedule, figures, lambda: evaluate(run, micro_step))
 
     run.trained.model.train()
@@ -68,8 +65,6 @@ def train(run: Run) -> Literal["complete"] | Ending:
             return ending
 
         # One update.
-        if cores:
-            cores.settle()
         figures.start_clock()
         chosen = next_update(data.train, state, options.seed, run.config.data.shuffle)
         batches = micro_batches(chosen, run.config, run.trained.packed)

@@ -22,7 +22,7 @@ from ..data.prepare.prepare import PreparedData, prepare
 from ..machine import wake
 from ..machine.device import describe_device, pick_device
 from ..machine.memory import read_memory
-from ..machine.threads import most_threads
+from ..machine.threads import most_threads, set_threads, training_threads, user_said
 from ..memory import ladder, oom
 from ..memory.plan import MARGIN
 from ..model.adapter import trainable_parameters
@@ -118,13 +118,14 @@ def _load_and_train(
 ) -> None:
     loaded, config = _load(directory, config, device, control)
     wake.wait()
+    threads = _settle_threads(directory, loaded.parameters) if device.type == "cpu" else None
     while True:
         run = build_run(directory, config, control, loaded, data, device, packed_length)
         if steps:
             run.state = load_checkpoint(directory.checkpoint(steps[-1]), run.trained.model, run.optimizer)
             if run.state.memory_margin > MARGIN:
                 run.fit_memory()  # with the margin that the run had come to
-        _announce(run, loaded, data)
+        _announce(run, loaded, data, threads)
         control.set_state("ready")
         outcome = train(run)
         if outcome != "restart":
@@ -177,7 +178,20 @@ def _load(
         control.set_state("loading")
 
 
-def _announce(run: Run, loaded: LoadedModel, data: PreparedData) -> None:
+def _settle_threads(directory: RunDirectory, parameters: int) -> int:
+    """Those that the run has had, or as many as it gains from. Earlier versions of Evenfall left torch its own."""
+    before = directory.progress().model
+    if before is None or user_said():
+        count = training_threads(parameters)
+    elif before.threads is None:
+        return most_threads()
+    else:
+        count = min(before.threads, most_threads())
+    set_threads(count)
+    return count
+
+
+def _announce(run: Run, loaded: LoadedModel, data: PreparedData, threads: int | None) -> None:
     control = run.control
     control.emit(
         ev.ModelLoaded(
@@ -189,7 +203,7 @@ def _announce(run: Run, loaded: LoadedModel, data: PreparedData) -> None:
             compute_dtype=str(loaded.dtype).removeprefix("torch."),
             weights_gb=loaded.weights_gb,
             seconds=loaded.seconds,
-            threads=most_threads() if run.trained.device.type == "cpu" else None,
+            threads=threads,
         )
     )
     steps = total_steps(run.config, data.train.bins_in_epoch, run.state.bins_per_update)

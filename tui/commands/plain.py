@@ -131,7 +131,7 @@ def _model_line(event: ev.ModelLoaded) -> str:
         f"{event.weights_gb * 1e3:,.0f} MB, computes in {event.compute_dtype}"
     )
     if event.threads is not None:
-        line += f" with {'1 thread' if event.threads == 1 else f'up to {event.threads} threads'}"
+        line += f" with {event.threads} thread{'s' if event.threads != 1 else ''}"
     return line
 
 

@@ -1,6 +1,5 @@
-"""A tiny model does not compete with itself on busy cores; what the user says goes first."""
+"""A tiny model leaves busy cores to others; a run keeps its number of threads; what the user says goes first."""
 
-import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
@@ -10,12 +9,14 @@ import torch
 from evenfall.engine.config.run_config import RunConfig
 from evenfall.engine.inference.chat import Chat
 from evenfall.engine.machine import threads
-from evenfall.engine.machine.threads import TINY, SharedCores, set_threads
+from evenfall.engine.machine.threads import TINY, answering_threads, set_threads, training_threads
 from evenfall.engine.run import events as ev
 from evenfall.engine.run.directory import RunDirectory
 from evenfall.engine.run.find import create_run
 from evenfall.engine.session.session import Session
+from evenfall.engine.training import worker
 
+Make = Callable[..., RunConfig]
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -32,95 +33,83 @@ def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_a_tiny_model_computes_with_one_thread_and_others_with_all() -> None:
-    for parameters, count in ((TINY - 1, 1), (TINY, 3), (1, 1), (8_000_000_000, 3)):
-        set_threads(parameters)
-        assert torch.get_num_threads() == count
-        seen: list[int] = []
-        other = threading.Thread(target=lambda seen=seen: seen.append(torch.get_num_threads()))
-        other.start()
-        other.join()
-        assert seen == [count]  # a chat answers in a thread that it was not loaded in
+def cores(monkeypatch: pytest.MonkeyPatch, *, idle: float, ours: float) -> None:
+    """So many cores idle, and so many ours, whenever they are watched."""
+    clock = [0.0]
+    monkeypatch.setattr(threads.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    monkeypatch.setattr(threads.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(threads.time, "process_time", lambda: ours * clock[0])
+    monkeypatch.setattr(threads.psutil, "cpu_times", lambda: SimpleNamespace(idle=idle * clock[0]))
 
 
-@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
+@pytest.mark.parametrize(
+    ("idle", "ours", "count"),
+    [
+        (3.0, 0.0, 3),
+        (2.6, 0.2, 3),
+        (1.9, 0.2, 2),  # one core is another's
+        (1.0, 0.0, 1),
+        (0.0, 0.4, 1),
+        (0.0, 0.0, 1),
+        (60.0, 1.0, 3),  # more cores than torch would take
+    ],
+)
+def test_a_tiny_model_is_trained_on_idle_cores(
+    monkeypatch: pytest.MonkeyPatch, idle: float, ours: float, count: int
+) -> None:
+    cores(monkeypatch, idle=idle, ours=ours)
+    assert training_threads(TINY - 1) == count
+    assert training_threads(TINY) == 3
+
+
+def test_a_tiny_model_answers_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores(monkeypatch, idle=60, ours=0)
+    assert (answering_threads(TINY - 1), answering_threads(TINY)) == (1, 3)
+
+
+@pytest.mark.parametrize("name", VARIABLES)
 def test_a_number_that_the_user_gave_is_kept(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "3")
-    set_threads(1)
-    assert torch.get_num_threads() == 3
+    cores(monkeypatch, idle=0, ours=0)
+    assert (training_threads(1), answering_threads(1)) == (3, 3)
 
 
-def train(run: RunDirectory) -> list[ev.Event]:
-    torch.set_num_threads(3)  # what a new process begins with
-    session = Session(run)
+def train(run: RunDirectory, *, resume: bool = False) -> int | None:
+    """The threads that it told of."""
+    session = Session(run, resume=resume)
     session.start()
     assert session.wait(600) and session.state == "finished"
-    return session.events_since(0)
+    return [event.threads for event in session.events_since(0) if isinstance(event, ev.ModelLoaded)][-1]
 
 
-class Cores:
-    """Cores whose time is told by the test."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.clock = self.idle = self.ours = 0.0
-        monkeypatch.setattr(threads.time, "monotonic", lambda: self.clock)
-        monkeypatch.setattr(threads.time, "process_time", lambda: self.ours)
-        monkeypatch.setattr(threads.psutil, "cpu_times", lambda: SimpleNamespace(idle=self.idle))
-
-    def go_on(self, seconds: float, *, idle: float, ours: float) -> None:
-        """So many seconds, with so many cores idle and ours."""
-        self.clock, self.idle, self.ours = (
-            self.clock + seconds, self.idle + idle * seconds, self.ours + ours * seconds,
-        )  # fmt: skip
-
-
-def test_a_tiny_model_takes_idle_cores_and_leaves_busy_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine, shared = Cores(monkeypatch), SharedCores(TINY - 1)
-    torch.set_num_threads(1)
-    for idle, ours, count in (
-        (1.9, 1.0, 3),  # nobody else
-        (0.1, 2.7, 3),
-        (0.0, 1.7, 2),  # one other program begins, and then four do
-        (0.0, 0.6, 1),
-        (0.0, 0.4, 1),
-        (2.0, 0.9, 3),  # all have gone
-        (60.0, 3.0, 3),  # more cores than torch would take
-        (0.0, 0.0, 1),
-    ):
-        machine.go_on(0.1, idle=0, ours=0)
-        shared.settle()  # too soon to tell
-        machine.go_on(50, idle=idle, ours=ours)
-        shared.settle()
-        assert torch.get_num_threads() == count, (idle, ours)
-
-
-@pytest.mark.parametrize("parameters", [TINY - 1, TINY])
-def test_a_larger_model_and_a_number_that_was_given_stay_as_they_are(
-    parameters: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if parameters < TINY:
-        monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    machine, shared = Cores(monkeypatch), SharedCores(parameters)
-    machine.go_on(50, idle=0, ours=0.3)
-    shared.settle()
-    assert torch.get_num_threads() == 3
-
-
-def test_a_tiny_runs_numbers_do_not_hang_on_its_threads(
-    tiny_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[list[tuple[float, float]]] = []
-    for count in (1, 3):
-        monkeypatch.setattr(SharedCores, "settle", lambda self, count=count: torch.set_num_threads(count))
-        events = train(create_run(tiny_config(train={"max_steps": 5})))
-        told.append([(e.loss, e.grad_norm) for e in events if isinstance(e, ev.Step)])
-    assert len(told[0]) == 5 and told[0] == told[1]
-
-
-def test_a_chat_with_a_tiny_model_computes_with_one_thread(tiny_config: Callable[..., RunConfig]) -> None:
+def test_a_run_keeps_the_threads_that_it_began_with(tiny_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     run = create_run(tiny_config(train={"max_steps": 2}))
-    events = train(run)
-    assert [e.threads for e in events if isinstance(e, ev.ModelLoaded)] == [3]
-    torch.set_num_threads(3)
+    seen: list[int] = []
+    loop = worker.train
+    monkeypatch.setattr(worker, "train", lambda one: (seen.append(torch.get_num_threads()), loop(one))[1])
+    monkeypatch.setattr(worker, "training_threads", lambda parameters: 2)
+    assert train(run) == 2
+    monkeypatch.setattr(worker, "training_threads", lambda parameters: 1)
+    assert train(run, resume=True) == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert train(run, resume=True) == 1
+    assert seen == [2, 2, 1]
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_torchs_own_threads(
+    tiny_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = create_run(tiny_config(train={"max_steps": 2}))
+    monkeypatch.setattr(worker, "training_threads", lambda parameters: 1)
+    assert train(run) == 1
+    run.events_file.write_text(run.events_file.read_text().replace('"threads":1', '"threads":null'))
+    set_threads(3)
+    assert train(run, resume=True) == 3
+
+
+def test_a_chat_with_a_tiny_model_computes_with_one_thread(tiny_config: Make) -> None:
+    run = create_run(tiny_config(train={"max_steps": 2}))
+    train(run)
+    set_threads(3)
     Chat.open(run, lambda stage, fraction: None).close()
     assert torch.get_num_threads() == 1
