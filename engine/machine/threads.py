@@ -6,8 +6,8 @@ cores too, the last one is often not running at all, and the others spin on the 
 then took twenty times as long on two threads as on one. So a tiny model is trained with as many threads as there are
 idle cores when its run begins, and answers with one.
 
-The number stays for the whole run, and a run that is taken up again takes the one that it had: on some processors the
-last bits of a matrix product hang on it. A larger model computes with the number that torch takes by itself. What
+The number stays for the whole run, and a run that is taken up again takes the one that it had: on some machines the
+last bits of its numbers hang on it. A larger model computes with the number that torch takes by itself. What
 OMP_NUM_THREADS or MKL_NUM_THREADS say goes before all.
 
 This module is light; torch must have been imported when threads are counted.
