@@ -1,7 +1,7 @@
 """Trains three steps of every causal architecture that the installed transformers has, on a CPU or on a GPU.
 
     python tests/benchmarks/architectures.py --out FOLDER [--device cpu | cuda]
-        [--kinds causal pictures] [--only NAME ...] [--quantization none nf4] [--quick] [--resume]
+        [--kinds causal pictures] [--only NAME ...] [--quantization none nf4] [--quick] [--resume] [--jobs N]
 
 Families of the table in `engine/model/families/` are tested one by one; this asks what becomes of all the others, a few
 hundred of them, when a user names one: that it trains, or is refused in a true sentence. For each a tiny random
@@ -32,6 +32,8 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import traceback
 from collections import Counter
@@ -279,6 +281,29 @@ def names(kinds: list[str]) -> list[str]:
     return [name for name in dict.fromkeys(found) if name in known]
 
 
+def sweep(options: argparse.Namespace, file: Path) -> None:
+    """Every name, by `options.jobs` processes of this program, whose results become one file and one table."""
+    everyone = options.only or names(options.kinds)
+    passed = [f"--device={options.device}", f"--seconds={options.seconds}", "--quantization", *options.quantization]
+    passed += ["--quick"] * options.quick + ["--only"]
+    folders = [options.out / f"job-{number}" for number in range(min(options.jobs, len(everyone)))]
+    processes = [
+        subprocess.Popen([sys.executable, __file__, "--out", folder, *passed, *everyone[number :: len(folders)]])
+        for number, folder in enumerate(folders)
+    ]
+    codes = [process.wait() for process in processes]
+    if any(codes):
+        raise SystemExit(f"a job did not come to its end; what all found is under {options.out}")
+    texts = [text for folder in folders for text in (folder / "results.jsonl").read_text().splitlines()]
+    file.write_text("".join(f"{text}\n" for text in texts))
+    report(options.out, [json.loads(text) for text in texts])
+
+
+def report(out: Path, results: list[Told]) -> None:
+    (out / "table.md").write_text(table(results))
+    print(Counter((r["quantization"], r["outcome"]) for r in results))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, required=True)
@@ -289,11 +314,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=90, help="that one child may take")
     parser.add_argument("--quick", action="store_true", help="leave out NF4 by transformers alone")
     parser.add_argument("--resume", action="store_true", help="leave out what results.jsonl has")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, each with its share of the names")
     options = parser.parse_args()
+    if options.jobs > 1 and options.resume:
+        parser.error("--resume takes one process, without --jobs")
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     rows, file = out / "rows.jsonl", out / "results.jsonl"
     rows_into(rows)
+    if options.jobs > 1:
+        sweep(options, file)
+        return
     if options.device == "cpu":  # here once, not in every child; but CUDA outlives no fork
         os.environ["TRITON_INTERPRET"] = "1"
         import_for_run("cpu")
@@ -313,8 +344,7 @@ def main() -> None:
                 sink.write(json.dumps(result, default=str) + "\n")
                 sink.flush()
                 print(line(result), flush=True)
-    (out / "table.md").write_text(table(results))
-    print(Counter((r["quantization"], r["outcome"]) for r in results))
+    report(out, results)
 
 
 if __name__ == "__main__":
