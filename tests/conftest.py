@@ -12,33 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two busy cores can cost a tiny 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
-
-WORDS = [
-    "red",
-    "green",
-    "blue",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "sky",
-    "sea",
-    "sun",
-    "moon",
-    "what",
-    "is",
-    "next",
-    "after",
-]
-TEMPLATE = (
-    "{% for m in messages %}<|{{ m.role }}|>"
-    "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|end|>{% endgeneration %}"
-    "{% else %}{{ m.content }}<|end|>{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
+from word_tokenizer import WORDS, word_tokenizer_into
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,20 +29,10 @@ def quick_interpreter() -> None:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random two-layer Llama (hidden 64, grouped heads) and its tokenizer."""
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("tiny-model")
-    special = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<unk>"]
-    vocabulary = {token: n for n, token in enumerate([*special, *WORDS, *"0123456789?.,"])}
-    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="<|pad|>", eos_token="<|end|>", unk_token="<unk>",
-        additional_special_tokens=["<|system|>", "<|user|>", "<|assistant|>"],
-    )  # fmt: skip
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(str(folder))
+    word_tokenizer_into(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=2,

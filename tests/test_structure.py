@@ -41,10 +41,26 @@ def imports(name: str, file: Path, known: dict[str, Path]) -> Iterator[str]:
                 inner = f"{base}.{alias.name}"
                 yield inner if inner in known else base
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            # importlib's way: "evenfall.engine.x", "..engine.x", f"{package}.training.worker"
-            written = node.value.removeprefix("evenfall").lstrip(".")
-            if "." in written and (match := {written, f"engine.{written}"} & known.keys()):
-                yield from match
+            yield from named(node.value, known)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            yield from relative(node.args[0], package, known)
+
+
+def named(text: str, known: dict[str, Path]) -> set[str]:
+    """Modules that a text names: "evenfall.engine.x", "..engine.x", f"{package}.training.worker"."""
+    written = text.removeprefix("evenfall").lstrip(".")
+    if text.startswith("evenfall.") and text.endswith("."):  # f"evenfall.engine.x.{name}": any of them
+        return {name for name in known if name.startswith(written)}
+    return {written, f"engine.{written}"} & known.keys() if "." in written else set()
+
+
+def relative(argument: ast.expr, package: list[str], known: dict[str, Path]) -> set[str]:
+    """The module that `import_module` takes for ".x" or "..x.y" in a package."""
+    text = argument.value if isinstance(argument, ast.Constant) else None
+    dots = len(text) - len(text.lstrip(".")) if isinstance(text, str) else 0
+    if not isinstance(text, str) or not 0 < dots <= len(package):
+        return set()
+    return {".".join([*package[: len(package) - dots + 1], text[dots:]])} & known.keys()
 
 
 def chains(graph: dict[str, set[str]]) -> dict[str, list[str]]:
@@ -81,8 +97,25 @@ def test_imports_inside_functions_and_by_name_are_seen():
     graph = graph_of_imports()
     assert "engine.training.worker" in graph["engine.session.imports"]  # by name
     assert "engine.training.worker" in graph["engine.session.session"]  # inside a function
+    known, package = modules(), ["engine", "training"]
+    for text in ("evenfall.engine.training.worker", ".training.worker", "evenfall.engine.training."):
+        assert "engine.training.worker" in named(text, known), text
+    for text in (".worker", "..training.worker"):
+        assert relative(ast.Constant(text), package, known) == {"engine.training.worker"}, text
     with pytest.raises(AssertionError, match="a -> b -> a"):
         chains({"a": {"b"}, "b": {"a"}})
+
+
+def test_no_import_runs_upward_by_name_either():
+    """A linter sees no import whose module is a text."""
+    floor = {"tui": 2, "engine": 1, "kernels": 0, "presets": 0}
+    upward = [
+        f"{name} -> {one}"
+        for name, below in graph_of_imports().items()
+        for one in below
+        if floor[one.split(".")[0]] > floor[name.split(".")[0]]
+    ]
+    assert not upward
 
 
 def test_light_rooms_load_no_heavy_library():

@@ -247,7 +247,7 @@ class RunConfig(_Section):
     name: str | None = Field(
         default=None,
         pattern=r"^[\w][\w.\-]{0,63}$",
-        description="run name; default: model, data, time",
+        description="run name: up to 64 letters, digits, `.`, `_` and `-`; default: model, data, time",
     )
     output_dir: str = Field(default="runs", min_length=1, description="folder that holds run directories")
     model: ModelConfig = ModelConfig()

@@ -74,7 +74,8 @@ def _read(path: Path) -> dict[str, Any]:
         kind = "JSON" if path.suffix.lower() == ".json" else "YAML"
         raise ConvertError(f"{path}: is not {kind}: {error}") from error
     if not isinstance(tree, dict):
-        raise ConvertError(f"{path}: expected keys with values, got {type(tree).__name__}")
+        got = "is empty" if tree is None else f"holds {'a list' if isinstance(tree, list) else 'one value'}"
+        raise ConvertError(f"{path}: {got}; expected the keys and values of a configuration")
     if odd := [key for key in tree if not isinstance(key, str)]:
         raise ConvertError(f"{path}: {odd[0]!r}: a key must be a word; write it in quotes")
     return tree

@@ -12,6 +12,8 @@ from ..errors import UserError
 
 _WEIGHTS = "model.safetensors"
 _INDEX = f"{_WEIGHTS}.index.json"
+_TOKENIZERS = ("tokenizer*", "*.model", "*vocab*", "tekken*.json")
+"""Names that files of tokenizers have."""
 
 
 class LoadError(UserError):
@@ -22,7 +24,7 @@ def model_folder(name_or_path: str) -> Path | None:
     """The folder of a model on this disk; None where the name means the hub.
 
     Raises:
-        LoadError: a local path that is no folder, or one without config.json or without whole safetensors.
+        LoadError: a local path that is no folder, or one that `check_model_folder` refuses.
     """
     if name_or_path == "demo":
         return demo_folder() / "model"
@@ -42,10 +44,40 @@ def check_model_folder(folder: Path, name: str) -> None:
         name: what errors call the folder.
 
     Raises:
-        LoadError: no config.json, no safetensors, or a shard that its index names is missing.
+        LoadError: no config.json or one that is not JSON, no safetensors, or a shard that its index names is missing.
     """
-    if not (folder / "config.json").is_file():
+    _check_config(folder / "config.json", name)
+    _check_weights(folder, name)
+
+
+def check_tokenizer_folder(folder: Path, name: str) -> None:
+    """See that a folder holds files of a tokenizer, of any kind.
+
+    Args:
+        name: what errors call the folder.
+
+    Raises:
+        LoadError: it holds none.
+    """
+    if not any(file for pattern in _TOKENIZERS for file in folder.glob(pattern)):
+        raise LoadError(
+            f"{name} holds no tokenizer (tokenizer.json)",
+            "copy the tokenizer's files of the model that it was made from into the folder",
+        )
+
+
+def _check_config(file: Path, name: str) -> None:
+    if not file.is_file():
         raise LoadError(f"{name} holds no config.json: not a model folder")
+    try:
+        config = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise LoadError(f"{name}: config.json cannot be read: {error}", "fetch the model again") from error
+    if not isinstance(config, dict):
+        raise LoadError(f"{name}: config.json holds no keys with values", "fetch the model again")
+
+
+def _check_weights(folder: Path, name: str) -> None:
     if (folder / _WEIGHTS).is_file():
         return
     if not (folder / _INDEX).is_file():

@@ -76,10 +76,12 @@ def readable_errors(name: str):
             fix = "it brings its own Python code: read it, then set model.trust_remote_code=true"
         elif "safetensors" in low:
             fix = "it has no safetensors weights; Evenfall reads no pickle files"
-        elif "connect" in low or "offline" in low or "resolve" in low or "couldn't" in low:
+        elif not Path(name).expanduser().is_dir() and any(
+            word in low for word in ("connect", "offline", "resolve", "couldn't")
+        ):
             fix = "no such folder here, and the hub cannot be reached or has no such model"
         elif "does not recognize this architecture" in low:
             fix = "this transformers does not know the architecture: upgrade transformers"
         else:
-            fix = "see the message"
+            fix = "transformers says"
         raise LoadError(f"{name}: cannot be loaded: {fix}\n{text}") from error

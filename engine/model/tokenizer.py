@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 
 from ..config.run_config import RunConfig
 from .chat_template import read_chat_template
-from .folder import LoadError
+from .folder import LoadError, check_tokenizer_folder, model_folder
 from .source import model_source, readable_errors
 
 
@@ -18,6 +18,8 @@ def load_tokenizer(run: RunConfig) -> Any:
         ConfigError: `data.chat_template` cannot be read.
     """
     config = run.model
+    if folder := model_folder(config.name_or_path):
+        check_tokenizer_folder(folder, f"model.name_or_path: {config.name_or_path}")
     with readable_errors(config.name_or_path):
         tokenizer = AutoTokenizer.from_pretrained(
             model_source(config),

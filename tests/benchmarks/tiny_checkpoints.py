@@ -1,12 +1,12 @@
 """Tiny random checkpoints of any causal architecture of transformers, and what transformers alone makes of them.
 
 A sweep has to tell our faults from transformers': so each checkpoint is loaded, computed with and, in NF4, compared
-with
-its own dequantised weights by stock code first.
+with its own dequantised weights by stock code first.
 """
 
 import json
 import re
+import sys
 import traceback
 from collections import Counter
 from pathlib import Path
@@ -16,43 +16,17 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from tiny_configs import tiny_config
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
     BitsAndBytesConfig,
-    PreTrainedTokenizerFast,
 )
 from transformers.models.auto import modeling_auto as auto
 
 _ROOT = Path(__file__).parents[2]
+sys.path.append(str(_ROOT / "tests" / "engine"))
 
-_WORDS = [
-    "red",
-    "green",
-    "blue",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "sky",
-    "sea",
-    "sun",
-    "moon",
-    "what",
-    "is",
-    "next",
-    "after",
-]
-_TEMPLATE = (
-    "{% for m in messages %}<|{{ m.role }}|>"
-    "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|end|>{% endgeneration %}"
-    "{% else %}{{ m.content }}<|end|>{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
+from word_tokenizer import WORDS, word_tokenizer_into
 
 _COMPOSITE = {
     "musicgen": "MusicgenForConditionalGeneration",
@@ -64,25 +38,11 @@ _CONFIG_ONLY = {"gemma3n": "its picture part is timm's, which is not installed h
 """Only the configuration is saved: what is told without weights."""
 
 
-def tokenizer_into(folder: Path) -> None:
-    """A tokenizer of one token a word, with a chat template, like the tests' tiny model's."""
-    special = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<unk>"]
-    vocabulary = {token: n for n, token in enumerate([*special, *_WORDS, *"0123456789?.,"])}
-    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="<|pad|>", eos_token="<|end|>", unk_token="<unk>",
-        additional_special_tokens=["<|system|>", "<|user|>", "<|assistant|>"],
-    )  # fmt: skip
-    tokenizer.chat_template = _TEMPLATE
-    tokenizer.save_pretrained(str(folder))
-
-
 def rows_into(file: Path) -> None:
     """24 conversations of two turns, 2 to 10 words each, as jsonl."""
     rows = []
     for n in range(24):
-        words = [_WORDS[(n * 7 + k) % len(_WORDS)] for k in range(2 + n % 9)]
+        words = [WORDS[(n * 7 + k) % len(WORDS)] for k in range(2 + n % 9)]
         ask = {"role": "user", "content": "what is next after " + " ".join(words)}
         answer = {"role": "assistant", "content": " ".join(reversed(words))}
         rows.append({"messages": [ask, answer]})
@@ -97,7 +57,7 @@ def build(model_type: str, folder: Path) -> dict[str, Any]:
     if name is None:
         raise ValueError("no causal class")
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer_into(folder)
+    word_tokenizer_into(folder)
     if causal is None or model_type in _CONFIG_ONLY:  # its configuration alone decides
         config = CONFIG_MAPPING[model_type]()
         config.architectures = [name]

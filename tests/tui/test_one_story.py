@@ -14,6 +14,7 @@ import pytest
 from evenfall.engine.run import events as ev
 from evenfall.engine.run.facts import read_facts
 from evenfall.engine.run.log import EventLog
+from evenfall.engine.run.progress import RunProgress
 from evenfall.engine.run.summary import summarise
 from evenfall.tui.commands import runs as runs_command
 from evenfall.tui.commands import watch as watch_command
@@ -21,7 +22,7 @@ from evenfall.tui.screens.runs import COLUMNS, RunsScreen
 from evenfall.tui.state.history import History
 from evenfall.tui.state.sources import ReplayRun
 from evenfall.tui.words import export, run, run_plots
-from evenfall.tui.words.run_figures import STATES, state_word
+from evenfall.tui.words.run_figures import STATES, loss_words, state_word
 
 STARTED = ev.RunStarted(run="r", pid=1, device="CPU", versions={})
 COLORS = run_plots.Palette(
@@ -188,6 +189,30 @@ def test_train_says_what_the_lists_say(run_directory, script, name, old):
             if case.loss != "-":
                 means = f"loss 3.000 → {case.loss} (means of 5 steps) · eval {case.evaluation} at"
                 assert means in rest[0]
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ([6.0], "loss 6.000 (its one step)"),
+        ([6.0, 5.0, 4.0], "loss 5.000 (mean of its 3 steps)"),
+        ([6.0, 5.0, 4.0, 3.0, 2.0], "loss 4.000 (mean of its 5 steps)"),
+        ([6.0, 5.0, 4.0, 3.0, 2.0, 1.0], "loss 4.000 → 3.000 (means of 5 steps)"),
+    ],
+)
+def test_a_run_of_few_steps_has_one_loss(script, losses, words):
+    """Its first five steps are its last five: two equal figures would say that nothing was learnt."""
+    progress = RunProgress()
+    for n, loss in enumerate(losses, 1):
+        progress.apply(script.step(n, total=len(losses), loss=loss))
+    means = [sum(part) / len(part) for part in (losses[:5], losses[-5:])]
+    progress.apply(
+        ev.Finished(
+            reason="complete", step=len(losses), seconds=1.0, tokens=1, adapter="adapter",
+            first_loss=means[0], last_loss=means[1],
+        )
+    )  # fmt: skip
+    assert loss_words(progress) == words
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in LIVE])

@@ -4,11 +4,12 @@ Reads lines from the terminal or a pipe. Each prompt stands alone, so the two an
 """
 
 import argparse
+import math
 import sys
 from typing import TYPE_CHECKING
 
 from ..safe_text import safe_str
-from .parser import Commands, add_run
+from .parser import Commands, add_run, positive
 
 if TYPE_CHECKING:
     from ...engine.inference.chat import Chat
@@ -17,8 +18,18 @@ if TYPE_CHECKING:
 def add(commands: Commands) -> None:
     parser = commands.add("chat", _chat, "ask a run's model, with and without its adapter")
     add_run(parser)
-    parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="T")
+    parser.add_argument("--max-new-tokens", type=positive, default=256, metavar="N")
+    parser.add_argument("--temperature", type=_temperature, default=0.0, metavar="T")
+
+
+def _temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number from 0")
+    return value
 
 
 def report(message: str, fraction: float | None) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 Handler = Callable[[argparse.Namespace], int]
@@ -12,12 +13,12 @@ class Commands:
     """The commands of `evenfall`. Each file adds its own: `commands.add("runs", _run, "list the runs")`."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self._parsers = parser.add_subparsers(title="commands", metavar="")
+        self._parsers = parser.add_subparsers(title="commands", metavar="COMMAND")
         self._shared = argparse.ArgumentParser(add_help=False)
         self._shared.add_argument(
             "--runs",
             default="runs",
-            type=path,
+            type=folder,
             metavar="DIR",
             help="folder with run directories (runs/)",
         )
@@ -38,6 +39,28 @@ def path(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("the path is empty")
     return text
+
+
+def folder(text: str) -> str:
+    """The type of an argument that is a folder, or is to be one.
+
+    Raises:
+        ArgumentTypeError: it is empty, or a file.
+    """
+    if Path(path(text)).is_file():
+        raise argparse.ArgumentTypeError(f"{text} is a file; it takes a folder")
+    return text
+
+
+def positive(text: str) -> int:
+    """The type of an argument that is a whole number from 1.
+
+    Raises:
+        ArgumentTypeError: it is another.
+    """
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1")
+    return int(text)
 
 
 def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:

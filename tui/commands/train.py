@@ -26,24 +26,24 @@ def add(commands: Commands) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     from ...engine.config.run_config import ConfigError, load_config
-    from ...engine.model.folder import model_folder
     from ...engine.run.find import create_run, find_run
+    from ...engine.session.ready import check_ready
 
     if args.resume is not None:
         overrides = [text for text in (args.config, *args.overrides) if text is not None]
         run = find_run(args.resume, args.runs)
         config = run.config().with_overrides(overrides)  # before anything starts: it may not do
-        model_folder(config.model.name_or_path)
+        check_ready(config)
         if overrides:
             run.write_config(config)
         return train_run(args, run, resume=True)
-    if args.config is None:
+    if args.config is None or ("=" in args.config and not os.path.exists(args.config)):
         raise ConfigError("train: name a run.yaml, or --resume RUN")
     overrides = list(args.overrides)
     if args.runs != "runs":
         overrides.append(f"output_dir={args.runs}")
     config = load_config(args.config, overrides)
-    model_folder(config.model.name_or_path)  # before there is a run of which nothing can come
+    check_ready(config)  # before there is a run of which nothing can come
     return train_run(args, create_run(config))
 
 

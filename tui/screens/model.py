@@ -114,7 +114,8 @@ class ModelScreen(EvenfallScreen):
         ]
         self.query_one("#recipes", PickList).set_rows(rows)
 
-    def _list_models(self, chosen: str | None) -> None:
+    def _list_models(self, chosen: str | None, cursor: str | None = None) -> None:
+        """The models that match what is typed; `cursor` is the one that the cursor goes to."""
         words = self.query_one("#model-find", TextField).value.casefold().split()
         rows = [
             PickRow(
@@ -128,7 +129,7 @@ class ModelScreen(EvenfallScreen):
             for entry in self._entries
             if all(word in f"{entry.name} {entry.name_or_path}".casefold() for word in words)
         ]  # fmt: skip
-        self.query_one("#models", PickList).set_rows(rows)
+        self.query_one("#models", PickList).set_rows(rows, highlight=cursor)
 
     @on(PickList.Highlighted, "#models")
     def _model_under_cursor(self, event: PickList.Highlighted) -> None:
@@ -251,7 +252,7 @@ class ModelScreen(EvenfallScreen):
         try:
             entry = look_up(text, self._entries)
         except LoadError as error:
-            return error.told()
+            return _one_line(error)
         return f"enter takes {describe.one_line(entry)}"
 
     def _is_search(self, text: str) -> bool:
@@ -260,32 +261,36 @@ class ModelScreen(EvenfallScreen):
 
     @on(TextField.Committed, "#model-find")
     def _entered(self, event: TextField.Committed) -> None:
-        if not event.entered or not event.text.strip():
+        """Take the model that was typed, also where the field was left without enter: it would else look taken."""
+        if not event.text.strip():
             return
         models = self.query_one("#models", PickList)
         if self._is_search(event.text):
             self._accept_search()
-            models.focus_rows()
+            if event.entered:
+                models.focus_rows()
             return
         try:
             entry = look_up(event.text, self._entries)
         except LoadError as error:
-            self._refuse_search(error.told())
+            self._refuse_search(_one_line(error))
             return
         if entry not in self._entries:
             self._entries.insert(0, entry)
         self._filled_from = None
         if self._take_model(entry):
             event.field.put("")
-            self._search()
-        models.focus_rows()
+            self._list_models(entry.name_or_path, entry.name_or_path)
+        if event.entered:
+            models.focus_rows()
 
     def _hint(self, text: str, *, bad: bool = False) -> None:
         """Say something under the field; else, where there is no detail pane, what the cursor is on."""
         if not text and self.has_class("-narrow"):
             text = self._detail
-        style = "$text-error" if bad else "$text-muted"
-        self.query_one("#model-hint", Static).update(safe_text(text, 300, style=style))
+        hint = self.query_one("#model-hint", Static)
+        hint.set_class(bad, "-bad")
+        hint.update(safe_text(text, 300, style="$text-error" if bad else "$text-muted"))
 
     # The settings form
 
@@ -296,6 +301,11 @@ class ModelScreen(EvenfallScreen):
     @on(Form.GivenUp)
     def _given_up(self, event: Form.GivenUp) -> None:
         self._edit.give_up(event.key)
+
+    def left(self) -> None:
+        super().left()
+        if self.query_one("#model-find", TextField).has_focus:  # or else `/` would be a letter of it
+            self.query_one("#models", PickList).focus_rows()
 
     # Verbs
 
@@ -336,3 +346,7 @@ class ModelScreen(EvenfallScreen):
             await self.query_one("#model-panes").mount(form)
             form.set_values(self._edit.values(), {})
         self.query_one(Form).focus_first()
+
+
+def _one_line(error: LoadError) -> str:
+    return f"{error}: {error.hint}" if error.hint else str(error)

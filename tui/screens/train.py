@@ -134,11 +134,9 @@ class TrainScreen(EvenfallScreen):
         widget = self.query_one("#card", Static)
         shown = getattr(widget, "content", None)
         same = isinstance(shown, Content) and content is not None and content.is_same(shown)
-        if content is None:
-            widget.display = False
-        elif not same:
+        if content is not None and not same:
             widget.update(content)
-            widget.display = True
+        widget.display = content is not None
 
     def _show_story(self, source: RunSource) -> None:
         new = source.story.total - self._lines_shown

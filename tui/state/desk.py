@@ -125,12 +125,17 @@ class Desk:
         try:
             draft = self.draft.with_overrides(overrides)
         except ConfigError as error:
-            self.refused.hold(Refusal(field, str(error), tuple(overrides)))
+            self.refuse(Refusal(field, str(error), tuple(overrides)))
             return str(error)
         self.refused.drop(field)
         self._draft = self.refused.follow(self.draft, draft)
         self._host.draft_changed()
         return ""
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Keep that a field holds what does not fit: no run starts now, and the screens say so."""
+        self.refused.hold(refusal)
+        self._host.draft_changed()
 
     def set_draft(self, config: "RunConfig") -> None:
         """Take another draft as a whole, in place of all that was set and typed."""
@@ -160,8 +165,8 @@ class Desk:
     def start_run(self) -> bool:
         """Train the draft as a new run and show it; False (and a notice why) where it cannot."""
         from ...engine.errors import UserError
-        from ...engine.model.folder import model_folder
         from ...engine.run.find import create_run
+        from ...engine.session.ready import check_ready
         from ...engine.session.session import Session
 
         if self._told_busy():
@@ -170,7 +175,7 @@ class Desk:
             self._host.tell(reason, "warning")
             return False
         try:
-            model_folder(self.draft.model.name_or_path)
+            check_ready(self.draft)
             run = create_run(self.draft)
         except UserError as error:
             self._host.tell(error.told(), "error")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ...engine.model.folder import LoadError, check_model_folder
+from ...engine.model.folder import LoadError, check_model_folder, check_tokenizer_folder
 from ...presets.load import ModelPreset, model_presets
 from ..value_text import short_count
 
@@ -77,7 +77,7 @@ def look_up(text: str, entries: Sequence[ModelEntry]) -> ModelEntry:
     """The model that a typed path or hub id means.
 
     Raises:
-        LoadError: a folder without `config.json` or without whole weights, an adapter, or no possible hub id.
+        LoadError: a folder without `config.json`, whole weights or a tokenizer; an adapter; or no possible hub id.
     """
     text = text.strip()
     for entry in entries:
@@ -94,6 +94,7 @@ def look_up(text: str, entries: Sequence[ModelEntry]) -> ModelEntry:
         if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
             raise LoadError(f"{text}: is an adapter", "give the base model that it was trained on")
         check_model_folder(folder, text)
+        check_tokenizer_folder(folder, text)
         return _of_folder(folder.name, str(folder), folder, "local")
     if folder.is_file():
         raise LoadError(f"{text}: is a file", "give the folder that holds config.json and weights")

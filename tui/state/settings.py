@@ -155,7 +155,7 @@ class DraftEditor:
 
     def refuse_model(self, why: str) -> None:
         """What was entered above the list is no model."""
-        self._desk.refused.hold(Refusal(_FIND_FIELD, why))
+        self._desk.refuse(Refusal(_FIND_FIELD, why))
 
     def drop_model(self) -> None:
         """The field above the list holds nothing that was refused."""

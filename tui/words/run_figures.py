@@ -52,10 +52,16 @@ def loss_words(progress: RunProgress) -> str:
     none."""
     if progress.loss is None:
         return ""
+    if progress.step <= LOSS_STEPS:  # its first and its last are the same ones
+        return f"loss {loss_text(progress.loss)} ({_mean_of_all(progress.step)})"
     first = progress.finished.first_loss if progress.finished else None
     if first is None:
         return f"loss {loss_text(progress.loss)} ({LOSS_MEANING})"
     return f"loss {loss_text(first)} → {loss_text(progress.loss)} (means of {LOSS_STEPS} steps)"
+
+
+def _mean_of_all(steps: int) -> str:
+    return f"mean of its {steps} steps" if steps > 1 else "its one step"
 
 
 def evaluation_words(progress: RunProgress) -> str:

@@ -61,7 +61,20 @@ def _rows(source: DatasetConfig, keep_broken: bool) -> Iterator[SourceRow]:
     elif is_hub_id(path):
         yield from _read_hub(source)
     else:
-        raise DataError(f"{path}: no such file{_near_miss(file)}")
+        raise DataError(_no_such_file(path))
+
+
+def check_path(path: str, key: str) -> None:
+    """See that a path is there, or may be on the hub.
+
+    Args:
+        key: whose path it is: it stands before the message.
+
+    Raises:
+        DataError: it is neither.
+    """
+    if path != "demo" and not Path(path).expanduser().exists() and not is_hub_id(path):
+        raise DataError(f"{key}: {_no_such_file(path)}")
 
 
 def size_of(source: DatasetConfig) -> int:
@@ -94,6 +107,10 @@ def split_to_evaluate(source: DatasetConfig) -> str:
             named = {same_split(split): split for split in there}
             return named.get("validation") or named.get("test") or "train"
     return "train"
+
+
+def _no_such_file(path: str) -> str:
+    return f"{path}: no such file{_near_miss(Path(path).expanduser())}"
 
 
 def _near_miss(file: Path) -> str:

@@ -314,8 +314,8 @@ def test_several_data_sets_and_mixed_prompts(tmp_path):
     [
         (b"base_model: [", "is not YAML"),
         (b"\xff\xfe", "not UTF-8"),
-        (b"- a\n- b\n", "expected keys"),
-        (b"", "expected keys"),
+        (b"- a\n- b\n", "expected the keys"),
+        (b"", "expected the keys"),
         (b"1: 2\nbase_model: x\n", "must be a word"),
         (b"name: me\n", "no known tool"),
         (b"base_model: a\nbase_model: b\n", "set twice"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evenfall.engine.model.folder import LoadError, model_folder
+from evenfall.engine.model.folder import LoadError, check_tokenizer_folder, model_folder
 
 INDEX = "model.safetensors.index.json"
 SHARDS = ["model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors",
@@ -55,6 +55,25 @@ def test_a_whole_model_is_taken(tmp_path, files, index):
 def test_what_a_folder_lacks_is_named(tmp_path, files, index, words):
     with pytest.raises(LoadError, match=words):
         model_folder(str(folder_of(tmp_path, *files, index=index)))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "tekken.json"])
+def test_a_tokenizer_of_any_kind_is_left_to_transformers(tmp_path, name):
+    folder = folder_of(tmp_path, "config.json", "model.safetensors", "README.md")
+    with pytest.raises(LoadError, match="mine holds no tokenizer"):
+        check_tokenizer_folder(folder, "mine")
+    check_tokenizer_folder(folder_of(tmp_path, name), "mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("{", "config.json cannot be read"), ("[]", "holds no keys"), ("\xff", "config.json cannot be read")],
+)
+def test_a_config_that_is_none_is_named(tmp_path, text, words):
+    folder = folder_of(tmp_path, "model.safetensors")
+    (folder / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(LoadError, match=words):
+        model_folder(str(folder))
 
 
 def test_a_name_that_is_no_folder_here_is_of_the_hub():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, ByT5Tokenizer, LlamaForCausalLM
 
 from evenfall.engine.config.run_config import AdapterConfig, ModelConfig, RunConfig
 from evenfall.engine.model.adapter import add_adapter, trainable_parameters
@@ -196,6 +196,24 @@ def test_code_that_comes_with_a_model_is_not_run_unasked(tiny_model: Path, tmp_p
     with pytest.raises(LoadError, match="trust_remote_code"):
         load(folder)
     assert not marker.exists()
+
+
+def test_a_tokenizer_in_python_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    folder = copy_of(tiny_model, tmp_path)
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    ByT5Tokenizer().save_pretrained(str(folder))
+    with pytest.raises(LoadError, match="has no fast tokenizer"):
+        load_tokenizer(RunConfig(model=ModelConfig(name_or_path=str(folder))))
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_not_looked_for_on_the_hub(tiny_model: Path, tmp_path: Path) -> None:
+    folder = copy_of(tiny_model, tmp_path)
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    (folder / "vocab.json").write_text("{}")
+    with pytest.raises(LoadError, match="cannot be loaded: transformers says"):
+        load_tokenizer(RunConfig(model=ModelConfig(name_or_path=str(folder))))
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nothing", "a/b/c"])

@@ -70,6 +70,48 @@ def test_an_empty_path_is_not_this_folder(capsys, words, argument):
     assert caught.value.code == 2 and f"argument {argument}: the path is empty" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["data.path=nope.jsonl"], "data.path: nope.jsonl: no such file; did you mean nose.jsonl or"),
+        (["data.eval_path=./nope.jsonl"], "data.eval_path: ./nope.jsonl: no such file"),
+        (['data={datasets: [{path: "rows.jsonl"}, {path: "no/such/rows.jsonl"}]}'], "data.datasets: no/such/rows"),
+        (["data.chat_template=nope"], "data.chat_template: 'nope'"),
+        (["model.name_or_path=./nope"], "model.name_or_path: ./nope does not exist"),
+        (["name=a/b"], "letters, digits"),
+    ],
+)
+def test_what_is_not_there_makes_no_run(here, capsys, words, told):
+    for name in ("rows.jsonl", "nose.jsonl"):
+        (here / name).write_text('{"text": "one"}\n')
+    (here / "run.yaml").write_text("model: {name_or_path: demo}\n")
+    assert told in refused(capsys, "train", "run.yaml", "--plain", *words)
+    assert not (here / "runs").exists()
+
+
+def test_a_key_in_place_of_the_run_yaml_is_no_file(capsys):
+    assert "name a run.yaml" in refused(capsys, "train", "train.max_steps=20", "--plain")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["chat", "only", "--max-new-tokens", "0"], "0 is no whole number from 1"),
+        (["chat", "only", "--max-new-tokens", "-3"], "-3 is no whole number from 1"),
+        (["chat", "only", "--temperature", "-1"], "-1 is no number from 0"),
+        (["chat", "only", "--temperature", "nan"], "nan is no number from 0"),
+        (["chat", "only", "--temperature", "hot"], "hot is no number from 0"),
+        (["runs", "--runs", "run.yaml"], "run.yaml is a file; it takes a folder"),
+        (["trian"], "argument COMMAND: invalid choice: 'trian'"),
+    ],
+)
+def test_an_option_says_what_it_takes(here, capsys, words, told):
+    (here / "run.yaml").write_text("model: {name_or_path: demo}\n")
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2 and told in capsys.readouterr().err
+
+
 def test_a_folder_without_weights_makes_no_run(here, capsys):
     (here / "mine").mkdir()
     (here / "mine" / "config.json").write_text("{}")

@@ -50,6 +50,14 @@ def cached(root: Path, hub_id: str, config: dict) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def model_in(folder: Path) -> None:
+    """What passes for a model as far as the screen looks."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    for name in ("model.safetensors", "tokenizer.json"):
+        (folder / name).write_bytes(b"")
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_first_screen_shows_the_demo_and_the_way_on(app, drive, see, same_as_snapshot, size):
     async def scenario(pilot):
@@ -190,10 +198,9 @@ def test_hub_id_is_taken_as_typed(app, drive, see):
 
 def test_local_folder_shows_its_config(app, drive, see, tmp_path):
     folder = tmp_path / "mine"
-    folder.mkdir()
+    model_in(folder)
     config = {"model_type": "llama", "max_position_embeddings": 4096}
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "model.safetensors").write_bytes(b"")
 
     async def scenario(pilot):
         await pilot.press("slash", *"./mine")
@@ -205,11 +212,46 @@ def test_local_folder_shows_its_config(app, drive, see, tmp_path):
     assert Path(app.desk.draft.model.name_or_path).resolve() == folder
 
 
+def test_the_cursor_goes_to_the_model_that_was_typed(app, drive, see, tmp_path):
+    """So that enter, pressed once more, takes the same one, also where the list has it already."""
+    model_in(tmp_path / "mine")
+    model_in(tmp_path / "other" / "mine")
+
+    async def scenario(pilot):
+        for text in ("./mine", "Foo/Bar-7B", "./other/mine", "./mine"):
+            await pilot.press("slash", *text, "enter")
+            await pilot.pause()
+            taken = app.desk.draft.model.name_or_path
+            assert taken.removeprefix("./") == text.removeprefix("./")
+            assert app.screen.query_one("#models").highlighted == taken
+            await pilot.press("enter")
+            assert app.desk.draft.model.name_or_path == taken
+
+    drive(app, scenario)
+
+
+def test_a_model_that_was_typed_is_taken_when_its_field_is_left(app, drive, see, tmp_path):
+    model_in(tmp_path / "mine")
+
+    async def scenario(pilot):
+        await pilot.press("slash", *"./mine", "f4")
+        await pilot.pause()
+        assert app.desk.draft.model.name_or_path == "mine"
+        await pilot.press("1", "slash", *"./nowhere", "f4")
+        await pilot.pause()
+        assert "./nowhere: no such folder" in see(app) and app.screen.why_not("run_draft")
+        await pilot.press("1", "slash")  # to the field, and no letter of it
+        assert app.screen.query_one("#model-find", TextField).value == "./nowhere"
+        await pilot.press("escape", "slash", *"smol", "f4")  # a search is no model
+        await pilot.pause()
+        assert app.screen.why_not("run_draft") is None
+
+    drive(app, scenario)
+    assert app.desk.draft.model.name_or_path == "mine"
+
+
 def test_a_folder_that_is_typed_after_a_preset_was_taken_is_what_trains(app, drive, see, tmp_path):
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"")
+    model_in(tmp_path / "mine")
 
     async def scenario(pilot):
         await pilot.press("down", "down", "enter")
@@ -233,6 +275,8 @@ def test_a_folder_that_is_typed_after_a_preset_was_taken_is_what_trains(app, dri
         ("./weightless", "holds no *.safetensors"),
         ("./torn", "lacks model-2-of-2.safetensors"),
         ("./adapter", "is an adapter"),
+        ("./mute", "holds no tokenizer"),
+        ("./file", "./file: is a file: give the folder"),
         ("a model with blanks", "no hub id"),
     ],
 )
@@ -240,6 +284,9 @@ def test_what_is_no_model_is_refused_beside_the_field(app, drive, see, tmp_path,
     (tmp_path / "empty").mkdir()
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    (tmp_path / "file").write_text("")
+    model_in(tmp_path / "mute")
+    (tmp_path / "mute" / "tokenizer.json").unlink()
     for name in ("weightless", "torn"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
@@ -374,6 +421,20 @@ def test_a_model_that_was_refused_lets_no_other_one_train(app, drive, see):
         await pilot.press("1", "escape", "f4")
         await pilot.pause()
         assert app.screen.why_not("run_draft") is None
+
+    drive(app, scenario)
+
+
+def test_a_refusal_is_told_where_a_run_is_started_from(app, drive, see):
+    """Also where that screen was looked at before."""
+
+    async def scenario(pilot):
+        await pilot.press("f4", "1", "a")
+        refused_rate(app).focus()
+        refused_rate(app).value = "fast"
+        await pilot.press("f4")
+        await pilot.pause()
+        assert "learning rate holds a value that does not fit" in see(app)
 
     drive(app, scenario)
 

@@ -289,6 +289,22 @@ def test_r_takes_up_the_failed_run_that_is_shown(drive, train_app, session, scri
     drive(train_app, scenario)
 
 
+def test_a_card_comes_back_after_a_run_that_has_none(drive, see, train_app, session, script, tmp_path):
+    events, session.done = states(script)["failed"]
+    other = script.FakeSession(script.make_run(tmp_path / "runs", "other"))
+
+    async def scenario(pilot):
+        await script.begin(pilot, session, *events)
+        assert "device-side assert triggered" in see(train_app)
+        await script.begin(pilot, other, *script.training(20))
+        other.done = True
+        assert "device-side assert" not in see(train_app)
+        await script.begin(pilot, session)
+        assert "device-side assert triggered" in see(train_app)
+
+    drive(train_app, scenario)
+
+
 def test_a_log_that_is_not_on_disk_is_told(drive, see, train_app, session, script):
     async def scenario(pilot):
         session.log_error = "No space left on device"

@@ -22,7 +22,8 @@ def desk(tmp_path, monkeypatch):
     for name in ("one", "two", "mit 😀"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps({"model_type": "llama"}))
-        (tmp_path / name / "model.safetensors").write_bytes(b"")
+        for file in ("model.safetensors", "tokenizer.json"):
+            (tmp_path / name / file).write_bytes(b"")
     host: Any = SimpleNamespace(draft_changed=lambda: None)
     return Desk(host, root=tmp_path / "runs")
 
