@@ -53,11 +53,16 @@ def answering_threads(parameters: int) -> int:
 
 
 def set_threads(count: int) -> None:
-    """Let torch compute on the CPU with so many threads, in this thread and in those to come."""
+    """Let torch compute on the CPU with so many threads, in this thread and in those to come.
+
+    Where it does so already it is told nothing: from then on MKL would take all of them for the smallest product too,
+    and half of the demo's runs were a tenth slower (`tests/benchmarks/LOG.md`).
+    """
     import torch
 
     most_threads()  # asked for in any case, since the first answer is kept
-    torch.set_num_threads(count)
+    if count != torch.get_num_threads():
+        torch.set_num_threads(count)
 
 
 def user_said() -> bool:

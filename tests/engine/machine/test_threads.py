@@ -62,6 +62,16 @@ def test_a_tiny_model_is_trained_on_idle_cores(
     assert training_threads(TINY) == 3
 
 
+def test_torch_is_told_no_number_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told its own, it takes all threads for the smallest product."""
+    told: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", told.append)
+    set_threads(3)
+    assert told == []
+    set_threads(1)
+    assert told == [1]
+
+
 def test_a_tiny_model_answers_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     cores(monkeypatch, idle=60, ours=0)
     assert (answering_threads(TINY - 1), answering_threads(TINY)) == (1, 3)
