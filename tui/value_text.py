@@ -58,12 +58,15 @@ def counted(count: int, noun: str) -> str:
 
 
 def how_read(source: SourceReport) -> str:
-    """How a data set was read, as far as its format does not say it: columns of other names, roles, doubt."""
+    """How a data set was read, as far as its format does not say it: columns of other names, roles, doubt, what is
+    not read."""
     renamed = {key: column for key, column in source.columns.items() if key != column}
     parts = [f"{key} from {column}" for key, column in renamed.items()]
     parts += [f"{count:,} {role}" for role, count in source.roles.items()]
     if source.confidence != "certain":
         parts.insert(0, f"{source.confidence}, not certain: look at a row")
+    if source.unread:
+        parts.append(f"not read: {', '.join(source.unread)}")
     return ", ".join(parts)
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 DropCode = Literal[
     "bad", "turn_order", "empty_prompt", "control_characters", "special_tokens", "tool_calls",
-    "end_untrained", "duplicate", "leak", "near_duplicate", "near_leak",
+    "end_untrained", "pictures", "duplicate", "leak", "near_duplicate", "near_leak",
 ]  # fmt: skip
 """What `data.drop` takes. A row that has several of them is counted under the first."""
 

@@ -75,6 +75,9 @@ DataFormat = Literal[
 ]  # fmt: skip
 
 
+Role = Literal["user", "assistant", "system", "tool"]
+
+
 class DatasetConfig(_Section):
     """One data set of a mix."""
 
@@ -83,6 +86,12 @@ class DatasetConfig(_Section):
     split: str = Field(default="train", min_length=1, description="split of a hub data set, a folder or an object")
     format: DataFormat = Field(default="auto", description="row format; auto detects it and says which")
     columns: dict[str, str] = Field(default={}, description="the format's key -> the column that holds it")
+    ignore: list[str] = Field(default=[], description="columns that are known and not meant to be read")
+    roles: dict[str, Role] = Field(default={}, description="a name that turns have for a role -> the role it is")
+    header: bool | None = Field(
+        default=None,
+        description="whether a table's first line names its columns; null: it does, unless it looks like data",
+    )
     max_rows: int | None = Field(default=None, ge=1, description="take only the first rows")
     weight: float = Field(
         default=1.0,
@@ -104,6 +113,12 @@ class DataConfig(_Section):
     split: str = Field(default="train", min_length=1, description="split of a hub data set, a folder or an object")
     format: DataFormat = Field(default="auto", description="row format; auto detects it and says which")
     columns: dict[str, str] = Field(default={}, description="the format's key -> the column that holds it")
+    ignore: list[str] = Field(default=[], description="columns that are known and not meant to be read")
+    roles: dict[str, Role] = Field(default={}, description="a name that turns have for a role -> the role it is")
+    header: bool | None = Field(
+        default=None,
+        description="whether a table's first line names its columns; null: it does, unless it looks like data",
+    )
     max_rows: int | None = Field(default=None, ge=1, description="take only the first rows")
     datasets: list[DatasetConfig] = Field(default=[], description="several data sets, mixed, instead of path")
     chat_template: str | None = Field(
@@ -150,6 +165,13 @@ class DataConfig(_Section):
             )
         return self
 
+    def read_alike(self, path: str) -> DatasetConfig:
+        """Another file, read as these rows are: the one that is evaluated on."""
+        return DatasetConfig(
+            path=path, name=self.name if path == self.path else None, format=self.format, columns=self.columns,
+            ignore=self.ignore, roles=self.roles, header=self.header,
+        )  # fmt: skip
+
     @property
     def sources(self) -> list[DatasetConfig]:
         """The data sets, however they were named."""
@@ -158,7 +180,8 @@ class DataConfig(_Section):
         return [
             DatasetConfig(
                 path=self.path, name=self.name, split=self.split, format=self.format,
-                columns=self.columns, max_rows=self.max_rows,
+                columns=self.columns, ignore=self.ignore, roles=self.roles,
+                header=self.header, max_rows=self.max_rows,
             )
         ]  # fmt: skip
 

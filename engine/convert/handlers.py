@@ -164,7 +164,8 @@ def optimizer(draft: Draft, key: str, value: Any) -> None:
     """AdamW in 32 or 8 bits, whatever its implementation."""
     ours = _OPTIMIZERS.get(word(value))
     if ours is None:
-        draft.refused(key, value, "there is AdamW only, in 32 bits or in 8: adamw_torch, adamw_8bit")
+        why = "there is AdamW only, in 32 bits or in 8"
+        draft.asked(key, value, why, "train.optim=adamw_torch", "train.optim=adamw_8bit")
         return
     paged = "paged" in word(value)
     said = "not paged: the memory plan decides before the first step" if paged else ""
@@ -175,7 +176,8 @@ def schedule(draft: Draft, key: str, value: Any) -> None:
     """How the rate falls. A schedule named `constant` has no warm-up in transformers."""
     ours = _SCHEDULES.get(word(value))
     if ours is None:
-        draft.refused(key, value, "there are cosine, linear and constant")
+        draft.asked(key, value, "there are cosine, linear and constant", "train.lr_scheduler_type=cosine",
+                    "train.lr_scheduler_type=linear", "train.lr_scheduler_type=constant")  # fmt: skip
         return
     said = ""
     if word(value) == "constant":

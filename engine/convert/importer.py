@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import yaml
 
+from ..config.run_config import config_fields
 from ..config.yaml12 import load_yaml
 from . import axolotl, llamafactory, mlx_lm, studio
 from .draft import Draft
@@ -38,7 +39,7 @@ def import_config(path: str | Path, overrides: Sequence[str] = (), ignore: Colle
         draft = Draft(llamafactory.BOARD, path, given, overrides, ignore, names)
         llamafactory.convert(draft)
         return draft.report()
-    if sum(isinstance(tree.get(name), dict) for name in _OURS) >= 2 and not studio.recognise(tree):
+    if _is_ours(tree) and not studio.recognise(tree):
         raise ConvertError(f"{path}: is a run.yaml already: `evenfall train {path}`")
     if studio.recognise(tree):
         tree = studio.flatten(tree)
@@ -55,6 +56,14 @@ def import_config(path: str | Path, overrides: Sequence[str] = (), ignore: Colle
     draft = Draft(tool, path, tree, overrides, ignore)
     convert(draft)
     return draft.report()
+
+
+def _is_ours(tree: dict[str, Any]) -> bool:
+    """Whether a file is a run.yaml: two sections of that name, and most of their keys."""
+    sections = {name: tree[name] for name in _OURS if isinstance(tree.get(name), dict)}
+    known = {field.key for field in config_fields()}
+    keys = [f"{name}.{key}" for name, section in sections.items() for key in section]
+    return len(sections) > 1 and 2 * sum(key in known for key in keys) > len(keys)
 
 
 def _read(path: Path) -> dict[str, Any]:

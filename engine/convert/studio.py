@@ -31,6 +31,8 @@ from .handlers import (
 TOOL = "Unsloth Studio"
 
 _SECTIONS = ("data", "training", "lora", "logging")
+_ENOUGH = 3
+"""Keys of Studio's that no other tool has together."""
 _FORMATS = {
     "auto": "auto", "alpaca": "alpaca", "chatml": "messages", "sharegpt": "sharegpt",
     "conversational": "messages", "raw": "text",
@@ -39,8 +41,9 @@ _PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 
 
 def recognise(tree: dict[str, Any]) -> bool:
-    """Whether these sections are Studio's."""
-    return any(isinstance(tree.get(name), dict) for name in ("training", "lora"))
+    """Whether these sections are Studio's: other tools have sections of the same names, and other keys in them."""
+    known = flatten(tree).keys() & _TABLE.keys()
+    return len(known) >= _ENOUGH and any(key.startswith(("training.", "lora.")) for key in known)
 
 
 def flatten(tree: dict[str, Any]) -> dict[str, Any]:
@@ -115,6 +118,24 @@ def _unless_zero(target: str, why: str) -> Handler:
     return handle
 
 
+def _epochs(draft: Draft, key: str, value: Any) -> None:
+    steps = number(draft.given.get("training.max_steps"))
+    if number(value) == 0 and steps and steps > 0:
+        draft.ignored(key, value, "0: max_steps decides")
+    else:
+        draft.mapped(key, value, "train.num_train_epochs", value)
+
+
+def _warmup_ratio(draft: Draft, key: str, value: Any) -> None:
+    amount = number(value)
+    if number(draft.given.get("training.warmup_steps")):
+        draft.ignored(key, value, "warmup_steps is set, and wins")
+    elif amount is None or not 0 <= amount < 1:
+        draft.refused(key, value, "expected a share from 0 to below 1; warmup_steps takes a number of steps")
+    else:
+        draft.mapped(key, value, "train.warmup_steps", amount)
+
+
 def _packing(draft: Draft, key: str, value: Any) -> None:
     if is_off(value):
         draft.ignored(key, value, SMALLER_BATCH)
@@ -135,11 +156,12 @@ _TABLE: dict[str, Handler] = {
     "training.max_seq_length": to("data.max_length"),
     "training.load_in_4bit": _four_bits,
     "training.output_dir": to("output_dir", "the folder that holds run folders"),
-    "training.num_epochs": to("train.num_train_epochs"),
+    "training.num_epochs": _epochs,
     "training.learning_rate": to("train.learning_rate"),
     "training.batch_size": to("train.per_device_train_batch_size"),
     "training.gradient_accumulation_steps": to("train.gradient_accumulation_steps"),
     "training.warmup_steps": to("train.warmup_steps"),
+    "training.warmup_ratio": _warmup_ratio,
     "training.max_steps": _unless_zero("train.max_steps", "0: epochs decide"),
     "training.save_steps": _unless_zero("train.save_steps", "0: checkpoints are kept all the same"),
     "training.weight_decay": to("train.weight_decay"),

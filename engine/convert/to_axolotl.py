@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config.codes import DropCode
-from ..config.run_config import DatasetConfig, RunConfig
+from ..config.run_config import RunConfig
 from ..config.yaml12 import dump_yaml
 from .axolotl_data import ALPACA
 from .report import ConvertError
@@ -56,7 +56,7 @@ def to_axolotl(config: RunConfig) -> str:
     tree["datasets"] = [_dataset(config, one, notes) for one in every]
     tree |= _template(config, notes)
     if data.eval_path:
-        own = DatasetConfig(path=data.eval_path, format=data.format, columns=data.columns)
+        own = data.read_alike(data.eval_path)
         tree["test_datasets"] = [_dataset(config, rows_seen(own, "axolotl"), notes)]
     else:
         tree["val_set_size"] = data.eval_fraction

@@ -11,7 +11,7 @@ template's `{% generation %}` markers, which few templates have.
 
 from ...presets.load import chat_template, chat_template_names
 from ..config.codes import DropCode
-from ..config.run_config import DatasetConfig, RunConfig
+from ..config.run_config import RunConfig
 from .report import ConvertError
 from .rows_seen import DEFAULT_NAMES, FLAGS, Rows, all_rows_seen, rows_seen
 from .trl_readers import Kind, readers
@@ -105,7 +105,7 @@ def _held_out(config: RunConfig, kind: Kind) -> list[Rows]:
     data = config.data
     if not data.eval_path:
         return []
-    own = DatasetConfig(path=data.eval_path, format=data.format, columns=data.columns)
+    own = data.read_alike(data.eval_path)
     if own.format == "auto" and kind == "text":
         own = own.model_copy(update={"format": "text"})
     rows = rows_seen(own, "TRL")

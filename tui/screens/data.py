@@ -29,7 +29,7 @@ from .panes.check_pane import CheckPane
 from .panes.inspector import InspectorPane
 
 if TYPE_CHECKING:
-    from ...engine.data.formats.detect import UndecidedFormat
+    from ...engine.data.formats.ways import UndecidedFormat
     from ...engine.data.inspector.preview import DataPreview
 
 _FIELDS = {
@@ -173,7 +173,7 @@ class DataScreen(EvenfallScreen):
 
     def _ask(self, error: BaseException | None) -> None:
         """Open the form where the rows can be read in several ways, or in none that is known."""
-        from ...engine.data.formats.detect import UndecidedFormat
+        from ...engine.data.formats.ways import UndecidedFormat
 
         # Of several data sets the message has the keys: they stand in run.yaml.
         if isinstance(error, UndecidedFormat) and self.desk.draft.data.path is not None:
@@ -244,7 +244,7 @@ class DataScreen(EvenfallScreen):
         data, plain = self.desk.draft.data, DataConfig()
         back = {
             "name": "null", "split": plain.split, "format": plain.format, "columns": "{}",
-            "drop": "[]", "keep": "[]",
+            "ignore": "[]", "roles": "{}", "header": "null", "drop": "[]", "keep": "[]",
         }  # fmt: skip
         made = [name for name in back if getattr(data, name) != getattr(plain, name)]
         if made:
@@ -335,7 +335,7 @@ class DataScreen(EvenfallScreen):
 
     def _take_columns(self, overrides: list[str] | None) -> None:
         if overrides:
-            self.desk.update_draft(["data.columns={}", *overrides])
+            self.desk.update_draft(["data.columns={}", "data.ignore=[]", *overrides])
 
     def action_drop_rows(self) -> None:
         self._fix("drop_rows")

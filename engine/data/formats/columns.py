@@ -2,6 +2,7 @@
 
     data.columns={prompt: question_text, completion: best_answer}
     data.columns={messages: dialogue, role: speaker, content: utterance}
+    data.columns={id: message_id, parent: parent_id, role: role, content: text}
 
 A key of a format stands left, the column (or, for `role`, `content`, `from` and `value`, the key of a turn) that
 holds it right. Renaming happens in front of detection, so a file whose columns say nothing can be told all the same.
@@ -14,8 +15,10 @@ from typing import Any
 from ..errors import listed
 from ..row import SourceRow
 
-TURN_KEYS = ("role", "content", "from", "value")
-CHAT_COLUMNS = ("messages", "conversations", "conversation", "dialogue", "texts")
+THREAD_KEYS = ("id", "parent", "tree", "replies")
+"""What says that rows are messages of conversations, or trees of them: read before all else (`read/threads.py`)."""
+TURN_KEYS = ("role", "content", "from", "value", *THREAD_KEYS)
+CHAT_COLUMNS = ("messages", "conversations", "conversation", "dialogue", "texts", "contents")
 """The names of a column of turns."""
 _HOLD_TURNS = (*CHAT_COLUMNS, "prompt", "completion", "chosen", "rejected")
 

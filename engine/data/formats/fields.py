@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import shown
 from ..row import SourceRow
+from .calls import read_tools
+from .cells import text_of
 from .fits import Fit
 from .normal import Message
-from .turns import Style, Turns, read_tools, read_turns, style_of, text_of
+from .parts import read_parts
+from .turns import Style, Turns, read_turns, style_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,18 @@ class Fields:
         Raises:
             DataError: it is no text.
         """
-        return text_of(self.source, self.name(key), self.get(key)) if key in self else ""
+        value, name = self.get(key), self.name(key) if key in self else ""
+        if isinstance(value, dict | list):
+            raise self.source.error(
+                f"`{name}`: expected text, got {shown(value)}; write it as text there (json.dumps, say), or leave "
+                f"the column out with data.ignore=[{name}]"
+            )
+        return text_of(self.source, name, value) if value is not None else ""
+
+    def request(self, key: str) -> dict[str, Any] | None:
+        """A key's value where it is what a service was asked: an object with `messages`, and tools perhaps."""
+        value = self.get(key)
+        return value if isinstance(value, dict) and isinstance(value.get("messages"), list) else None
 
     def turns(self, key: str, style: Style | None = None) -> Turns:
         """A key's messages: those of a list, or the only one.
@@ -52,15 +67,29 @@ class Fields:
         Raises:
             DataError: they cannot be read.
         """
-        turns = self.get(key)
+        request = self.request(key)
+        turns = request["messages"] if request else self.get(key)
         style = style or style_of(turns) or "messages"
         one = [turns] if isinstance(turns, dict) else turns
         return read_turns(self.source, self.name(key), one, style, self.columns)
 
     def system(self) -> list[Message]:
         """The row's system text as a message, where it has one."""
-        text = self.text("system")
+        text = self.system_text()
         return [{"role": "system", "content": text}] if text.strip() else []
+
+    def system_text(self) -> str:
+        """The row's system text: a text, parts of one, or a message; empty where the row has none.
+
+        Raises:
+            DataError: it is none of these.
+        """
+        system = self.get("system")
+        if isinstance(system, dict):
+            system = next((system[key] for key in ("parts", "content", "text") if key in system), system)
+        if isinstance(system, list):
+            return read_parts(self.source, self.name("system"), system).text
+        return text_of(self.source, self.name("system"), system) if system is not None else ""
 
     def with_system(self, turns: Turns) -> Turns:
         """The row's system text in front of messages.

@@ -5,28 +5,31 @@ in the tables below, in one place. In which order formats are tried (the first t
 
 * tokens             `input_ids`; `attention_mask`, `labels` (-100: not learnt)
 * segments           `segments`: [{`text`, `label`}]
-* preference         `chosen` and `rejected`, as texts, lists of messages, or one message each
+* preference         `chosen` and `rejected`, as texts, lists of messages, or one message each; and pairs of other names
 * kto                any of the next three, with a true/false `label` or `kto_tag`
 * messages           `messages`: [{`role`, `content`}], OpenAI's; `system` and `tools` beside it
 * sharegpt           `conversations`: [{`from`, `value`}]; `system` and `tools` beside it
 * alpaca             `instruction`, `input` (optional), `output` or `response`; `system`, `history`, `tools`
-* prompt_completion  `prompt` and `completion`, texts or messages, and pairs of other names; `system`
+* prompt_completion  `prompt` and `completion`, texts or messages, and pairs of other names; `system`, `history`
 * text               `text`, or the document of a text file; else the only column of text
 
 So an alpaca file with a pre-rendered `text` column is alpaca, and a chat beats a `prompt` beside it.
 The names of the one before win over a column of turns of any other name; alpaca and the pairs are
-equals, and a row that fits two of them is a tie.
+equals, and a row that fits two of them is a tie. Names are tried as they are first, then in small letters:
+`Instruction` and `Output` are alpaca.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ...config.run_config import DataFormat
 from .columns import CHAT_COLUMNS
+from .dialogue import read_dialogue
 from .turns import ROLES, style_of
 
 Value = dict[str, Any]
+Level = Callable[[Value], list["Fit"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +56,12 @@ class Fit:
 
 OPTIONAL = {"input", "system", "history", "tools", "context", "attention_mask", "labels"}
 """Keys of formats that a row may lack."""
-_OPTIONAL_COLUMNS = {*OPTIONAL, "system_prompt"}
+_SYSTEM = ("system", "system_prompt", "systemInstruction", "system_instruction")
+_TOOLS = ("tools", "toolConfig")
+_OPTIONAL_COLUMNS = {*OPTIONAL, *_SYSTEM, *_TOOLS}
 
 _ALPACA = (
-    ("instruction", "output", False), ("instruction", "response", True),
+    ("instruction", "output", False), ("instruction", "response", True), ("instruct", "output", True),
     ("INSTRUCTION", "RESPONSE", True),
 )  # fmt: skip
 """(instruction, output, whether that is merely likely)."""
@@ -69,11 +74,17 @@ _PAIRS = (
 """(prompt, completion, whether that is merely likely)."""
 _PREFERENCES = (
     ("chosen", "rejected"), ("chosen_response", "rejected_response"),
-    ("messages", "rejected_response"), ("messages", "rejected_messages"),
+    ("messages", "rejected_response"), ("messages", "rejected_messages"), ("chosen_messages", "rejected_messages"),
+    ("preferred_output", "non_preferred_output"),
 )  # fmt: skip
+_BETTER = (
+    ("_j", "_k"), ("_w", "_l"), ("_chosen", "_rejected"), ("_good", "_bad"), ("_better", "_worse"), ("_win", "_lose"),
+    ("_preferred", "_dispreferred"), ("_accepted", "_rejected"),
+)  # fmt: skip
+"""How the names of two answers to one prompt end, of which the first is the better one."""
+WORSE_ENDINGS = tuple(bad for _, bad in _BETTER)
 _PROMPTS = ("prompt", *CHAT_COLUMNS, "instruction", "question", "query", "input")
 """Where the prompt of preference data is."""
-_SYSTEM = ("system", "system_prompt")
 _LABELS = ("kto_tag", "label")
 _LABEL_WORDS = {
     **dict.fromkeys(("true", "1", "yes", "good", "desirable"), True),
@@ -85,7 +96,7 @@ _NO_CHAT = {"prompt", "completion", "chosen", "rejected", "history", "tools", "s
 _NO_TEXT = {
     *(name for row in (*_ALPACA, *_PAIRS) for name in row[:2]),
     *(name for row in _PREFERENCES for name in row),
-    *CHAT_COLUMNS, *_SYSTEM, *_LABELS, *OPTIONAL, "input_ids",
+    *CHAT_COLUMNS, *_SYSTEM, *_TOOLS, *_LABELS, *OPTIONAL, "input_ids",
 }  # fmt: skip
 """Parts of other formats: alone they are no documents."""
 ANSWERS = {
@@ -95,9 +106,11 @@ ANSWERS = {
 _BESIDE = {
     "id", "uuid", "index", "idx", "url", "uri", "source", "date", "time", "timestamp", "created",
     "score", "lang", "language", "split", "license", "licence", "author", "category",
-    "meta", "metadata", "dataset", "domain", "tags",
+    "meta", "metadata", "dataset", "domain", "tags", "role",
 }  # fmt: skip
 """Columns of text that say something about a row, and are not the row."""
+NAMES = {*_NO_TEXT, *ANSWERS, *_BESIDE, *_TEXTS, "text", "segments"}
+"""Names that say what a column is."""
 
 
 def fits_of(value: Value, format: DataFormat = "auto", named: Collection[str] = ()) -> list[Fit] | None:
@@ -114,13 +127,15 @@ def fits_of(value: Value, format: DataFormat = "auto", named: Collection[str] = 
     """
     value = {key: item for key, item in value.items() if item is not None}
     if format != "auto":
-        return _using(_FORMATS[format](value), value, named)
+        return _using(_FORMATS[format](value), value, named) or _as_written(value, named, _FORMATS[format])
     for level in _LEVELS:
         if found := _using(level(value), value, named):
             return found
         if level is _named_chats and any(value.get(column) == [] for column in CHAT_COLUMNS[:3]):
             return None
-    return []
+        if level is _pairs_and_alpaca and (found := _as_written(value, named, *_LEVELS[:-1])):
+            return found
+    return _as_written(value, named, _text)
 
 
 def without_nulls(value: Value) -> Value:
@@ -137,6 +152,30 @@ def text_columns(value: Value) -> list[str]:
         if isinstance(item, str) and len(column) > 2
         and column.lower() not in _BESIDE and not column.lower().endswith("_id")
     ]  # fmt: skip
+
+
+def _in_small_letters(value: Value) -> dict[str, str]:
+    """Small letters -> the column so named; empty where no name changes, or two become one."""
+    small = {column.strip().lower(): column for column in value}
+    return small if len(small) == len(value) and any(new != old for new, old in small.items()) else {}
+
+
+def _as_written(value: Value, named: Collection[str], *levels: Level) -> list[Fit]:
+    """What the row is by its names in small letters, with its columns as they are written."""
+    small = _in_small_letters(value)
+    lower = {new: value[old] for new, old in small.items()}
+    for level in levels if small else ():
+        if found := [_written(shape, small) for shape in level(lower)]:
+            return _using(found, value, named)
+    return []
+
+
+def _written(shape: Fit, small: Mapping[str, str]) -> Fit:
+    columns = {key: small[column] for key, column in shape.columns.items()}
+    inner = _written(shape.inner, small) if shape.inner else None
+    return replace(
+        shape, columns=columns, inner=inner, likely=True, reason=f"{shape.reason}, but for capital letters"
+    )  # fmt: skip
 
 
 def _using(shapes: list[Fit], value: Value, named: Collection[str]) -> list[Fit]:
@@ -186,14 +225,13 @@ def _certain_segments(value: Value) -> list[Fit]:
 
 
 def _preferences(value: Value) -> list[Fit]:
-    for chosen, rejected in _PREFERENCES:
-        if chosen in value and rejected in value:
-            break
-    else:
+    pairs = [*_PREFERENCES, *_pairs_by_ending(value)]
+    chosen, rejected = next((pair for pair in pairs if pair[0] in value and pair[1] in value), ("", ""))
+    if not chosen:
         return []
     best = value[chosen]
     columns = {"chosen": chosen, "rejected": rejected}
-    columns |= _beside(value, system=_SYSTEM, tools=("tools",))
+    columns |= _beside(value, system=_SYSTEM, tools=_TOOLS)
     pair = f"`{chosen}` and `{rejected}`"
     if isinstance(best, list) and _opens(best):
         return [
@@ -206,6 +244,8 @@ def _preferences(value: Value) -> list[Fit]:
     kind = {list: "lists of messages", dict: "one message each", str: "texts"}
     said = kind.get(type(best), "neither texts nor messages")
     prompt = next((name for name in _PROMPTS if name in value and name != chosen), None)
+    if prompt is None and isinstance(best, str) and read_dialogue(best):
+        return [Fit(format="preference", columns=columns, reason=f"{pair} as dialogues, each in one text")]
     if prompt is None:
         return [Fit(format="preference", columns=columns, reason=f"{pair} as {said}, without a prompt")]
     columns["prompt"] = prompt
@@ -213,6 +253,15 @@ def _preferences(value: Value) -> list[Fit]:
         columns |= _beside(value, input=("input",))
     more = " with `input`" if "input" in columns else ""
     return [Fit(format="preference", columns=columns, reason=f"`{prompt}`{more}, {pair} as {said}")]
+
+
+def _pairs_by_ending(value: Value) -> Iterator[tuple[str, str]]:
+    """`response_j` and `response_k`: two texts or lists whose names differ in which is the better one."""
+    for column in value:
+        for good, bad in _BETTER:
+            other = column.removesuffix(good) + bad
+            if column.endswith(good) and other in value and type(value[column]) is type(value[other]) in (str, list):
+                yield column, other
 
 
 def _opens(turns: list[Any]) -> bool:
@@ -252,7 +301,7 @@ def _chat(value: Value, column: str, *, loose: bool = False) -> list[Fit]:
     style = style_of(value[column])
     if style is None:
         return []
-    columns = {"messages": column, **_beside(value, system=_SYSTEM, tools=("tools",))}
+    columns = {"messages": column, **_beside(value, system=_SYSTEM, tools=_TOOLS)}
     pair = "role and content" if style == "messages" else "from and value"
     return [
         Fit(
@@ -282,7 +331,7 @@ def _loose_chats(value: Value) -> list[Fit]:
     return found
 
 
-def _as_chat(style: DataFormat) -> Callable[[Value], list[Fit]]:
+def _as_chat(style: DataFormat) -> Level:
     """The shapes of a chat whose format is given: a column of its name need not hold turns."""
 
     def shapes(value: Value) -> list[Fit]:
@@ -290,7 +339,7 @@ def _as_chat(style: DataFormat) -> Callable[[Value], list[Fit]]:
             if fit := [shape for shape in found if shape.format == style]:
                 return fit
         there = [column for column in CHAT_COLUMNS if column in value]
-        beside = _beside(value, system=_SYSTEM, tools=("tools",))
+        beside = _beside(value, system=_SYSTEM, tools=_TOOLS)
         return [Fit(format=style, columns={"messages": column, **beside}, reason=f"`{column}`") for column in there[:1]]
 
     return shapes
@@ -302,10 +351,7 @@ def _alpaca(value: Value) -> list[Fit]:
             format="alpaca",
             columns={
                 "instruction": instruction, "output": output,
-                **_beside(
-                    value, input=("input", "context"), system=_SYSTEM, history=("history",),
-                    tools=("tools",),
-                ),
+                **_beside(value, input=("input", "context"), system=_SYSTEM, history=("history",), tools=_TOOLS),
             },
             reason=f"`{instruction}` and `{output}`", likely=likely,
         )
@@ -322,7 +368,7 @@ def _pair(value: Value, prompt: str, completion: str, likely: bool) -> Iterator[
     if prompt not in value or completion not in value:
         return
     columns = {"prompt": prompt, "completion": completion}
-    columns |= _beside(value, system=_SYSTEM, tools=("tools",))
+    columns |= _beside(value, system=_SYSTEM, history=("history",), tools=_TOOLS)
     reason = f"`{prompt}` and `{completion}`"
     if prompt == "question" and isinstance(value.get("context"), str):
         columns["context"] = "context"
@@ -346,11 +392,11 @@ def _text(value: Value) -> list[Fit]:
     return [Fit(format="text", columns={"text": texts[0]}, reason=reason, likely=True, loose=True)]
 
 
-_LEVELS: tuple[Callable[[Value], list[Fit]], ...] = (
+_LEVELS: tuple[Level, ...] = (
     _tokens, _certain_segments, _preferences, _kto, _named_chats, _loose_chats, _pairs_and_alpaca,
     _text,
 )  # fmt: skip
-_FORMATS: dict[DataFormat, Callable[[Value], list[Fit]]] = {
+_FORMATS: dict[DataFormat, Level] = {
     "tokens": _tokens,
     "segments": _segments,
     "preference": _preferences,

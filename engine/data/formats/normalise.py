@@ -13,11 +13,14 @@ from typing import Any
 from ...config.run_config import DataFormat
 from ..errors import DataError, listed, shown
 from ..row import SourceRow
+from .calls import read_tools
+from .cells import text_of
 from .columns import renamed, row_keys
+from .dialogue import read_dialogue
 from .fields import Fields
 from .fits import Fit, as_label, fits_of
 from .normal import LABELLED_BAD, Conversation, Dropped, Message, Normal, conversation
-from .turns import Turns, read_tools, text_of
+from .turns import Turns
 from .verbatim import document, read_segments, read_text, read_tokens
 
 ACCEPTED = (
@@ -102,12 +105,16 @@ def _fields(row: SourceRow, format: DataFormat, columns: Mapping[str, str]) -> F
     return Fields(source=row, value=value, shape=shapes[0], columns=columns)
 
 
-def columns_text(columns: Mapping[str, str]) -> str:
-    """`data.columns`' value as it is written on the command line and in YAML."""
+def columns_text(columns: Mapping[str, str] | list[str]) -> str:
+    """The value of `data.columns` or `data.ignore` as it is written on the command line and in YAML."""
     import yaml
 
     return yaml.safe_dump(
-        dict(columns), default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6
+        columns if isinstance(columns, list) else dict(columns),
+        default_flow_style=True,
+        sort_keys=False,
+        allow_unicode=True,
+        width=10**6,
     ).strip()
 
 
@@ -132,8 +139,11 @@ def _without_system(row: Conversation) -> Conversation:
 
 
 def _tools(row: Fields) -> tuple[dict[str, Any], ...]:
-    """The row's tools, from `tools` or, as OpenAI had them before, `functions`."""
+    """The row's tools, from `tools`, from what a service was asked or, as OpenAI had them before, `functions`."""
     tools = row.tools()
+    request = row.request("prompt") if "prompt" in row.shape.columns else None
+    if request and request.get("tools"):
+        tools = read_tools(row.source, f"{row.name('prompt')}.tools", request["tools"])
     functions = row.value.get("functions")
     old = read_tools(row.source, "functions", functions) if functions else ()
     if tools and old and tools != old:
@@ -144,7 +154,7 @@ def _tools(row: Fields) -> tuple[dict[str, Any], ...]:
 def _with_system(row: Fields, turns: Turns) -> Turns:
     """The row's system text in front of messages, unless they begin with the very same."""
     own = turns[0][0] if turns[0] else {"role": ""}
-    if own["role"] == "system" and own["content"].strip() == row.text("system").strip():
+    if own["role"] == "system" and own["content"].strip() == row.system_text().strip():
         return turns
     return row.with_system(turns)
 
@@ -167,17 +177,8 @@ def _sharegpt(row: Fields) -> Normal:
 
 def _alpaca(row: Fields) -> Normal:
     instruction, more, answer = (row.text(key) for key in ("instruction", "input", "output"))
-    messages = row.system()
-    history = row.get("history") or []
-    name = row.name("history") if "history" in row else ""
-    if not isinstance(history, list):
-        raise row.source.error(f"`{name}`: expected a list of [user, answer] pairs, got {shown(history)}")
-    for place, pair in enumerate(history):
-        at = f"{name}[{place}]"
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise row.source.error(f"`{at}`: expected [user, answer], got {shown(pair)}")
-        for role, part in zip(("user", "assistant"), pair, strict=True):
-            messages.append({"role": role, "content": text_of(row.source, at, part)})
+    history = _history(row)
+    messages = [*row.system(), *history]
     question = _question(instruction, more)
     user: Message = {"role": "user", "content": question or instruction or more}
     # For templates that keep the two apart, as Alpaca's own does.
@@ -187,6 +188,22 @@ def _alpaca(row: Fields) -> Normal:
         return conversation(row.source, messages, _tools(row))
     plain = (_alpaca_prompt(messages, instruction, more), answer)
     return conversation(row.source, messages, _tools(row), plain=plain)
+
+
+def _history(row: Fields) -> list[Message]:
+    """The turns before a row's own: a list of [user, answer] pairs."""
+    history = row.get("history") or []
+    name = row.name("history") if "history" in row else ""
+    if not isinstance(history, list):
+        raise row.source.error(f"`{name}`: expected a list of [user, answer] pairs, got {shown(history)}")
+    messages: list[Message] = []
+    for place, pair in enumerate(history):
+        at = f"{name}[{place}]"
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise row.source.error(f"`{at}`: expected [user, answer], got {shown(pair)}")
+        for role, part in zip(("user", "assistant"), pair, strict=True):
+            messages.append({"role": role, "content": text_of(row.source, at, part)})
+    return messages
 
 
 def _question(instruction: str, more: str) -> str:
@@ -212,19 +229,45 @@ def _alpaca_prompt(messages: list[Message], instruction: str, more: str) -> str:
 
 
 def _prompt_completion(row: Fields) -> Normal:
+    if (turns := _in_turn(row)) is not None:
+        return conversation(row.source, [*row.system(), *turns], _tools(row))
     if isinstance(row.get("prompt"), list | dict) or isinstance(row.get("completion"), list | dict):
         return _continued(row, _prompt_turns(row, "prompt"), "completion")
     prompt, completion = row.text("prompt"), row.text("completion")
     if "context" in row:
         prompt = f"{row.text('context')}\n\n{prompt}"
-    system = row.system()
+    system, history = row.system(), _history(row)
     messages = [
         *system,
+        *history,
         {"role": "user", "content": prompt},
         {"role": "assistant", "content": completion},
     ]
+    if history:
+        return conversation(row.source, messages, _tools(row))
     head = f"{system[0]['content']}\n\n" if system else ""
     return conversation(row.source, messages, _tools(row), plain=(head + prompt, completion))
+
+
+def _in_turn(row: Fields) -> list[Message] | None:
+    """The turns of a row that holds what the user said and what was answered as two lists of texts; None: it does
+    not."""
+    said, answers = row.get("prompt"), row.get("completion")
+    if not isinstance(said, list) or not isinstance(answers, list) or not all(
+        isinstance(one, str) for one in (*said, *answers)
+    ):  # fmt: skip
+        return None
+    if len(said) != len(answers):
+        raise row.source.error(
+            f"`{row.name('prompt')}` has {len(said)} texts and `{row.name('completion')}` {len(answers)}; expected an "
+            "answer to each"
+        )
+    turns = zip(said, answers, strict=True)
+    return [
+        {"role": role, "content": text_of(row.source, row.name(key), text)}
+        for pair in turns
+        for role, key, text in zip(("user", "assistant"), ("prompt", "completion"), pair, strict=True)
+    ]
 
 
 def _prompt_turns(row: Fields, key: str) -> Turns:
@@ -276,19 +319,27 @@ def _preference(row: Fields) -> Normal:
             before[0][-1]["content"] = _question(row.text("prompt"), more) or more
         return _continued(row, before, "chosen")
     name = row.name("chosen")
-    messages, masked = ([], frozenset()) if isinstance(row.get("chosen"), str) else row.turns("chosen")
+    messages, masked = _answered(row, "chosen")
     if not messages or messages[0]["role"] == "assistant":
         raise row.source.error(
             f"`{name}`: no column holds the prompt that it answers; name it with "
             "data.columns={prompt: COLUMN}, or, where this is a text with its prompt in it, learn it "
             f"whole with data.format=text data.columns={{text: {name}}}"
         )
-    others = row.turns("rejected")[0] if isinstance(row.get("rejected"), list | dict) else []
+    others = _answered(row, "rejected")[0]
     # What both begin with is the prompt; an answer alone was rejected in place of the last turn.
     begin = min(_same(messages, others) if len(others) > 1 else len(messages), len(messages) - 1)
     masked |= {place for place in range(begin) if messages[place]["role"] == "assistant"}
     messages, masked = _with_system(row, (messages, masked))
     return conversation(row.source, messages, _tools(row), masked)
+
+
+def _answered(row: Fields, key: str) -> Turns:
+    """A whole conversation: messages, or a dialogue in one text; nothing where it is another text."""
+    value = row.get(key)
+    if isinstance(value, str):
+        return read_dialogue(text_of(row.source, row.name(key), value)) or [], frozenset()
+    return row.turns(key) if value is not None else ([], frozenset())
 
 
 def _kto(row: Fields) -> Normal:

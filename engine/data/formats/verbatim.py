@@ -6,9 +6,9 @@ import numpy as np
 
 from ..errors import shown
 from ..row import SourceRow
+from .cells import text_of
 from .fields import Fields
 from .normal import EMPTY_TEXT, NO_TOKENS, Document, Dropped, Normal, Segments, Tokens
-from .turns import text_of
 
 _NOT_LEARNT = -100
 

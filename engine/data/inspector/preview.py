@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...config.run_config import RunConfig
-from ..formats.detect import UndecidedFormat, ways_to_read
+from ..formats.detect import ways_to_read
+from ..formats.ways import UndecidedFormat
 from ..problems.codes import BAD
 from ..report.findings import DataCheck
 from ..report.report import DataReport

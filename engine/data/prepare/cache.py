@@ -31,7 +31,7 @@ from .block import Account, Block, BlockSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_LAYOUT = "3"
+_LAYOUT = "4"
 """Of the files, and of what the code makes of a row: raised when either changes."""
 _UNUSED_DAYS = 30
 _SPARE_BYTES = 5_000_000_000

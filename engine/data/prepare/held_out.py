@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...config.run_config import DataConfig, DatasetConfig, RunConfig
+from ...config.run_config import DataConfig, RunConfig
 from ..errors import DataError
 from ..pack.examples import Examples
 from ..pack.windows import Bins, random_keys
@@ -67,9 +67,7 @@ def _begun(data: DataConfig, path: str) -> Source:
     """The evaluation set, of the split that is for it, and under `data.columns` where it has them: a file of
     another origin may have the format's own names.
     """
-    own = DatasetConfig(
-        path=path, name=data.name if path == data.path else None, format=data.format, columns=data.columns
-    )  # fmt: skip
+    own = data.read_alike(path)
     own = own.model_copy(update={"split": split_to_evaluate(own)})
     size = size_of(own)
     try:

@@ -383,6 +383,7 @@ def _source_report(source: Source, account: Account, held: int) -> SourceReport:
         found=dict(account.found.ranked()),
         confidence=source.detection.confidence,
         columns=source.detection.columns,
+        unread=source.detection.unread,
         only_first=account.rows == source.config.max_rows,
         roles=dict(account.roles.most_common()),
     )

@@ -7,7 +7,9 @@ import numpy as np
 
 from ...config.run_config import DataConfig, DatasetConfig
 from ..errors import DataError
-from ..formats.detect import Detection, UndecidedFormat, ask_what_to_learn, detect
+from ..formats.ask import ask_about_the_rest, ask_what_to_learn
+from ..formats.detect import LOOKED_AT, Detection, detect, spread
+from ..formats.ways import UndecidedFormat
 from ..pack.examples import Examples
 from ..problems.codes import BAD, in_words
 from ..read.slices import Slice, slices_of
@@ -75,6 +77,7 @@ def begin(data: DataConfig, source: DatasetConfig, size: int, slice_bytes: int) 
     detection = detect(good, source.columns, format=source.format)
     if source.format == "auto":
         ask_what_to_learn(detection, good[0], source.columns)
+        ask_about_the_rest(detection, spread(good, LOOKED_AT), source.columns)
     settled = source.model_copy(update={"columns": {**detection.settled, **source.columns}})
     settings = BlockSettings.of(data, settled, detection.format)
     return Source(

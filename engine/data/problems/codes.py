@@ -22,6 +22,7 @@ CONTROL_CHARACTERS = "control_characters"
 SPECIAL_TOKENS = "special_tokens"
 TOOL_CALLS = "tool_calls"
 END_UNTRAINED = "end_untrained"
+PICTURES = "pictures"
 CUT = "cut"
 """Longer than data.max_length: its end, and the end of its last answer, is not learnt."""
 DUPLICATE = "duplicate"
@@ -38,6 +39,7 @@ BEYOND_CONTEXT = "beyond_context"
 
 ROW_PROBLEMS = (
     TURN_ORDER, CONTROL_CHARACTERS, SPECIAL_TOKENS, TOOL_CALLS, END_UNTRAINED, CUT, EMPTY_PROMPT,
+    PICTURES,
 )  # fmt: skip
 """What is told from a row by itself; its place here is its bit in `Block.problems`, which has eight."""
 DROP_CODES: tuple[str, ...] = get_args(DropCode)
@@ -92,6 +94,12 @@ PROBLEMS: dict[str, Problem] = {
         title="do not learn to end the answer",
         none="every answer learns its end of turn",
         meaning="a model that learns no end of turn goes on for ever",
+    ),
+    PICTURES: Problem(
+        level="red",
+        title="go with pictures, sound or film",
+        none="no row goes with pictures, sound or film",
+        meaning="only text is learnt: the model would learn to answer about what it was not shown",
     ),
     TURN_ORDER: Problem(
         level="amber",
@@ -189,6 +197,7 @@ _NAMES = {
     SPECIAL_TOKENS: "special tokens spelled out",
     TOOL_CALLS: "wrong tool call",
     END_UNTRAINED: "end of turn not learnt",
+    PICTURES: "pictures, sound or film",
     DUPLICATE: "duplicate",
     LEAK: "in the evaluation set",
     NEAR_DUPLICATE: "near-duplicate",

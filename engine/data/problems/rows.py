@@ -12,6 +12,7 @@ serves whatever is dropped from it.
   written as they stand, they are meant.
 * Tool calls that do not fit the row's tools (`calls.py`). A row that lists no tools is not judged: its tools
   may stand in its system text.
+* Pictures, sound or film beside the text, of which nothing is learnt: the text would answer about what was not shown.
 * An answer whose last tokens, as they are learnt, hold no token that ends a turn. Of segments and token ids, which
   have no turns, the last is judged; what is learnt whole is a document.
 """
@@ -30,6 +31,7 @@ from .codes import (
     CONTROL_CHARACTERS,
     EMPTY_PROMPT,
     END_UNTRAINED,
+    PICTURES,
     ROW_PROBLEMS,
     SPECIAL_TOKENS,
     TOOL_CALLS,
@@ -46,6 +48,11 @@ _CALL_AS_TEXT = re.compile(
     r"""[<\[][\W_]{0,3}(?:tool|function|action|call)|"(?:arguments|parameters)"|action input:""",
     re.IGNORECASE,
 )
+_MEDIA = {
+    *("image", "images", "image_path", "image_paths", "image_url", "image_urls", "picture", "pictures"),
+    *("audio", "audios", "audio_path", "audio_paths", "video", "videos", "video_path", "video_paths"),
+}
+"""Columns of pictures, sound and film."""
 _TAIL = 4
 """Tokens at the end of an answer among which the one that ends the turn is: templates put a line break behind it."""
 
@@ -66,7 +73,7 @@ class RowProblems:
         Args:
             encoded: its examples, uncut.
         """
-        found = 0
+        found = BIT[PICTURES] if _has_media(row.source.value) else 0
         for text in _texts(row):
             if _CONTROL.search(text):
                 found |= BIT[CONTROL_CHARACTERS]
@@ -98,6 +105,10 @@ class RowProblems:
             if not np.isin(one.ids[tail][trained[tail]], self._ends).any():
                 return True
         return False
+
+
+def _has_media(value: dict[str, Any] | str) -> bool:
+    return isinstance(value, dict) and any(value.get(key) for key in value.keys() & _MEDIA)
 
 
 def _texts(row: Learnable) -> Iterator[str]:

@@ -14,8 +14,9 @@ The module is light: pyarrow and datasets are imported where they are needed.
 
 import contextlib
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ...config.run_config import DatasetConfig
 from ..errors import DataError
@@ -25,6 +26,7 @@ from .folder import files_of, same_split
 from .read_json import read_json
 from .read_table import read_columnar, read_table
 from .sniff import is_hub_id, sniff, text_of, unpacked_size
+from .threads import conversations, is_threaded
 
 
 def read_rows(source: DatasetConfig, keep_broken: bool = False) -> Iterator[SourceRow]:
@@ -38,10 +40,38 @@ def read_rows(source: DatasetConfig, keep_broken: bool = False) -> Iterator[Sour
     Raises:
         DataError: there is no such file or data set, or a row cannot be read.
     """
-    for row in _rows(source, keep_broken):
+    rows = _rows(source, keep_broken)
+    if source.roles:
+        keys = {source.columns.get(key, key) for key in ("role", "from")}
+        rows = _with_roles(rows, source.roles, keys)
+    for row in conversations(rows, source.columns) if is_threaded(source.columns) else rows:
         if isinstance(row.value, dict):
+            for column in source.ignore:
+                row.value.pop(column, None)
             read_text_turns(row.value)
         yield row
+
+
+def _with_roles(rows: Iterator[SourceRow], roles: Mapping[str, str], keys: set[str]) -> Iterator[SourceRow]:
+    """The rows with the roles of their turns (or, where a row is one, of the turn) under their own names."""
+    for row in rows:
+        for turn in _turns_in(row.value):
+            for key in keys & turn.keys():
+                if isinstance(turn[key], str):
+                    turn[key] = roles.get(turn[key], turn[key])
+        yield row
+
+
+def _turns_in(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+        for part in value.values():
+            if isinstance(part, dict | list):
+                yield from _turns_in(part)
+    elif isinstance(value, list):
+        for part in value:
+            if isinstance(part, dict):
+                yield from _turns_in(part)
 
 
 def _rows(source: DatasetConfig, keep_broken: bool) -> Iterator[SourceRow]:
@@ -49,15 +79,15 @@ def _rows(source: DatasetConfig, keep_broken: bool) -> Iterator[SourceRow]:
     if path == "demo":
         from ....presets.load import demo_folder
 
-        yield from _read_file(demo_folder() / "train.jsonl", "demo", "train")
+        yield from _read_file(demo_folder() / "train.jsonl", "demo", source)
         return
     file = Path(path).expanduser()
     if file.is_file():
-        yield from _read_file(file, path, source.split, keep_broken)
+        yield from _read_file(file, path, source, keep_broken)
     elif file.is_dir():
         for inside in files_of(file, path, source.split):
             name = f"{path.rstrip('/')}/{inside.relative_to(file)}"
-            yield from _read_file(inside, name, source.split, keep_broken)
+            yield from _read_file(inside, name, source, keep_broken)
     elif is_hub_id(path):
         yield from _read_hub(source)
     else:
@@ -121,12 +151,12 @@ def _near_miss(file: Path) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
-def _read_file(file: Path, name: str, split: str, keep_broken: bool = False) -> Iterator[SourceRow]:
+def _read_file(file: Path, name: str, source: DatasetConfig, keep_broken: bool = False) -> Iterator[SourceRow]:
     kind = sniff(file, name)
     if kind == "json":
-        yield from read_json(file, name, split, keep_broken)
+        yield from read_json(file, name, source.split, keep_broken)
     elif kind == "table":
-        yield from read_table(file, name, keep_broken)
+        yield from read_table(file, name, source.header, keep_broken)
     elif kind == "text":
         yield SourceRow(file=name, number=1, value=text_of(file, name).replace("\r\n", "\n"))
     else:

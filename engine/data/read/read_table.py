@@ -22,21 +22,26 @@ from typing import Any
 import orjson
 
 from ..errors import DataError, listed, shown
+from ..formats.fits import NAMES
+from ..formats.ways import Candidate, UndecidedFormat
 from ..row import SourceRow
 from .sniff import decoded, find_delimiter, is_gzipped, lines_of, opened, suffix_of
 
 _BATCH = 1024
+_LONGEST_NAME = 60
 _TOKEN_COLUMNS = ("input_ids", "attention_mask", "labels")
 
 
-def read_table(file: Path, name: str, keep_broken: bool = False) -> Iterator[SourceRow]:
+def read_table(file: Path, name: str, header: bool | None = None, keep_broken: bool = False) -> Iterator[SourceRow]:
     """The rows of delimited text.
 
     Args:
+        header: whether the first line names the columns; None: it does, and it is asked where it looks like data.
         keep_broken: a row that has not a cell for each column is one that says why, instead of an error.
 
     Raises:
         DataError: the file is no table, or a row is none of it.
+        UndecidedFormat: the first line looks like data.
     """
     csv.field_size_limit(sys.maxsize)  # documents are longer than the module's 128 KiB
     read = line_number = 0
@@ -53,7 +58,14 @@ def read_table(file: Path, name: str, keep_broken: bool = False) -> Iterator[Sou
     reader = csv.reader(itertools.chain([first], whole), delimiter=delimiter, strict=True)
     number = before = 0
     try:
-        columns, unnamed = _header(next(reader), name, line_number)
+        cells = next(reader)
+        if header is None and _looks_like_data(cells):
+            raise _ask_for_header(cells, name)
+        if header is False:
+            columns, unnamed = [f"column_{place}" for place in range(1, len(cells) + 1)], 0
+            reader = itertools.chain([cells], reader)
+        else:
+            columns, unnamed = _header(cells, name, line_number)
         for cells in reader:
             if not cells:
                 continue
@@ -82,6 +94,44 @@ def read_table(file: Path, name: str, keep_broken: bool = False) -> Iterator[Sou
         ) from error
     if not number:
         raise DataError(f"{name}: holds a header and no rows")
+
+
+def _looks_like_data(cells: list[str]) -> bool:
+    """Whether a line is no header: a name of a column ends no sentence, is no number and is not long; and none of the
+    cells is a name that is known."""
+    filled = [cell.strip() for cell in cells if cell.strip()]
+    if len(filled) < len(cells) or any(cell.lower() in NAMES for cell in filled):
+        return False
+    return any(
+        len(cell) > _LONGEST_NAME or cell.endswith((".", "?", "!", "。", "？", "！")) or _is_number(cell)
+        for cell in filled
+    )
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _ask_for_header(cells: list[str], name: str) -> UndecidedFormat:
+    row = SourceRow(file=name, number=1, value=dict(zip(map(str, range(1, len(cells) + 1)), cells, strict=True)))
+    return UndecidedFormat(
+        f"the first line looks like data, not like the names of columns: {listed(cells)}",
+        [
+            Candidate(
+                format="auto",
+                columns={},
+                reason="it is a row: the columns are column_1, column_2, ...",
+                settings=("data.header=false",),
+            ),
+            Candidate(format="auto", columns={}, reason="it names the columns", settings=("data.header=true",)),
+        ],
+        [],
+        row,
+    )
 
 
 def _header(cells: list[str], name: str, line: int) -> tuple[list[str], int]:

@@ -35,6 +35,8 @@ class SourceReport:
     """Of the format: `certain`, or `likely` where it was told from names that say little."""
     columns: dict[str, str] = field(default_factory=dict)
     """The format's key -> the column that it is read from."""
+    unread: tuple[str, ...] = ()
+    """Columns that nothing is read from."""
     only_first: bool = False
     """Whether there may be more rows, which data.max_rows leaves alone."""
     roles: dict[str, int] = field(default_factory=dict)

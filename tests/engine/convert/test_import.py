@@ -240,8 +240,8 @@ def test_an_unknown_key_is_asked_about_and_can_be_left_out(tmp_path):
         ("lora_r", True, "refused"),
         ("lora_dropout", 1.5, "refused"),
         ("val_set_size", 200, "asked"),
-        ("optimizer", "lion_8bit", "refused"),
-        ("lr_scheduler", "polynomial", "refused"),
+        ("optimizer", "lion_8bit", "asked"),
+        ("lr_scheduler", "polynomial", "asked"),
         ("peft_use_dora", True, "refused"),
         ("peft_use_dora", False, "ignored"),
         ("neftune_noise_alpha", 5, "refused"),
@@ -435,4 +435,56 @@ def test_any_file_gives_a_report_that_names_each_key_once(tmp_path, tree):
 
 
 def test_studio_is_told_from_its_sections():
-    assert studio.recognise({"training": {}}) and not studio.recognise({"training": "x"})
+    known = {"model": "some/model", "data": {"dataset": "rows"}, "training": {"max_steps": 30}}
+    assert studio.recognise(known) and not studio.recognise({"training": "x"})
+    assert not studio.recognise({"training": {"batch_size": 2, "epochs": 1, "lora": True}})
+
+
+H2O = {
+    "architecture": {"backbone_dtype": "int4"},
+    "dataset": {"prompt_column": ["instruction"], "train_dataframe": "rows.pq"},
+    "llm_backbone": "some/base-model",
+    "training": {"batch_size": 2, "epochs": 1, "learning_rate": 0.0001, "lora": True, "lora_r": 4},
+}
+LITGPT = {
+    "checkpoint_dir": "checkpoints/some/model",
+    "data": {"class_path": "litgpt.data.Alpaca2k", "init_args": {"mask_prompt": False}},
+    "train": {"global_batch_size": 6, "micro_batch_size": 2, "epochs": 1},
+}
+OUMI = {
+    "model": {"model_name": "some/model", "model_max_length": 2048},
+    "data": {"train": {"datasets": [{"dataset_name": "some/rows"}]}},
+    "training": {"trainer_type": "TRL_SFT", "per_device_train_batch_size": 2, "learning_rate": 2.0e-05},
+    "peft": {"lora_r": 8},
+}
+
+
+@pytest.mark.parametrize("tree", [H2O, LITGPT, OUMI])
+def test_a_file_of_an_unknown_tool_is_called_so(tmp_path, tree):
+    with pytest.raises(ConvertError, match=r"no known tool has these keys.*axolotl, LLaMA-Factory.*are known"):
+        import_config(write(tmp_path, tree))
+
+
+def test_a_run_yaml_is_told_from_its_own_keys(tmp_path):
+    ours = {"model": {"name_or_path": "demo"}, "data": {"path": "rows.jsonl"}, "train": {"max_steps": 3}}
+    with pytest.raises(ConvertError, match=r"is a run\.yaml already"):
+        import_config(write(tmp_path, ours))
+
+
+def test_studios_steps_decide_over_no_epochs(tmp_path):
+    tree = {
+        "model": "some/model", "data": {"dataset": "some/rows"}, "lora": {"lora_r": 16},
+        "training": {"num_epochs": 0, "max_steps": 30, "warmup_ratio": 0.1},
+    }  # fmt: skip
+    report = import_config(write(tmp_path, tree))
+    assert report.config is not None
+    assert (report.config.train.max_steps, report.config.train.warmup_steps) == (30, 0.1)
+    tree["training"] = {"num_epochs": 0}
+    assert import_config(write(tmp_path, tree)).config is None
+
+
+def test_an_optimiser_without_a_counterpart_is_a_question_that_an_override_answers(tmp_path):
+    tree = {**BASE, "optimizer": "adamw_torch_8bit"}
+    assert import_config(write(tmp_path, tree)).config is None
+    answered = import_config(write(tmp_path, tree), ["train.optim=adamw_8bit"])
+    assert answered.config is not None and answered.config.train.optim == "adamw_8bit"

@@ -19,7 +19,7 @@ from ...widgets.pick_list import Column, PickList, PickRow
 from ..base import EvenfallModal
 
 if TYPE_CHECKING:
-    from ....engine.data.formats.detect import UndecidedFormat
+    from ....engine.data.formats.ways import UndecidedFormat
 
 _NONE = ""
 _MOST_KEYS = max(len(keys) for keys in FORM_KEYS.values())
@@ -120,7 +120,7 @@ class ColumnsModal(EvenfallModal):
 
     def action_take(self) -> None:
         """Take the format and the columns that stand below."""
-        from ....engine.data.formats.detect import Candidate
+        from ....engine.data.formats.ways import Candidate
 
         given = {key: choice.value for key, choice in self._fields() if choice.value != _NONE}
         keys = FORM_KEYS[self._format]
@@ -130,4 +130,4 @@ class ColumnsModal(EvenfallModal):
             self.query_one("#columns-error", Static).update(Content.styled(error, "$text-error"))
             return
         columns = {key: column for key, column in given.items() if key != column}
-        self.dismiss(Candidate(self._format, columns, "").overrides)  # type: ignore[arg-type]
+        self.dismiss(Candidate(format=self._format, columns=columns, reason="").overrides)  # type: ignore[arg-type]

@@ -9,14 +9,11 @@ from hypothesis import strategies as st
 
 from evenfall.engine.config.run_config import RunConfig
 from evenfall.engine.data.errors import DataError
-from evenfall.engine.data.formats.detect import (
-    UndecidedFormat,
-    ask_what_to_learn,
-    detect,
-    ways_to_read,
-)
+from evenfall.engine.data.formats.ask import ask_what_to_learn
+from evenfall.engine.data.formats.detect import detect, ways_to_read
 from evenfall.engine.data.formats.normal import LABELLED_BAD, Conversation, Document, Dropped
 from evenfall.engine.data.formats.normalise import normalise
+from evenfall.engine.data.formats.ways import UndecidedFormat
 from evenfall.engine.data.row import SourceRow
 
 CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
@@ -413,13 +410,12 @@ def test_what_is_no_label_is_none():
     assert detect(rows(value)).format == "prompt_completion"
 
 
-def test_names_in_capital_letters_are_proposed_whole():
+def test_names_in_capital_letters_are_read_whole():
     value = {"Instruction": "q", "Input": "more", "Output": "a"}
-    with pytest.raises(UndecidedFormat) as asked:
-        detect(rows(value))
-    first = asked.value.candidates[0]
-    assert first.format == "alpaca"
-    assert turns(read(value, first.overrides)) == turns(read({"instruction": "q", "input": "more", "output": "a"}))
+    found = detect(rows(value))
+    assert (found.format, found.confidence) == ("alpaca", "likely")
+    assert found.columns == {"instruction": "Instruction", "input": "Input", "output": "Output"}
+    assert turns(read(value)) == turns(read({"instruction": "q", "input": "more", "output": "a"}))
 
 
 def test_the_answer_is_told_by_its_name_before_its_length():

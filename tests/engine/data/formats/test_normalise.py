@@ -354,7 +354,7 @@ def test_rows_with_nothing_to_learn_are_dropped_under_a_reason(value, reason):
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages",
-            "only text can be learnt",
+            "only text, reasoning, calls and their results can be learnt",
         ),
         ({"messages": [{**CHAT[1], "weight": 0.5}]}, "messages", "weight`: expected 0 or 1"),
         ({"conversations": [{"from": "human", "value": None}]}, "sharegpt", r"value`: .*got null"),

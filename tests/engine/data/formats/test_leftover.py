@@ -1,0 +1,200 @@
+"""What is not read is named, and what is likely part of the row is asked about; nothing else is."""
+
+import json
+from typing import Any
+
+import pytest
+
+from evenfall.engine.config.run_config import DatasetConfig, RunConfig
+from evenfall.engine.data.errors import DataError
+from evenfall.engine.data.formats.ask import ask_about_the_rest
+from evenfall.engine.data.formats.detect import detect
+from evenfall.engine.data.formats.normal import Conversation
+from evenfall.engine.data.formats.normalise import normalise
+from evenfall.engine.data.formats.ways import UndecidedFormat
+from evenfall.engine.data.read.read import read_rows
+from evenfall.engine.data.row import SourceRow
+
+CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+
+
+def rows(*values):
+    return [SourceRow(file="f.jsonl", number=number, value=value) for number, value in enumerate(values, 1)]
+
+
+def asked(*values) -> UndecidedFormat:
+    with pytest.raises(UndecidedFormat) as caught:
+        ask_about_the_rest(detect(rows(*values)), rows(*values), {})
+    return caught.value
+
+
+def not_asked(*values):
+    found = detect(rows(*values))
+    ask_about_the_rest(found, rows(*values), {})
+    return found
+
+
+def told(tmp_path, text: str, *overrides: str, name="f.jsonl"):
+    """What a file holds under settings: detected, asked, read."""
+    (tmp_path / name).write_text(text)
+    data = RunConfig().with_overrides([f"data.path={tmp_path / name}", *overrides]).data
+    (source,) = data.sources
+    there = list(read_rows(source))
+    found = detect(there, source.columns, format=source.format)
+    if source.format == "auto":
+        ask_about_the_rest(found, there, source.columns)
+    normal = [normalise(row, found.format, {**found.settled, **source.columns}) for row in there]
+    return [
+        [(m["role"], m["content"]) for m in one.messages] if isinstance(one, Conversation) else one for one in normal
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "unread"),
+    [
+        ({"prompt": "p", "completion": "c", "id": 7, "url": "x"}, ("id", "url")),
+        ({"messages": CHAT, "tags": ["a"], "empty": "", "none": None}, ("tags",)),
+        ({"messages": CHAT, "functions": [{"name": "f"}]}, ()),
+        ({"instruction": "i", "output": "o", "text": "i o"}, ("text",)),
+        ({"text": "t", "meta": {"a": 1}}, ("meta",)),
+        ({"Question": "q", "Answer": "a", "Level": 3}, ("Level",)),
+    ],
+)
+def test_every_column_that_is_not_read_is_named(value, unread):
+    found = not_asked(value)
+    assert found.unread == unread
+
+
+@pytest.mark.parametrize(
+    ("value", "column"),
+    [
+        ({"instruction": "i", "output": "o", "reasoning": "first"}, "reasoning"),
+        ({"question": "q", "answer": "a", "choices": ["a", "b"]}, "choices"),
+        ({"question": "q", "answer": "a", "instruction": "Be brief."}, "instruction"),
+        ({"messages": CHAT, "history": [["x", "y"]]}, "history"),
+        ({"text": "t", "role": "prompter"}, "role"),
+    ],
+)
+def test_what_is_likely_part_of_the_row_is_asked_about(value, column):
+    question = asked(value)
+    assert f"`{column}` would not be read" in str(question)
+    settings = [f"data.ignore=[{column}]" in way.overrides for way in question.candidates]
+    assert settings[-1]
+
+
+def test_a_column_that_only_later_rows_have_is_read(tmp_path):
+    found = not_asked({"query": "q", "response": "a"}, {"query": "q2", "response": "a2", "history": [["q", "a"]]})
+    assert found.columns["history"] == "history" and found.unread == ()
+
+
+def test_what_the_row_says_already_is_not_asked_about():
+    not_asked({"messages": CHAT, "instruction": "q"}, {"messages": CHAT, "instruction": None})
+    not_asked({"question": "What is it?", "answer": "a", "prompt": "What is it?"})
+
+
+def test_a_label_beside_a_text_may_be_its_answer():
+    one, two = {"text": "Too high.", "label": "Billing"}, {"text": "No log-in.", "label": "Access"}
+    first, *_, last = asked(one, two).candidates
+    assert first.overrides == ["data.format=prompt_completion", "data.columns={prompt: text, completion: label}"]
+    assert last.overrides == ["data.format=text", "data.ignore=[label]"]
+
+
+def test_a_column_of_one_value_is_no_document():
+    value = {"state": "ready_for_export", "number": 1}
+    assert "`state`, the only text, says the same in all 3 rows" in str(asked(value, value, value))
+    not_asked({"state": "one"}, {"state": "two"})
+
+
+def test_what_is_ignored_is_not_there(tmp_path):
+    line = '{"instruction": "i", "context": {"tone": "mild"}, "output": "o", "reasoning": "r"}\n'
+    ways = ["data.ignore=[context, reasoning]"]
+    assert told(tmp_path, line, *ways) == [[("user", "i"), ("assistant", "o")]]
+
+
+def test_a_settled_way_is_taken_without_a_question(tmp_path):
+    text = '{"text": "Too high.", "label": "Billing"}\n{"text": "No log-in.", "label": "Access"}\n'
+    (tmp_path / "f.jsonl").write_text(text)
+    there = list(read_rows(DatasetConfig(path=str(tmp_path / "f.jsonl"))))
+    for way in asked(*[row.value for row in there]).candidates:
+        assert len(told(tmp_path, text, *way.overrides)) == 2
+
+
+THREE = {"domanda": "Quando apre?", "risposta": "Alle nove, tutti i giorni.", "categoria": "orari"}
+
+
+def test_every_pair_of_texts_is_offered_once_and_the_likely_one_first():
+    with pytest.raises(UndecidedFormat) as caught:
+        detect(
+            rows(
+                THREE,
+                {**THREE, "domanda": "Dove si parcheggia?", "risposta": "Dietro la casa.", "categoria": "servizi"},
+            )
+        )
+    pairs = [way.columns for way in caught.value.candidates if way.format == "prompt_completion"]
+    assert pairs[0] == {"prompt": "domanda", "completion": "risposta"}
+    assert len({tuple(pair.items()) for pair in pairs}) == len(pairs) == 6
+
+
+def test_a_constant_and_a_number_are_the_last_answers():
+    many = [{"alpha": f"some words {n}", "state": "done", "amount": str(n), "beta": f"more {n}"} for n in range(5)]
+    with pytest.raises(UndecidedFormat) as caught:
+        detect(rows(*many))
+    answers = [way.columns["completion"] for way in caught.value.candidates if way.format == "prompt_completion"]
+    assert set(answers[:2]) == {"alpha", "beta"} and set(answers[-6:]) == {"state", "amount"}
+
+
+# Speakers, headers, threads
+
+
+def test_two_speakers_of_names_that_say_nothing_are_asked_about(tmp_path):
+    turns: list[dict[str, Any]] = [
+        {"speaker": "Customer", "line": "Hi"}, {"speaker": "Chatbot", "line": "Hello"},
+        {"speaker": "Customer", "line": "Bye"}, {"speaker": "Chatbot", "line": "See you"},
+    ]  # fmt: skip
+    with pytest.raises(UndecidedFormat) as caught:
+        detect(rows({"talk": turns}))
+    first = caught.value.candidates[0]
+    assert first.overrides[-1] == "data.roles={Customer: user, Chatbot: assistant}"
+    (row,) = told(tmp_path, json.dumps({"talk": turns}), *first.overrides)
+    assert row == [("user", "Hi"), ("assistant", "Hello"), ("user", "Bye"), ("assistant", "See you")]
+
+
+def test_a_role_that_is_not_known_says_how_to_name_it(tmp_path):
+    line = '{"messages": [{"role": "Client", "content": "Hi"}, {"role": "Chatbot", "content": "Hello"}]}\n'
+    with pytest.raises(UndecidedFormat, match="turns of `Client`, `Chatbot`, and neither is a role") as caught:
+        told(tmp_path, line)
+    way = caught.value.candidates[0].overrides
+    assert told(tmp_path, line, *way) == [[("user", "Hi"), ("assistant", "Hello")]]
+    line = line.replace("Client", "user")
+    with pytest.raises(DataError, match=r"data\.roles={Chatbot: user} says which it is"):
+        told(tmp_path, line)
+    assert told(tmp_path, line, "data.roles={Chatbot: assistant}") == [[("user", "Hi"), ("assistant", "Hello")]]
+
+
+TABLE = """When are you open?,From nine to five.
+Where can I park?,Behind the house.
+"Do you ship abroad?","Yes, to most."
+"""
+
+
+def test_a_header_that_looks_like_data_is_asked_about(tmp_path):
+    with pytest.raises(UndecidedFormat, match="the first line looks like data"):
+        told(tmp_path, TABLE, name="f.csv")
+    three = told(
+        tmp_path, TABLE, "data.header=false", "data.format=prompt_completion",
+        "data.columns={prompt: column_1, completion: column_2}", name="f.csv",
+    )  # fmt: skip
+    asks = ("When are you open?", "Where can I park?", "Do you ship abroad?")
+    answers = ("From nine to five.", "Behind the house.", "Yes, to most.")
+    assert three == [[("user", ask), ("assistant", answer)] for ask, answer in zip(asks, answers, strict=True)]
+    two = told(
+        tmp_path, TABLE, "data.header=true", "data.format=prompt_completion",
+        "data.columns={prompt: 'When are you open?', completion: From nine to five.}", name="f.csv",
+    )  # fmt: skip
+    assert len(two) == 2
+
+
+@pytest.mark.parametrize("head", ["question,answer", "Domanda,Risposta", "id,text", "frage 1,antwort 1", "prompt,2"])
+def test_a_header_is_not_asked_about(tmp_path, head):
+    (tmp_path / "f.csv").write_text(f"{head}\nWhere?,There.\n")
+    assert len(list(read_rows(DatasetConfig(path=str(tmp_path / "f.csv"))))) == 1
