@@ -9,9 +9,10 @@ What a tool has no words for (flags of single messages, tools) is worth a note o
 it, or where not all of them were seen.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..config.run_config import DataConfig, DataFormat, DatasetConfig
 from .report import ConvertError
@@ -104,13 +105,18 @@ def rows_seen(source: DatasetConfig, tool: str) -> Rows:
     """
     # Not at the top: these load numpy, and a module that a command imports shall not.
     from ..data.errors import DataError
-    from ..data.formats.columns import renamed, row_keys
+    from ..data.formats.columns import THREAD_KEYS, renamed, row_keys
     from ..data.formats.detect import detect
     from ..data.formats.fits import OPTIONAL, fits_of
     from ..data.formats.normal import Conversation
     from ..data.formats.normalise import normalise
     from ..data.read.slices import slices_of
 
+    if own := [key for key in THREAD_KEYS if key in source.columns]:
+        raise ConvertError(refusal(f"data.columns={{{own[0]}: ...}}", "what makes conversations", tool, source.path))
+    if source.roles or source.header is not None:
+        key = "data.roles" if source.roles else "data.header"
+        raise ConvertError(refusal(key, "what it says", tool, source.path))
     beside = {key: name for key, name in source.columns.items() if key in OPTIONAL}
     if source.path != "demo" and not Path(source.path).expanduser().exists():
         return Rows(
@@ -150,6 +156,8 @@ def rows_seen(source: DatasetConfig, tool: str) -> Rows:
         value = renamed(row, columns).value
         assert isinstance(value, dict)  # a conversation is no running text
         for shape in fits_of(value, found.format, row_keys(columns)) or ():
+            if odd := _without_words(value, shape.columns):
+                raise ConvertError(refusal(f"{row.place}: {odd}", "it", tool, source.path))
             own = {key: column for key, column in shape.columns.items() if key in OPTIONAL}
             beside |= {key: columns.get(column, column) for key, column in own.items()}
             if found.format in ("messages", "sharegpt"):
@@ -190,6 +198,34 @@ def _traits(row: "Conversation", format: DataFormat) -> set[Trait]:
         "between": lists and roles[learnt[0] : learnt[-1]].count("assistant") < learnt[-1] - learnt[0],
     }  # fmt: skip
     return {trait for trait, there in has.items() if there}
+
+
+def _without_words(value: dict[str, Any], columns: Mapping[str, str]) -> str:
+    """What of a row other tools have no words for; empty where they have for all."""
+    if "prompt" in columns and value.get(columns.get("history", "")):
+        return "`history` beside a prompt"
+    for key in ("prompt", "completion", "messages", "system"):
+        item = value.get(columns.get(key, ""))
+        texts = isinstance(item, list) and any(isinstance(one, str) for one in item)
+        if (
+            texts
+            or (isinstance(item, dict) and "messages" in item)
+            or (key == "system" and isinstance(item, dict | list))
+        ):
+            return f"`{columns[key]}`, which is no text and no messages"
+        for turn in item if isinstance(item, list) else ():
+            said = turn.get("content") if isinstance(turn, dict) else None
+            if isinstance(turn, dict) and (
+                "parts" in turn or (isinstance(said, list) and not all(map(_is_text, said)))
+            ):
+                return f"`{columns[key]}`, whose content stands in parts"
+            if isinstance(turn, dict) and turn.get("loss_weight") is not None:
+                return "`loss_weight`"
+    return ""
+
+
+def _is_text(part: object) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text" and "text" in part
 
 
 def _flags(turns: object) -> set[str]:

@@ -4,7 +4,7 @@
 * An array of objects.
 * One object: a single row; rows under a key such as `data`, or under the name of the split that is asked for; or
   columns (`{"prompt": [...], "completion": [...]}`, or pandas' `{"prompt": {"0": ...}}`). What looks like a row is
-  one, whatever else is in it.
+  one, whatever else is in it, and so is what stands in a file named `.jsonl`.
 
 Arrays and objects are read whole, as JSON wants it; what is larger than memory belongs in JSON Lines. Which of the
 two it is, the first lines tell: one fault in the first does not make a file of lines one document.
@@ -26,13 +26,14 @@ from ..errors import DataError, listed, shown
 from ..formats.fits import fits_of
 from ..row import SourceRow
 from .folder import SPLITS, same_split
-from .sniff import decoded, lines_of, text_of
+from .sniff import decoded, lines_of, suffix_of, text_of
 
 _WRAPPERS = ("data", "dataset", "examples", "instances", "items", "records", "rows", "samples")
 _SPACE = re.compile(r"\s*")
 _CONSTANT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|(-?Infinity|NaN)', re.DOTALL)
 """What is no number; and texts, in which the words are words."""
 _FEW_LINES = 20
+_ROWS = (".jsonl", ".ndjson")
 
 
 def read_json(file: Path, name: str, split: str = "train", keep_broken: bool = False) -> Iterator[SourceRow]:
@@ -59,7 +60,10 @@ def read_json(file: Path, name: str, split: str = "train", keep_broken: bool = F
         return
     size = len(text) // max(1, len(whole)) if is_array else 0
     del text
-    yield from _objects(whole, name, size) if is_array else _of_object(whole, name, split)
+    if is_array:
+        yield from _objects(whole, name, size)
+    else:
+        yield from _of_object(whole, name, split, is_row=suffix_of(file) in _ROWS)
 
 
 def _is_lines(file: Path, name: str) -> bool:
@@ -142,14 +146,15 @@ def _object_of(line: bytes, name: str, number: int) -> dict[str, Any]:
     return value
 
 
-def _of_object(whole: Any, name: str, split: str) -> Iterator[SourceRow]:
+def _of_object(whole: Any, name: str, split: str, *, is_row: bool = False) -> Iterator[SourceRow]:
+    """The rows of one object; `is_row`: its file's name says that each line is a row, so it holds no columns."""
     if not isinstance(whole, dict):
         raise DataError(f"{name}: row 1: expected an object, got {shown(whole)}")
     if _is_row(whole):
         return _objects([whole], name)
     if key := _wrapper(whole, name, split):
         return _objects(whole[key], name)
-    if rows := _from_columns(whole, name):
+    if not is_row and (rows := _from_columns(whole, name)):
         return _objects(rows, name)
     empty = [key for key in (*_WRAPPERS, *SPLITS) if whole.get(key) == []]
     if empty:

@@ -140,3 +140,18 @@ def test_lines_of_lists_are_to_be_objects(tmp_path):
         (True, "[1]"),
         (False, {"text": "a"}),
     ]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"input": ["Hi", "How are you?"], "output": ["Hello", "Fine."]},
+        {"messages": [{"role": "user", "content": "q"}], "tools": [{"name": "one"}]},
+        {"input_ids": [1, 2, 3], "labels": [-100, 2, 3]},
+        {"question": ["a"], "answer": ["b"]},
+    ],
+)
+def test_the_only_line_of_json_lines_is_a_row(tmp_path, value):
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps(value) + "\n")
+    assert [row.value for row in read_rows(DatasetConfig(path=str(file)))] == [value]
