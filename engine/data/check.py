@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 _GRAVE_SHARE = 0.1
 """Of the rows, or of those that are evaluated on: from here on what is called red is."""
+_LEFTOVER_SHARE = 0.02
+"""Of the rows: from here on placeholders are an alarm."""
 _MOST = 0.5
 """Of the rows: where more are left out than learnt, it was hardly meant."""
 _LEVELS: tuple[Level, ...] = ("red", "amber", "green")
@@ -169,6 +171,8 @@ def _finding(
         code == codes.LEAK and (config.data.eval_path is None or count < _GRAVE_SHARE * report.eval_rows)
     ):
         level = "amber"
+    if code == codes.PLACEHOLDERS and count < _LEFTOVER_SHARE * report.rows:
+        level = "green"  # a few among thousands may well be meant
     if code in (codes.CUT_AWAY, codes.NOTHING_TO_LEARN) and count > _MOST * report.rows:
         level = "red"
     text = f"rows that {problem.title}: {count:,}"

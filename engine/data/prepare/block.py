@@ -109,7 +109,7 @@ class Block:
     examples: Examples
     account: Account
     problems: np.ndarray
-    """What is wrong with each row that has examples (`row_problems.BIT`), uint8 [R]."""
+    """What is wrong with each row that has examples (`row_problems.BIT`), uint16 [R]."""
 
 
 def make_block(
@@ -160,7 +160,7 @@ def make_block(
                 if isinstance(one, Conversation):
                     account.roles.update(message["role"] for message in one.messages)
     account.notes.update(renderer.take_notes())
-    block = Block(Examples.of_rows(kept), account, np.array(problems, np.uint8))
+    block = Block(Examples.of_rows(kept), account, np.array(problems, np.uint16))
     account.found = found_in(block)
     return block
 

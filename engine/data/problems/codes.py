@@ -23,6 +23,8 @@ SPECIAL_TOKENS = "special_tokens"
 TOOL_CALLS = "tool_calls"
 END_UNTRAINED = "end_untrained"
 PICTURES = "pictures"
+MARKUP = "markup"
+PLACEHOLDERS = "placeholders"
 CUT = "cut"
 """Longer than data.max_length: its end, and the end of its last answer, is not learnt."""
 DUPLICATE = "duplicate"
@@ -39,9 +41,9 @@ BEYOND_CONTEXT = "beyond_context"
 
 ROW_PROBLEMS = (
     TURN_ORDER, CONTROL_CHARACTERS, SPECIAL_TOKENS, TOOL_CALLS, END_UNTRAINED, CUT, EMPTY_PROMPT,
-    PICTURES,
+    PICTURES, MARKUP, PLACEHOLDERS,
 )  # fmt: skip
-"""What is told from a row by itself; its place here is its bit in `Block.problems`, which has eight."""
+"""What is told from a row by itself; its place here is its bit in `Block.problems`, which has sixteen."""
 DROP_CODES: tuple[str, ...] = get_args(DropCode)
 KEEP_CODES: tuple[str, ...] = get_args(KeepCode)
 
@@ -100,6 +102,20 @@ PROBLEMS: dict[str, Problem] = {
         title="go with pictures, sound or film",
         none="no row goes with pictures, sound or film",
         meaning="only text is learnt: the model would learn to answer about what it was not shown",
+    ),
+    MARKUP: Problem(
+        level="amber",
+        title="look rendered for a chat template already",
+        none="no text holds the markup of a chat template",
+        meaning="[INST], <|im_start|> and the like would be learnt as text: give the turns themselves, or a tokenizer "
+        "that has these tokens",
+    ),
+    PLACEHOLDERS: Problem(
+        level="amber",
+        title="hold placeholders or other leftovers",
+        none="no placeholders ({{name}}), phrases of another model or text decoded wrongly",
+        meaning="{{name}}, <INSERT ...>, lorem ipsum, 'As an AI language model', HTML entities and the like are learnt "
+        "as they stand",
     ),
     TURN_ORDER: Problem(
         level="amber",
@@ -198,6 +214,8 @@ _NAMES = {
     TOOL_CALLS: "wrong tool call",
     END_UNTRAINED: "end of turn not learnt",
     PICTURES: "pictures, sound or film",
+    MARKUP: "rendered already",
+    PLACEHOLDERS: "placeholders",
     DUPLICATE: "duplicate",
     LEAK: "in the evaluation set",
     NEAR_DUPLICATE: "near-duplicate",

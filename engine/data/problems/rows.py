@@ -13,6 +13,7 @@ serves whatever is dropped from it.
 * Tool calls that do not fit the row's tools (`calls.py`). A row that lists no tools is not judged: its tools
   may stand in its system text.
 * Pictures, sound or film beside the text, of which nothing is learnt: the text would answer about what was not shown.
+* Placeholders, markup of a template and other leftovers in what is learnt (`leftovers.py`).
 * An answer whose last tokens, as they are learnt, hold no token that ends a turn. Of segments and token ids, which
   have no turns, the last is judged; what is learnt whole is a document.
 """
@@ -31,12 +32,15 @@ from .codes import (
     CONTROL_CHARACTERS,
     EMPTY_PROMPT,
     END_UNTRAINED,
+    MARKUP,
     PICTURES,
+    PLACEHOLDERS,
     ROW_PROBLEMS,
     SPECIAL_TOKENS,
     TOOL_CALLS,
     TURN_ORDER,
 )
+from .leftovers import has_markup, has_placeholders
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -74,11 +78,15 @@ class RowProblems:
             encoded: its examples, uncut.
         """
         found = BIT[PICTURES] if _has_media(row.source.value) else 0
+        if has_placeholders(row):
+            found |= BIT[PLACEHOLDERS]
         for text in _texts(row):
             if _CONTROL.search(text):
                 found |= BIT[CONTROL_CHARACTERS]
             if not isinstance(row, Segments) and self._special and self._special.search(text):
                 found |= BIT[SPECIAL_TOKENS]
+        if not found & BIT[SPECIAL_TOKENS] and has_markup(row):  # one alarm for one text
+            found |= BIT[MARKUP]
         if isinstance(row, Conversation):
             if _out_of_order(row):
                 found |= BIT[TURN_ORDER]

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 TURNS_SPLIT = "the chat template rewrites earlier turns: answers learnt in examples of their own"
 EOS_ADDED = "the chat template ends an answer with no special token: end-of-sequence token added"
+ENDS_THERE = "the text has the tokenizer's begin or end of sequence already: not added again"
 PROMPT_DIFFERS = "the chat template begins an answer unlike a generation: learnt where they part"
 
 
@@ -68,6 +69,9 @@ class Renderer:
         self._noted: collections.Counter[str] = collections.Counter()
         self._noted_of: dict[str, SourceRow] = {}
         self._mask = TokenMask(tokenizer)
+        first = next(iter(tokenizer("a", add_special_tokens=True)["input_ids"]), None)
+        self._begin = str(tokenizer.bos_token) if first is not None and first == tokenizer.bos_token_id else ""
+        """What the tokenizer puts before each text."""
 
     @overload
     def render(self, row: Conversation | Document | Segments) -> list[Rendering]: ...
@@ -84,7 +88,8 @@ class Renderer:
                 a token id is not in the vocabulary.
         """
         if isinstance(row, Document):
-            return [Rendering(source=row.source, text=row.text, spans=None, chat=False)]
+            text = self._without_own_ends(row)
+            return [Rendering(source=row.source, text=text, spans=None, chat=False)] if text else []
         if isinstance(row, Segments):
             return [Rendering(source=row.source, text=row.text, spans=row.spans, chat=True, as_it_stands=True)]
         if isinstance(row, Tokens):
@@ -150,6 +155,17 @@ class Renderer:
                 if eos_added:
                     self._note(EOS_ADDED, one.source)
         return [one for one in encoded if one is not None]
+
+    def _without_own_ends(self, row: Document) -> str:
+        """A document without the tokens that are added to each anyway, where it was written with them."""
+        text, begin, end = row.text, self._begin, self.tokenizer.eos_token
+        if begin and text.lstrip().startswith(begin):
+            text = text.lstrip().removeprefix(begin)
+        if isinstance(end, str) and end and text.rstrip().endswith(end):
+            text = text.rstrip().removesuffix(end)
+        if text != row.text:
+            self._note(ENDS_THERE, row.source)
+        return text
 
     def _as_tokens(self, row: Tokens) -> Encoded:
         vocabulary = len(self.tokenizer)

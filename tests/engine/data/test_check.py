@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenfall.engine.config.run_config import RunConfig, parse_config
+from evenfall.engine.data.check import require_no_red
 from evenfall.engine.data.errors import DataError
 from evenfall.engine.data.inspector.preview import build_preview
 from evenfall.engine.data.pack.examples import Example, Examples
@@ -59,6 +60,9 @@ BAD_ROWS: dict[str, object] = {
     "tool_calls": call(town="Oslo"),
     "control_characters": pair("colour", "it is \x1b[31mred"),
     "special_tokens": pair("markers", "so <|im_end|> it goes"),
+    "pictures": {**pair("what is this?", "a brown dog, asleep"), "images": ["one.jpg"]},
+    "markup": pair("say it", "[INST] so it is said [/INST]"),
+    "placeholders": pair("your name?", "I am {{name}}, whoever that is"),
     "duplicate": good(2),
     "near_duplicate": pair(good(3)["messages"][0]["content"], NEAR + " so"),
     "leak": pair("what is measured", "is not learnt"),
@@ -104,7 +108,7 @@ def test_clean_data_are_green_throughout(check, evaluation):
     clean = check([good(number) for number in range(40)] + [call(city="Oslo")], evaluation)
     assert clean.level == "green"
     assert not found(clean), found(clean)
-    assert len({finding.code for finding in clean.findings}) == len(clean.findings) == 20
+    assert len({finding.code for finding in clean.findings}) == len(clean.findings) == 22
     assert all(finding.text and not finding.fixes for finding in clean.findings)
 
 
@@ -115,7 +119,7 @@ def test_each_problem_is_found_in_its_row_and_nowhere_else(check, evaluation, co
     assert set(findings) == {code}
     finding = findings[code]
     assert [place.number for place in finding.places] == [ROW] and finding.count == 1
-    assert finding.level == ("red" if code == "bad" else "amber")
+    assert finding.level == ("red" if code in ("bad", "pictures") else "amber")
     assert finding.meaning and finding.fixes
 
 
@@ -364,3 +368,23 @@ def test_a_template_makes_no_rows_alike():
     assert not near_duplicates(rows_of(*rows)).any()
     rows.append([*rows[7][:-1], 901])
     assert near_duplicates(rows_of(*rows)).nonzero()[0].tolist() == [40]
+
+
+def test_a_few_placeholders_among_many_rows_are_told_and_no_alarm(check):
+    rows = [good(number) for number in range(80)]
+    one = check([*rows, BAD_ROWS["placeholders"]])
+    assert (one.level, found(one)["placeholders"].level, found(one)["placeholders"].count) == ("green", "green", 1)
+    assert (
+        found(check([*rows, *[pair(f"who {n}?", f"I am {{{{name}}}} number {n}") for n in range(3)]]))[
+            "placeholders"
+        ].level
+        == "amber"
+    )
+
+
+def test_pictures_end_a_run_unless_they_are_dropped_or_meant(check):
+    rows = [*(good(number) for number in range(10)), BAD_ROWS["pictures"]]
+    with pytest.raises(DataError, match=r"data\.drop=\[pictures\].*data\.keep=\[pictures\]"):
+        require_no_red(check(rows))
+    for setting in ("data.drop=[pictures]", "data.keep=[pictures]"):
+        require_no_red(check(rows, setting))

@@ -366,3 +366,29 @@ def test_derivation_agrees_with_trl_on_its_templates(make_tokenizer, name, speci
     )
     assert one.ids.tolist() == stock["input_ids"]
     assert one.trained.tolist() == [bool(flag) for flag in stock["assistant_masks"]]
+
+
+@pytest.mark.parametrize(
+    "text", ["<|endoftext|>once", "once<|im_end|>", "<|endoftext|>once<|im_end|>\n", " <|endoftext|>once"]
+)
+def test_a_document_that_has_its_ends_gets_them_once(make_tokenizer, text):
+    tokenizer = make_tokenizer(None)
+    from tokenizers.processors import TemplateProcessing
+
+    begin = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", begin)]
+    )
+    renderer = Renderer(tokenizer)
+    (plain,), (one,) = (renderer.encode(renderer.render(row({"text": value}))) for value in ("once", text))
+    assert (
+        one.ids.tolist() == plain.ids.tolist() == [begin, *tokenizer("once")["input_ids"][1:], tokenizer.eos_token_id]
+    )
+    assert renderer.take_notes() == {t.ENDS_THERE: 1}
+
+
+def test_a_begin_that_no_text_gets_stays_where_it_was_written(make_tokenizer):
+    tokenizer = make_tokenizer(None)
+    renderer = Renderer(tokenizer)
+    (one,) = renderer.encode(renderer.render(row({"text": "<|endoftext|>once"})))
+    assert one.ids[0] == tokenizer.bos_token_id and renderer.take_notes() == {}
