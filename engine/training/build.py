@@ -53,7 +53,7 @@ def build_run(
             parts += [] if matmuls is None else [matmuls]
         control.emit(ev.PartsPatched(parts))
     bins = options.per_device_train_batch_size * options.gradient_accumulation_steps
-    state = LoopState(packed_length=packed_length, bins_per_update=bins)
+    state = LoopState(packed_length=packed_length, bins_per_update=bins, data=data.fingerprint())
     settings = AdamWSettings(
         beta1=options.adam_beta1, beta2=options.adam_beta2, eps=options.adam_epsilon, weight_decay=options.weight_decay,
         max_norm=options.max_grad_norm,

@@ -50,6 +50,8 @@ class LoopState:
     """Fixed at the start: a recovery that halves the batch doubles the accumulation."""
     memory_margin: float = MARGIN
     """Part of the GPU's memory that no memory plan spends; a recovery widens it."""
+    data: str = ""
+    """Fingerprint of the data; empty in a checkpoint that was written before it was kept."""
     tokens: int = 0
     seconds: float = 0.0
     rate_changes: list[RateChange] = field(default_factory=list)

@@ -38,6 +38,7 @@ from . import recovery
 from .build import build_run
 from .checkpoint import load_checkpoint, save_final_adapter
 from .commands import StoppedEarly, reporter
+from .next_update import advance
 from .state import OutOfMemoryEnd, Run
 from .train import train
 from .trial import require_trainable
@@ -87,7 +88,7 @@ def _work(directory: RunDirectory, control: Control, *, resume: bool) -> None:
     tokenizer = load_tokenizer(config)
     packed_length = _packed_length(directory, steps) or config.data.max_length
     config_of_data = _with_length(config, packed_length)
-    data = prepare(config_of_data, tokenizer, report)
+    data = prepare(config_of_data, tokenizer, report, begun=bool(steps))
     try:
         if not steps:
             _preflight(config_of_data, data, tokenizer, control)
@@ -122,7 +123,9 @@ def _load_and_train(
     while True:
         run = build_run(directory, config, control, loaded, data, device, packed_length)
         if steps:
+            now = run.state.data
             run.state = load_checkpoint(directory.checkpoint(steps[-1]), run.trained.model, run.optimizer)
+            _compare_data(run, now)
             if run.state.memory_margin > MARGIN:
                 run.fit_memory()  # with the margin that the run had come to
         _announce(run, loaded, data, threads)
@@ -147,6 +150,20 @@ def _load_and_train(
         )
     )
     control.set_state("finished", "complete" if outcome == "complete" else "stopped by request")
+
+
+def _compare_data(run: Run, now: str) -> None:
+    """Tell that a run goes on with other data than it was begun with, and find its place in them."""
+    state = run.state
+    if state.data not in ("", now):
+        run.control.emit(
+            ev.Alert(
+                f"the data changed since step {state.step}: other rows, or rows of other tokens; the run goes on at "
+                "the same place of their new order: some rows may be learnt twice in this epoch, some not at all"
+            )
+        )
+    state.data = now
+    advance(run.data.train, state, 0)  # where there are fewer rows now, the place may lie behind them
 
 
 def _load(

@@ -10,6 +10,7 @@ them is what its first window shows. The others are held whole and packed as one
 Rows are held out before a data set is weighted, so a row that is taken twice is never in both parts.
 """
 
+import hashlib
 import itertools
 import os
 import time
@@ -66,12 +67,28 @@ class PreparedData:
     def report(self) -> DataReport:
         return self.account()
 
+    def fingerprint(self) -> str:
+        """The same for the same rows, tokens and masks in the same order; of a stream, for the same first rows of data
+        sets of the same size."""
+        digest = hashlib.blake2b(digest_size=16)
+        if isinstance(self.train, OneWindow):
+            examples = self.train.bins.examples
+            for column in (examples.ids, examples.trained, examples.lengths):
+                digest.update(column.tobytes())
+        else:
+            for source in self.sources:
+                digest.update(source.first.digest + f"{source.size}\0".encode())
+        return digest.hexdigest()
 
-def prepare(config: RunConfig, tokenizer: "PreTrainedTokenizerBase", report: TellStage) -> PreparedData:
+
+def prepare(
+    config: RunConfig, tokenizer: "PreTrainedTokenizerBase", report: TellStage, *, begun: bool = False
+) -> PreparedData:
     """Read, render and pack what `config.data` names.
 
     Args:
         report: is told the stage and how far it is; what it raises ends the work.
+        begun: the run has learnt from these data before: whether a column is part of the row is not asked any more.
 
     Raises:
         DataError: something cannot be read or rendered, or there is nothing left to learn.
@@ -85,7 +102,7 @@ def prepare(config: RunConfig, tokenizer: "PreTrainedTokenizerBase", report: Tel
     for source, size in zip(data.sources, sizes, strict=True):
         report(f"reading {source.path}", None)
         part = max(_SMALLEST_SLICE, SLICE_BYTES * size // total) if streamed else SLICE_BYTES
-        sources.append(begin(data, source, size, part))
+        sources.append(begin(data, source, size, part, ask=not begun))
     tested = evaluation_file(config, tokenizer, report) if data.eval_path is not None else None
     if not streamed:
         return _held_whole(config, tokenizer, sources, tested, report)

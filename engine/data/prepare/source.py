@@ -60,8 +60,11 @@ class Source:
             )
 
 
-def begin(data: DataConfig, source: DatasetConfig, size: int, slice_bytes: int) -> Source:
+def begin(data: DataConfig, source: DatasetConfig, size: int, slice_bytes: int, *, ask: bool = True) -> Source:
     """Read the first slice of a data set, and tell its format.
+
+    Args:
+        ask: refuse to leave out what is likely part of the row.
 
     Raises:
         DataError: it holds no rows, none that can be read, or (but for `data.drop=[bad]`) one that
@@ -77,7 +80,8 @@ def begin(data: DataConfig, source: DatasetConfig, size: int, slice_bytes: int) 
     detection = detect(good, source.columns, format=source.format)
     if source.format == "auto":
         ask_what_to_learn(detection, good[0], source.columns)
-        ask_about_the_rest(detection, spread(good, LOOKED_AT), source.columns)
+        if ask:
+            ask_about_the_rest(detection, spread(good, LOOKED_AT), source.columns)
     settled = source.model_copy(update={"columns": {**detection.settled, **source.columns}})
     settings = BlockSettings.of(data, settled, detection.format)
     return Source(
