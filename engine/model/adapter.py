@@ -4,6 +4,7 @@ Adapter weights are float32 whatever the base is: in bfloat16 small updates roun
 """
 
 import contextlib
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,11 @@ def add_adapter(model: Any, config: AdapterConfig, seed: int) -> PeftModel:
     """
     targets = config.target_modules
     unfit = unfit_for_adapter(model)
-    _require_fit([] if isinstance(targets, str) else targets, model, unfit)
+    # Before PEFT is asked: what it refuses half-way leaves layers of its own in the model.
+    linear = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)} - set(unfit)
+    leaves = sorted({name.rsplit(".", 1)[-1] for name in linear})
+    there = ", ".join(leaves)
+    _require_fit([] if isinstance(targets, str) else targets, model, unfit, leaves)
     lora = LoraConfig(
         r=config.r,
         lora_alpha=config.lora_alpha,  # type: ignore[arg-type] - PEFT takes fractions too
@@ -39,9 +44,6 @@ def add_adapter(model: Any, config: AdapterConfig, seed: int) -> PeftModel:
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(seed)
-    # Before PEFT is asked: what it refuses half-way leaves layers of its own in the model.
-    linear = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)} - set(unfit)
-    there = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
     try:
         with _no_initial_values():
             adapted = get_peft_model(model, lora)
@@ -62,9 +64,18 @@ def add_adapter(model: Any, config: AdapterConfig, seed: int) -> PeftModel:
     return adapted
 
 
-def _require_fit(targets: Sequence[str], model: torch.nn.Module, unfit: dict[str, str]) -> None:
+def _require_fit(targets: Sequence[str], model: torch.nn.Module, unfit: dict[str, str], leaves: Sequence[str]) -> None:
+    """Args:
+    leaves: last names of the modules that take an adapter.
+    """
     for target in targets:
         named = [name for name, _ in model.named_modules() if f".{name}".endswith(f".{target}")]
+        if not named:  # PEFT takes the other names and leaves this one out without a word
+            near = difflib.get_close_matches(target, leaves, 1, 0.8)
+            raise LoadError(
+                f"adapter.target_modules: {target} fits no module of this model",
+                (f"did you mean {near[0]}? " if near else "") + f"it has {', '.join(leaves)}",
+            )
         if named and all(name in unfit for name in named):
             raise LoadError(
                 f"adapter.target_modules: {target} takes no adapter in this model: {unfit[named[0]]}",

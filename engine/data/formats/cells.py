@@ -1,11 +1,17 @@
 """A value of a row as what it is meant to be: text, JSON, an object without what a table put there."""
 
+import contextlib
+import json
+import re
 from typing import Any
 
 import orjson
 
 from ..errors import shown
 from ..row import SourceRow
+
+_LONG_NUMBER = re.compile(r"[0-9]{19}")
+_LONG_NUMBER_BYTES = re.compile(rb"[0-9]{19}")
 
 
 def text_of(row: SourceRow, key: str, value: Any) -> str:
@@ -30,9 +36,30 @@ def json_of(row: SourceRow, key: str, text: str) -> Any:
         DataError: it is none.
     """
     try:
-        return orjson.loads(text)
+        return loads(text)
     except orjson.JSONDecodeError as error:
         raise row.error(f"`{key}`: is not JSON: {error.msg}; got {shown(text)}") from error
+
+
+def loads(text: str | bytes) -> Any:
+    """What JSON text holds, whole numbers of any size as they are written: orjson makes floats of those beyond 64 bits.
+
+    Raises:
+        orjson.JSONDecodeError: it is none.
+    """
+    value = orjson.loads(text)
+    if (_LONG_NUMBER if isinstance(text, str) else _LONG_NUMBER_BYTES).search(text):  # type: ignore[arg-type]
+        with contextlib.suppress(ValueError, RecursionError):  # thousands of digits; nested deeper than Python calls
+            return json.loads(text)
+    return value
+
+
+def dumps(value: Any) -> str:
+    """A value as compact JSON text, whole numbers of any size among it."""
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def without_nulls(value: Any) -> Any:

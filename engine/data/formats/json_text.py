@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from .cells import loads
 from .turns import ROLES
 
 
@@ -25,7 +26,7 @@ def _turns_of(text: str) -> Any:
     if '"role"' not in text and '"from"' not in text:
         return text
     try:
-        value = orjson.loads(text)
+        value = loads(text)
     except orjson.JSONDecodeError:
         return text
     turns = value if isinstance(value, list) else [value]

@@ -23,6 +23,7 @@ from typing import Any
 import orjson
 
 from ..errors import DataError, listed, shown
+from ..formats.cells import loads
 from ..formats.fits import fits_of
 from ..row import SourceRow
 from .folder import SPLITS, same_split
@@ -94,12 +95,12 @@ def _parsed(text: str) -> Any:
         orjson.JSONDecodeError: the text is not JSON.
     """
     try:
-        return orjson.loads(text)
+        return loads(text)
     except orjson.JSONDecodeError:
         if "NaN" not in text and "Infinity" not in text:
             raise
     try:
-        return orjson.loads(_CONSTANT.sub(lambda found: "null" if found[1] else found[0], text))
+        return loads(_CONSTANT.sub(lambda found: "null" if found[1] else found[0], text))
     except orjson.JSONDecodeError:
         # Its place is that in another text. Words as long as those that they replace keep it.
         orjson.loads(_CONSTANT.sub(lambda found: f'"{found[0][2:]}"' if found[1] else found[0], text))
@@ -130,7 +131,7 @@ def _read_lines(file: Path, name: str, keep_broken: bool) -> Iterator[SourceRow]
 
 def _object_of(line: bytes, name: str, number: int) -> dict[str, Any]:
     try:
-        value = orjson.loads(line)
+        value = loads(line)
     except orjson.JSONDecodeError:
         text = decoded(line, name, number)
         try:

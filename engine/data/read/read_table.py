@@ -22,6 +22,7 @@ from typing import Any
 import orjson
 
 from ..errors import DataError, listed, shown
+from ..formats.cells import loads
 from ..formats.fits import NAMES
 from ..formats.ways import Candidate, UndecidedFormat
 from ..row import SourceRow
@@ -167,7 +168,7 @@ def _value(column: str, cell: str) -> Any:
     if column not in _TOKEN_COLUMNS or not cell.startswith("["):
         return cell
     try:
-        return orjson.loads(cell)
+        return loads(cell)
     except orjson.JSONDecodeError:
         return cell
 

@@ -13,9 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from ..errors import DataError
+from ..formats.cells import dumps
 from ..formats.normal import REASONING, Conversation, Flag, Message, is_empty
 from ..row import SourceRow
 from .special import special_ids
@@ -375,16 +374,13 @@ def _fit_calls(message: Message, form: str) -> None:
     calls = message["tool_calls"]
     if form == "text":
         message["tool_calls"] = [
-            {**call, "function": {**call["function"], "arguments": _dumps(call)}} for call in calls
+            {**call, "function": {**call["function"], "arguments": dumps(call["function"]["arguments"])}}
+            for call in calls
         ]
         return
     del message["tool_calls"]
-    lines = [orjson.dumps(call["function"]).decode() for call in calls]
+    lines = [dumps(call["function"]) for call in calls]
     message["content"] = "\n".join([message["content"], *lines] if message["content"] else lines)
-
-
-def _dumps(call: dict[str, Any]) -> str:
-    return orjson.dumps(call["function"]["arguments"]).decode()
 
 
 @contextlib.contextmanager

@@ -232,3 +232,11 @@ def test_a_damaged_file_is_named(tiny_model: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"\x00" * 100)
     with pytest.raises(LoadError, match="damaged or not whole"):
         load(folder)
+
+
+def test_one_name_among_others_that_fits_nothing_is_an_error(tiny_model: Path) -> None:
+    """PEFT leaves it out without a word."""
+    model = load(tiny_model).model
+    with pytest.raises(LoadError, match="q_prj fits no module") as caught:
+        add_adapter(model, AdapterConfig(r=4, target_modules=["v_proj", "q_prj"]), seed=1)
+    assert caught.value.hint.startswith("did you mean q_proj? it has down_proj, ")

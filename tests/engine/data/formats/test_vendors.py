@@ -120,6 +120,14 @@ def test_a_call_is_read_in_every_spelling(call):
     assert made.get("id") == call.get("id", call.get("call_id"))
 
 
+@pytest.mark.parametrize("arguments", ['{"id": 123456789012345678901234}', {"id": 123456789012345678901234}])
+def test_a_long_number_in_a_call_stays_whole(arguments):
+    call = {"function": {"name": "find", "arguments": arguments}}
+    value = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [call]}]}
+    made = read(value).messages[1]["tool_calls"][0]["function"]["arguments"]
+    assert made == {"id": 123456789012345678901234} and isinstance(made["id"], int)
+
+
 def test_a_null_that_json_text_holds_is_meant():
     call = {"function": {"name": "weather", "arguments": '{"city": null}'}}
     value = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [call]}]}

@@ -155,3 +155,12 @@ def test_the_only_line_of_json_lines_is_a_row(tmp_path, value):
     file = tmp_path / "a.jsonl"
     file.write_text(json.dumps(value) + "\n")
     assert [row.value for row in read_rows(DatasetConfig(path=str(file)))] == [value]
+
+
+@pytest.mark.parametrize("number", [2**63, 2**64, 123456789012345678901234, -(2**70), 10**30])
+@pytest.mark.parametrize("form", ['{{"id": {}}}\n{{"id": 1}}\n', '[{{"id": {}}}]', '{{"data": [{{"id": {}}}]}}'])
+def test_whole_numbers_of_any_size_stay_as_written(tmp_path, number, form):
+    file = tmp_path / "a.json"
+    file.write_text(form.format(number))
+    first = next(iter(read_rows(DatasetConfig(path=str(file)))))
+    assert first.value == {"id": number} and "." not in repr(first.value)

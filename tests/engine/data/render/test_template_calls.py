@@ -104,3 +104,11 @@ def test_what_was_done_to_a_row_to_read_it_is_noted(make_tokenizer):
     ((text, learnt),), renderer = encode(make_tokenizer(), {"messages": [U1, empty, U2, A2]})
     assert "assistant\n<|im_end|>" in text and learnt == "No.\n<|im_end|>\n"
     assert renderer.take_notes() == {EMPTY_NOT_LEARNT: 1}
+
+
+def test_a_long_number_is_written_whole_with_and_without_a_place_for_calls(make_tokenizer):
+    call = {"name": "look", "arguments": {"id": 123456789012345678901234}}
+    value = {"messages": [U1, {"role": "assistant", "content": "", "tool_calls": [call]}]}
+    for template in (CHATML, TOOLS.replace("ARGUMENTS", "c.function.arguments")):
+        ((_, learnt),), _ = encode(make_tokenizer(template), value)
+        assert '{"id":123456789012345678901234}' in learnt.replace(" ", "")
