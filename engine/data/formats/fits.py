@@ -368,7 +368,9 @@ def _pair(value: Value, prompt: str, completion: str, likely: bool) -> Iterator[
     if prompt not in value or completion not in value:
         return
     columns = {"prompt": prompt, "completion": completion}
-    columns |= _beside(value, system=_SYSTEM, history=("history",), tools=_TOOLS)
+    columns |= _beside(value, system=_SYSTEM, tools=_TOOLS)
+    if isinstance(value[prompt], str):  # messages have their own
+        columns |= _beside(value, history=("history",))
     reason = f"`{prompt}` and `{completion}`"
     if prompt == "question" and isinstance(value.get("context"), str):
         columns["context"] = "context"

@@ -152,7 +152,7 @@ def threads(row: SourceRow, picked: Sequence[SourceRow]) -> Iterator[Candidate]:
                     columns=columns,
                     reason=f"each way through the replies of `{column}` a conversation",
                 )
-    roles = {one.value.get("role") for one in picked if isinstance(one.value, dict)}
+    roles = [one.value.get("role") for one in picked if isinstance(one.value, dict)]
     if not all(isinstance(role, str) and role.strip().lower() in ROLES for role in roles):
         return
     parent = next((name for name in ("parent_id", "parent", "reply_to", "in_reply_to") if name in value), None)
