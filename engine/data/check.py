@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config.run_config import RunConfig
-from ..model.source import context_length, ends_of_generation
-from .errors import DataError
+from ..model.source import context_length, embedded_tokens, ends_of_generation, learnt_positions
+from .errors import DataError, shown
 from .formats.normal import LABELLED_BAD
 from .pack.examples import Examples
 from .prepare.block import CUT_AWAY, TOO_LONG, note_rows
@@ -85,6 +85,8 @@ def check_data(
                 found.add_kind(code, account.dropped, reason)
         bad = bad or "".join(account.errors[0] if account.errors else ())
     evaluation = prepared.tested.examples if prepared.tested else None
+    for part in (examples, *([evaluation] if evaluation is not None else [])):
+        _require_embedded(part, embedded_tokens(config.model), tokenizer)
     _compare(found, _each_once(examples), evaluation, near)
     context = context_length(config.model)
     statistics = statistics_of(config, prepared, window, pace, context)
@@ -102,7 +104,8 @@ def check_data(
     about = check_tokenizer(tokenizer, examples, own, ends_of_generation(config.model))
     findings += [_of_model(config, code, about.get(code)) for code in _TOKENIZER]
     if context is not None:
-        findings.append(_of_context(config, context))
+        beyond = learnt_positions(config.model) and int(examples.lengths.max(initial=0)) > context
+        findings.append(_of_context(config, context, "red" if beyond else "amber"))
     findings.sort(key=lambda one: (_LEVELS.index(one.level), not one.count))
     open_ = [one.code for one in findings if one.level != "green" and one.code in droppable and one.code not in NEAR]
     drop_all = _drop(config, open_) if len(open_) > 1 else ""
@@ -201,12 +204,40 @@ def _finding(
     )
 
 
-def _of_context(config: RunConfig, context: int) -> Finding:
+def _require_embedded(examples: Examples, embedded: int | None, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raises:
+    DataError: a token is beyond the model's embeddings; on a GPU that is a device assert in the middle of a step.
+    """
+    if embedded is None or not len(examples.ids) or int(examples.ids.max()) < embedded:
+        return
+    at = int(np.argmax(examples.ids >= embedded))
+    one = int(np.searchsorted(np.cumsum(examples.lengths), at, side="right"))
+    token = int(examples.ids[at])
+    raise DataError(
+        f"{examples.files[examples.file[one]]}: row {examples.numbers[one]}: holds the token "
+        f"{shown(tokenizer.convert_ids_to_tokens(token))}, number {token:,}, and the model has embeddings for "
+        f"{embedded:,} tokens: this tokenizer has more than the model",
+        "take the model with the tokenizer that it came with, or leave out the rows that hold the token",
+    )
+
+
+def _of_context(config: RunConfig, context: int, level: Level) -> Finding:
     now = config.data.max_length
     if now <= context:
         return _of_model(config, codes.BEYOND_CONTEXT, None)
     shorter = Fix("length", f"data.max_length={context}", "bins as long as the context")
-    return _of_model(config, codes.BEYOND_CONTEXT, f"{now:,} tokens, it has {context:,}", shorter)
+    about = f"{now:,} tokens, it has {context:,}"
+    if level == "red":
+        problem = PROBLEMS[codes.BEYOND_CONTEXT]
+        return Finding(
+            code=codes.BEYOND_CONTEXT,
+            level="red",
+            count=1,
+            text=f"{problem.title}: {about}",
+            meaning="this model has no positions beyond it: training ends with an error at the first such row",
+            fixes=(shorter,),
+        )
+    return _of_model(config, codes.BEYOND_CONTEXT, about, shorter)
 
 
 def _of_model(config: RunConfig, code: str, about: str | None, *fixes: Fix) -> Finding:

@@ -33,6 +33,8 @@ def statistics_of(
     of_run = tokens * steps * per_update / max(1, bins)
     lengths, documents = lengths_of(prepared.sources, prepared.accounts)
     recommended = data.max_length if documents else round_up(percentile(lengths, 0.95))
+    if context is not None and not documents:
+        recommended = min(recommended, context)
     over = 0 if documents else sum(n for length, n in lengths.items() if length > recommended)
     return Statistics(
         percentiles={

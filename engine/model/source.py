@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,14 @@ from transformers.utils.hub import cached_file
 
 from ..config.run_config import ModelConfig
 from .folder import LoadError, model_folder
+
+_POSITIONS = (
+    "max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx",
+    "max_target_positions",
+)  # fmt: skip
+"""Where configurations keep the length of their context: GPT-2's, MPT's, ChatGLM's and Whisper's have names of their
+own."""
+_LEARNT_POSITIONS = {"gpt2", "openai-gpt", "gpt_neo", "gpt_bigcode", "opt", "biogpt", "bart", "mbart", "blenderbot"}
 
 
 def model_source(config: ModelConfig) -> str:
@@ -31,10 +40,29 @@ def ends_of_generation(config: ModelConfig) -> set[int]:
 
 def context_length(config: ModelConfig) -> int | None:
     """The positions that the model was made for, in tokens; None where its config.json does not say."""
+    return _first_number(_of_text(config), _POSITIONS)
+
+
+def learnt_positions(config: ModelConfig) -> bool:
+    """Whether the model has learnt a vector for each position and none for those beyond: it cannot compute them."""
+    return _of_text(config).get("model_type") in _LEARNT_POSITIONS
+
+
+def embedded_tokens(config: ModelConfig) -> int | None:
+    """How many token ids the model has embeddings for; None where its config.json does not say."""
+    return _first_number(_of_text(config), ("vocab_size",))
+
+
+def _of_text(config: ModelConfig) -> dict[str, Any]:
+    """The model's config.json; of a model that sees pictures too, the part of its language model."""
     told = _told_by(config, "config.json")
-    text = told.get("text_config")  # of a model that sees pictures too
-    length = (text if isinstance(text, dict) else told).get("max_position_embeddings")
-    return length if isinstance(length, int) and length > 0 else None
+    text = told.get("text_config")
+    return text if isinstance(text, dict) else told
+
+
+def _first_number(told: dict[str, Any], keys: Sequence[str]) -> int | None:
+    numbers = (told.get(key) for key in keys)
+    return next((number for number in numbers if type(number) is int and number > 0), None)
 
 
 def _told_by(config: ModelConfig, name: str) -> dict[str, Any]:

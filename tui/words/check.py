@@ -78,6 +78,8 @@ def recommendation(figures: Statistics, max_length: int) -> str:
     length, over = figures.recommended_length, figures.over_recommended
     rest = f"{over:,} longer" if over else "all of them fit"
     text = f"data.max_length={length} holds 95 % of the rows ({rest})"
+    if over and length == figures.context:
+        text = f"data.max_length={length}, the model's whole context ({rest})"
     if figures.context is not None and length > figures.context:
         return f"{text}, but the model's context is {figures.context:,}"
     if length == max_length:

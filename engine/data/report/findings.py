@@ -55,7 +55,7 @@ class Statistics:
     percentiles: dict[str, int]
     """`p50`, `p90`, `p95`, `p99`, `longest` -> tokens of an example before it is cut."""
     recommended_length: int
-    """A data.max_length that holds 95 of 100 rows, rounded up."""
+    """A data.max_length that holds 95 of 100 rows, rounded up; at most the model's context."""
     over_recommended: int
     """Examples that are longer than that."""
     trained_share: float

@@ -388,3 +388,39 @@ def test_pictures_end_a_run_unless_they_are_dropped_or_meant(check):
         require_no_red(check(rows))
     for setting in ("data.drop=[pictures]", "data.keep=[pictures]"):
         require_no_red(check(rows, setting))
+
+
+def model_of(tmp_path, **config) -> str:
+    """The setting of a model of which only the config.json is looked at."""
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    return f"model.name_or_path={tmp_path}"
+
+
+@pytest.mark.parametrize("name", ["n_positions", "max_seq_len", "seq_length", "max_position_embeddings"])
+def test_the_context_is_read_under_every_configurations_own_name(check, tmp_path, name):
+    rows = [good(number) for number in range(10)]
+    assert check(rows, model_of(tmp_path, **{name: 320})).statistics.context == 320
+
+
+def test_rows_longer_than_learnt_positions_are_red_and_no_length_beyond_them_is_recommended(check, tmp_path):
+    rows = [*(good(number) for number in range(9)), *(pair(f"tell {n}", "much " * 80) for n in range(9))]
+    model = model_of(tmp_path, model_type="gpt2", n_positions=128)
+    checked = check(rows, model)
+    beyond = found(checked)["beyond_context"]
+    assert beyond.level == "red" and [fix.override for fix in beyond.fixes] == ["data.max_length=128"]
+    assert checked.statistics.recommended_length == 128 and checked.statistics.over_recommended == 9
+    assert "beyond_context" not in found(check(rows, model, "data.max_length=128"))
+    with pytest.raises(DataError, match=r"data\.max_length=128"):
+        require_no_red(check(rows, model, "data.keep=[beyond_context]"))
+
+
+def test_a_token_beyond_the_embeddings_is_found_with_its_row(check, tokenizer, tmp_path):
+    rows = [good(number) for number in range(10)]
+    largest = len(tokenizer)
+    check(rows, model_of(tmp_path, vocab_size=largest))
+    marker = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    with pytest.raises(
+        DataError, match=rf"rows\.jsonl: row 1: .*<\|im_start\|>.*number {marker}, .*for {marker} tokens"
+    ):
+        check(rows, model_of(tmp_path, vocab_size=marker))
