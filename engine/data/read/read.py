@@ -55,23 +55,23 @@ def read_rows(source: DatasetConfig, keep_broken: bool = False) -> Iterator[Sour
 def _with_roles(rows: Iterator[SourceRow], roles: Mapping[str, str], keys: set[str]) -> Iterator[SourceRow]:
     """The rows with the roles of their turns (or, where a row is one, of the turn) under their own names."""
     for row in rows:
-        for turn in _turns_in(row.value):
+        for turn in _turns_in(row.value, keys):
             for key in keys & turn.keys():
                 if isinstance(turn[key], str):
                     turn[key] = roles.get(turn[key], turn[key])
         yield row
 
 
-def _turns_in(value: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(value, dict):
-        yield value
-        for part in value.values():
-            if isinstance(part, dict | list):
-                yield from _turns_in(part)
-    elif isinstance(value, list):
-        for part in value:
-            if isinstance(part, dict):
-                yield from _turns_in(part)
+def _turns_in(value: Any, keys: set[str]) -> Iterator[dict[str, Any]]:
+    """The row itself, turns in its columns, and their replies; not what stands inside a turn, such as arguments."""
+    waiting = [value, *(value.values() if isinstance(value, dict) else ())]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, list):
+            waiting += one
+        elif isinstance(one, dict):
+            yield one
+            waiting += [part for key, part in one.items() if key in ("replies", "messages") or not keys & one.keys()]
 
 
 def _rows(source: DatasetConfig, keep_broken: bool) -> Iterator[SourceRow]:

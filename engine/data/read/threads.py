@@ -94,14 +94,31 @@ def _of_messages(rows: Iterable[SourceRow], columns: Mapping[str, str]) -> Itera
         if not isinstance(key, str | int) or key in known:
             what = "is there already" if key in known else "is no id"
             raise row.error(f"`{name}`: {shown(key)} {what}; each message needs one of its own")
-        known[key] = row, row.value.get(parent), _turn(row, "", row.value, columns)
-    answered = {before for _, before, _ in known.values() if before in known}
+        before = row.value.get(parent)
+        if not isinstance(before, str | int | None):
+            raise row.error(f"`{parent}`: expected the id of another message, got {shown(before)}")
+        known[key] = row, before, _turn(row, "", row.value, columns)
+    _require_beginnings(known, parent)
+    answered = {before for _, before, _ in known.values()}
     learnt: set[Any] = set()
     for key, (row, _, _) in known.items():
         if key not in answered:
             yield _row(row, _path(_turns_to(key, known), learnt))
-    if known and len(answered) == len(known):
-        raise next(iter(known.values()))[0].error(f"`{parent}`: messages answer each other in a circle")
+
+
+def _require_beginnings(known: Mapping[Any, tuple[SourceRow, Any, dict[str, Any]]], parent: str) -> None:
+    """Raises:
+    DataError: messages answer each other in a circle, so that their conversation has no beginning.
+    """
+    begins: set[Any] = set()  # messages that are known to have one
+    for key, (row, _, _) in known.items():
+        way: dict[Any, None] = {}
+        while key in known and key not in begins:
+            if key in way:
+                raise row.error(f"`{parent}`: messages answer each other in a circle")
+            way[key] = None
+            key = known[key][1]
+        begins |= way.keys()
 
 
 def _turns_to(key: Any, known: Mapping[Any, tuple[SourceRow, Any, dict[str, Any]]]) -> list[tuple[Any, dict[str, Any]]]:

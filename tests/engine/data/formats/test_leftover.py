@@ -88,8 +88,9 @@ def test_a_column_that_only_later_rows_have_is_read(tmp_path):
 
 
 def test_what_the_row_says_already_is_not_asked_about():
-    not_asked({"messages": CHAT, "instruction": "q"}, {"messages": CHAT, "instruction": None})
-    not_asked({"question": "What is it?", "answer": "a", "prompt": "What is it?"})
+    chat = not_asked({"messages": CHAT, "instruction": "q"}, {"messages": CHAT, "instruction": None})
+    pair = not_asked({"question": "What is it?", "answer": "a", "prompt": "What is it?"})
+    assert (chat.unread, chat.parts, pair.unread, pair.parts) == (("instruction",), (), ("prompt",), ())
 
 
 def test_a_label_beside_a_text_may_be_its_answer():
@@ -169,6 +170,18 @@ def test_a_role_that_is_not_known_says_how_to_name_it(tmp_path):
     with pytest.raises(DataError, match=r"data\.roles={Chatbot: user} says which it is"):
         told(tmp_path, line)
     assert told(tmp_path, line, "data.roles={Chatbot: assistant}") == [[("user", "Hi"), ("assistant", "Hello")]]
+
+
+def test_a_role_is_no_word_of_a_calls_arguments(tmp_path):
+    call = {"function": {"name": "send", "arguments": {"from": "Bot", "role": "Bot"}}}
+    turns = [{"role": "Me", "content": "q"}, {"role": "Bot", "content": "", "tool_calls": [call]}]
+    for value in ({"messages": turns}, {"from": "Bot", "messages": turns}):
+        (tmp_path / "f.jsonl").write_text(json.dumps(value) + "\n")
+        path = str(tmp_path / "f.jsonl")
+        (row,) = read_rows(DatasetConfig(path=path, roles={"Me": "user", "Bot": "assistant"}))
+        assert isinstance(row.value, dict)
+        assert [turn["role"] for turn in row.value["messages"]] == ["user", "assistant"]
+        assert row.value["messages"][1]["tool_calls"] == [call]
 
 
 TABLE = """When are you open?,From nine to five.

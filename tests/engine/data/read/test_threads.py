@@ -68,6 +68,10 @@ def test_a_message_whose_parent_is_not_there_begins_one(tmp_path):
         ([{**FORUM[0], "message_id": None}], "`message_id`: null is no id"),
         ([{"message_id": "m1", "parent_id": None, "role": "user"}], "expected a message with `role` and `text`"),
         ([said("a", "b", "user", "x"), said("b", "a", "assistant", "y")], "in a circle"),
+        ([*FORUM, said("a", "b", "user", "x"), said("b", "a", "assistant", "y")], "line 7: .*in a circle"),
+        ([said("a", "b", "user", "x"), said("b", "a", "assistant", "y"), said("c", "a", "user", "z")], "in a circle"),
+        ([said("a", "a", "user", "x")], "in a circle"),
+        ([{**FORUM[0], "parent_id": ["m2"]}], "expected the id of another message, got a list"),
     ],
 )
 def test_what_is_no_thread_is_named(tmp_path, values, words):
