@@ -9,6 +9,7 @@ is ignored costs somebody a night of GPU time.
 This module is light (no torch): the screens import it before their first paint.
 """
 
+import datetime
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -125,6 +126,11 @@ class DataConfig(_Section):
         default=None,
         min_length=1,
         description="a template's name (chatml, llama-3, ...), a jinja file, or jinja text; null: the tokenizer's own",
+    )
+    date: datetime.date | None = Field(
+        default=None,
+        description="the day that a chat template which writes one is given; null: the day on which the run begins, "
+        "which is kept with it",
     )
     drop_system: bool = Field(default=False, description="leave out system messages")
     assistant_turns: Literal["all", "last"] = Field(

@@ -50,7 +50,7 @@ _OF_REASON = {
     LABELLED_BAD: None,  # as they should be
 }
 """Why a row was dropped -> the code of that; all other reasons come down to nothing to learn."""
-_TOKENIZER = (codes.PAD_IS_EOS, codes.EOS_DIFFERS, codes.SPECIAL_SPLIT)
+_TOKENIZER = (codes.PAD_IS_EOS, codes.EOS_DIFFERS, codes.SPECIAL_SPLIT, codes.TEMPLATE_REPLACED)
 """What is told of the tokenizer; with the model's context, what is told of no row."""
 
 

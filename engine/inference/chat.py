@@ -6,6 +6,8 @@ prompt is rendered by the tokenizer's own chat template, as the training rows we
 """
 
 import contextlib
+import datetime
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +18,10 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
+from ..data.formats.normal import Conversation
+from ..data.render.template_fit import FittedTemplate
+from ..data.report.report import DataReport
+from ..data.row import SourceRow
 from ..machine.device import describe_device, pick_device
 from ..machine.jobs import TellStage
 from ..machine.threads import answering_threads, set_threads
@@ -25,6 +31,8 @@ from ..model.tokenizer import load_tokenizer
 from ..run.directory import RunDirectory, RunError, adapter_folder
 
 Message = dict[str, str]
+_NO_REASONING = re.compile(r"^\s*(?:<think>)?\s*</think>\s*")
+"""Reasoning that says nothing: an answer without any is learnt so, where the prompt opens the tag."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +54,21 @@ class Chat:
     """A run's base model with its adapter. Not thread-safe: one answer at a time.
 
     Attributes:
-        name: of the run. device: what it runs on, in words.
+        name: of the run. device: what it runs on, in words. system: the system text that all of its rows had; empty:
+            none, or not one for all.
     """
 
-    def __init__(self, name: str, model: Any, tokenizer: Any, device: torch.device) -> None:
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        tokenizer: Any,
+        device: torch.device,
+        *,
+        system: str = "",
+        date: datetime.date | None = None,
+    ) -> None:
+        self.name, self.system, self._date = name, system, date
         self.device = describe_device(device)
         self._model: Any = model
         self._tokenizer = tokenizer
@@ -74,7 +92,8 @@ class Chat:
         report("adding the adapter", None)
         model = load_adapter(base.model, folder)
         model.eval()
-        return cls(run.name, model, tokenizer, device)
+        system = trained_system(run.progress().data)
+        return cls(run.name, model, tokenizer, device, system=system, date=config.data.date)
 
     def reply(
         self,
@@ -96,7 +115,7 @@ class Chat:
             on_text: gets the whole text so far, as it grows.
             stop: set it to end early; what there is so far is the answer.
         """
-        ids = prompt_ids(self._tokenizer, messages)
+        ids = prompt_ids(self._tokenizer, messages, self._date)
         prompt = torch.tensor([ids], device=self._device)
         sampling: dict[str, Any] = {"do_sample": False}
         if temperature > 0:
@@ -140,15 +159,27 @@ class Chat:
             yield
 
 
-def prompt_ids(tokenizer: Any, messages: list[Message]) -> list[int]:
-    """Token ids of a conversation up to where the answer begins.
+def prompt_ids(tokenizer: Any, messages: list[Message], date: datetime.date | None = None) -> list[int]:
+    """Token ids of a conversation up to where the answer begins: those that an answer in the training rows stood
+    behind.
 
     A model without a chat template goes on from the last message's text as it stands.
+
+    Args:
+        date: the day that a chat template which writes one is given.
     """
     if not tokenizer.chat_template:
         return tokenizer(messages[-1]["content"]).input_ids
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    row = Conversation(source=SourceRow(file="chat", number=1, value=""), messages=tuple(messages))
+    template = FittedTemplate(tokenizer, answers=True, date=date)
+    text = template.render(row.source, template.fit_prompt(row), None, prompt=True)
     return tokenizer(text, add_special_tokens=False).input_ids
+
+
+def trained_system(data: DataReport | None) -> str:
+    """The system text that all rows of a run's data had; empty: none, or not one for all."""
+    texts = {source.system for source in data.sources} if data else set()
+    return texts.pop() if len(texts) == 1 else ""
 
 
 class _Stream(BaseStreamer):
@@ -166,7 +197,8 @@ class _Stream(BaseStreamer):
             return
         self.ids += value.flatten().tolist()
         shown = [token for token in self.ids if token not in self._ends]
-        self.text = self._tokenizer.decode(shown, skip_special_tokens=True)
+        text = self._tokenizer.decode(shown, skip_special_tokens=True)
+        self.text = _NO_REASONING.sub("", text)
         self._on_text(self.text)
 
     def end(self) -> None:

@@ -5,9 +5,24 @@ are for base models, whose tokenizers have none; they write the special tokens a
 """
 
 from pathlib import Path
+from typing import Any
 
 from ...presets.load import PresetError, chat_template, chat_template_names
 from ..config.run_config import ConfigError
+
+
+def set_chat_template(tokenizer: Any, given: str) -> None:
+    """Give a tokenizer the chat template that `data.chat_template` stands for. A named one begins with bos where the
+    tokenizer puts one before every text: the model has never seen a text without it.
+
+    Raises:
+        ConfigError: as `read_chat_template`.
+    """
+    template = read_chat_template(given)
+    first = next(iter(tokenizer("a")["input_ids"]), None)
+    if given in chat_template_names() and "bos_token" not in template and first == tokenizer.bos_token_id is not None:
+        template = "{{- bos_token -}}\n" + template
+    tokenizer.chat_template = template
 
 
 def read_chat_template(given: str) -> str:

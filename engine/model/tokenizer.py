@@ -5,7 +5,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from ..config.run_config import RunConfig
-from .chat_template import read_chat_template
+from .chat_template import set_chat_template
 from .folder import LoadError, check_tokenizer_folder, model_folder
 from .source import model_source, readable_errors
 
@@ -29,5 +29,5 @@ def load_tokenizer(run: RunConfig) -> Any:
     if not tokenizer.is_fast:
         raise LoadError(f"{config.name_or_path}: has no fast tokenizer (tokenizer.json), which exact masks need")
     if run.data.chat_template is not None:
-        tokenizer.chat_template = read_chat_template(run.data.chat_template)
+        set_chat_template(tokenizer, run.data.chat_template)
     return tokenizer

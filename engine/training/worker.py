@@ -18,7 +18,7 @@ import torch
 from ..config.run_config import RunConfig
 from ..config.steps import total_steps
 from ..data.check import check_data, require_no_red
-from ..data.prepare.prepare import PreparedData, prepare
+from ..data.prepare.prepare import PreparedData, prepare, with_date
 from ..machine import wake
 from ..machine.device import describe_device, pick_device
 from ..machine.memory import read_memory
@@ -86,6 +86,9 @@ def _work(directory: RunDirectory, control: Control, *, resume: bool) -> None:
     )
     report = reporter(control)
     tokenizer = load_tokenizer(config)
+    if (dated := with_date(config, tokenizer)) is not config:
+        config = dated
+        directory.write_config(config)  # resumed on another day, it has the same rows
     packed_length = _packed_length(directory, steps) or config.data.max_length
     config_of_data = _with_length(config, packed_length)
     data = prepare(config_of_data, tokenizer, report, begun=bool(steps))

@@ -7,8 +7,9 @@ TRL's are what `apply_chat_template(..., return_assistant_tokens_mask=True)` giv
 Prints template x data set: rows compared, those that fitting the template changed (each change has a note: a
 system text folded into the first turn, calls written as JSON), rows refused, tokens, trained tokens, rows
 whose mask transformers cuts within a character (compared by the spans that TRL means), rows whose last answer TRL
-leaves without a learnt end (compared with it), rows that are equal. Exits with 1 where a row differs, or is refused
-though TRL's template has room for all of it.
+leaves without a learnt end (compared with it), rows that are equal, rows that TRL trains behind other tokens than those
+that ask for their answers (ours are then looked at alone). Exits with 1 where another row differs, one of ours is not
+behind its prompt without a word, or one is refused though TRL's template has room for all of it.
 
 The tokenizer is made for each template: one token a byte, and the template's special tokens. --tokenizer takes
 a real one's vocabulary instead, to which the template's special tokens are added.
@@ -37,7 +38,7 @@ from evenfall.engine.data.formats.normal import Conversation
 from evenfall.engine.data.formats.normalise import normalise
 from evenfall.engine.data.read.read import read_rows
 from evenfall.engine.data.render.template import Renderer
-from evenfall.engine.data.render.template_fit import CALLS_AS_TEXT, SYSTEM_FOLDED
+from evenfall.engine.data.render.template_fit import CALLS_AS_TEXT, SYSTEM_FOLDED, FittedTemplate
 
 _SPECIAL = re.compile(
     r"<\|[^<>|\s'\"]+\|?>|<[^<>|\s/'\"]+\|>|<(?:start|end)_of_\w+>|</?s>|\[/?INST\]|\[gMASK\]|<sop>"
@@ -80,6 +81,7 @@ class Count:
     cut: int = 0
     open_ended: int = 0
     equal: int = 0
+    unasked: int = 0
     wrong: str = ""
     """The first row that differs, and how."""
 
@@ -106,8 +108,15 @@ def compare(tokenizer: Any, training: str, rows: Sequence[Conversation]) -> Coun
         count.tokens += len(ids)
         count.trained += sum(trained)
         ours = [(one.ids.tolist(), one.trained.tolist()) for one in encoded]
-        if ours == [(ids, trained)]:
+        asked = prompts(tokenizer, row)
+        behind = all(prompt == ids[: len(prompt)] for prompt in asked)
+        if behind and ours == [(ids, from_the_prompts(trained, asked))]:
             count.equal += 1
+        elif not behind:
+            count.unasked += 1
+            prefixes = [ids[:start] for ids, trained in ours for start in begins(trained)]
+            if not any(one.prompt_differs for one in encoded) and any(prompt not in prefixes for prompt in asked):
+                count.wrong = count.wrong or f"{row.source.place}: not behind the prompt that asks for it"
         else:
             count.wrong = count.wrong or f"{row.source.place} {_differs(tokenizer, ours, ids, trained)}"
     return count
@@ -138,6 +147,49 @@ def trl_tokens(
     open_ended = _train_the_end(tokenizer, list(out["input_ids"]), mask)
     mask[:1] = [False]  # nothing comes before the first token that could predict it
     return list(out["input_ids"]), mask, cut, open_ended
+
+
+def prompts(tokenizer: Any, row: Conversation) -> list[list[int]]:
+    """The tokens that are sent to ask for each answer of a row that is learnt."""
+    template = FittedTemplate(tokenizer, answers=True)
+    fitted = template.fit(row)
+    tools = list(row.tools) or None
+    texts = (_sent(tokenizer, template._written(fitted.asked(place)), tools) for place in fitted.answers)
+    return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+
+
+def _sent(tokenizer: Any, asked: list[dict[str, Any]], tools: Any) -> str:
+    """What apply_chat_template renders. Since 5.24 it takes content that is null out of a message, with which
+    DeepSeek-R1's template cannot write calls any more: where it refuses, what is below it is asked, as 4.57 does."""
+    try:
+        return str(tokenizer.apply_chat_template(asked, tools=tools, tokenize=False, add_generation_prompt=True))
+    except jinja2.TemplateError:
+        template: Any = tokenizer.get_chat_template(tools=tools)
+        settings = tokenizer.special_tokens_map
+        return render_jinja_template(
+            [asked], tools=tools, chat_template=template, add_generation_prompt=True, **settings
+        )[0][0]  # fmt: skip
+
+
+def from_the_prompts(trained: Sequence[bool], asked: Sequence[Sequence[int]]) -> list[bool]:
+    """The mask, what is learnt beginning where the prompts end: some of TRL's begin with the header of the answer,
+    which the prompt writes already."""
+    mask = list(trained)
+    for start in map(len, asked):
+        first = start
+        while mask[first - 1]:
+            first -= 1
+        mask[first:start] = [False] * (start - first)
+        while not mask[start]:
+            mask[start] = True
+            start += 1
+    return mask
+
+
+def begins(trained: Sequence[bool]) -> list[int]:
+    """Where runs of learnt tokens begin."""
+    pairs = enumerate(itertools.pairwise([False, *trained]))
+    return [place for place, (before, now) in pairs if now and not before]
 
 
 def _train_the_end(tokenizer: Any, ids: list[int], mask: list[bool]) -> bool:
@@ -220,8 +272,8 @@ def main() -> int:
     parser.add_argument("--tokenizer", metavar="FOLDER")
     given = parser.parse_args()
     sets = {kind: read(getattr(given, kind), given.rows) for kind in ("alpaca", "sharegpt", "messages")}
-    print("| template | data | rows | changed | refused | tokens | trained | cut | open | equal |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("| template | data | rows | changed | refused | tokens | trained | cut | open | equal | unasked |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     wrong: list[str] = []
     for name, (template, training) in trl_templates().items():
         if training is None:
@@ -236,7 +288,7 @@ def main() -> int:
             c = compare(tokenizer, training, rows)
             print(
                 f"| {name} | {kind} | {c.rows} | {c.changed} | {c.refused} | {c.tokens:,} | "
-                f"{c.trained:,} | {c.cut} | {c.open_ended} | {c.equal} |",
+                f"{c.trained:,} | {c.cut} | {c.open_ended} | {c.equal} | {c.unasked} |",
                 flush=True,
             )
             wrong += [f"{name}, {kind}: {c.wrong}"] if c.wrong else []

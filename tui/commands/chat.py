@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 def add(commands: Commands) -> None:
     parser = commands.add("chat", _chat, "ask a run's model, with and without its adapter")
     add_run(parser)
+    parser.add_argument(
+        "--system", metavar="TEXT", help="system text; without it that of the training rows, where they all had one"
+    )
     parser.add_argument("--max-new-tokens", type=positive, default=256, metavar="N")
     parser.add_argument("--temperature", type=_temperature, default=0.0, metavar="T")
 
@@ -38,9 +41,10 @@ def report(message: str, fraction: float | None) -> None:
     print(safe_str(message), file=sys.stderr, flush=True)
 
 
-def talk(chat: "Chat", *, max_new_tokens: int, temperature: float) -> int:
+def talk(chat: "Chat", *, system: str, max_new_tokens: int, temperature: float) -> int:
     """Answer each line of standard input twice, until it ends. Returns the exit code."""
     asked = sys.stdin.isatty()
+    first = [{"role": "system", "content": system}] if system else []
     if asked:
         print(f"{safe_str(chat.name)} on {safe_str(chat.device)}. Ctrl-D ends.")
     while True:
@@ -56,7 +60,7 @@ def talk(chat: "Chat", *, max_new_tokens: int, temperature: float) -> int:
             print(f"\n> {safe_str(prompt)}")
         for name, adapter in (("base ", False), ("tuned", True)):
             reply = chat.reply(
-                [{"role": "user", "content": prompt}],
+                [*first, {"role": "user", "content": prompt}],
                 adapter=adapter,
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
@@ -77,4 +81,7 @@ def _chat(args: argparse.Namespace) -> int:
     from ...engine.inference.chat import Chat
 
     chat = Chat.open(run, report)
-    return talk(chat, max_new_tokens=args.max_new_tokens, temperature=args.temperature)
+    system = chat.system if args.system is None else args.system.strip()
+    if system and args.system is None:
+        report(f"system text of the training rows: {safe_str(system, 200)} (--system takes another)", None)
+    return talk(chat, system=system, max_new_tokens=args.max_new_tokens, temperature=args.temperature)

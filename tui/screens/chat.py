@@ -16,7 +16,7 @@ from textual.widgets import Input, Static
 from ...engine.machine.jobs import Cancelled, Job
 from ...engine.run.directory import RunDirectory, RunError
 from ...engine.run.facts import saved_key
-from ..safe_text import safe_text
+from ..safe_text import safe_str, safe_text
 from ..state.chat_talk import Side, Talk, answer
 from ..value_text import field_text
 from ..widgets.conversation import Conversation
@@ -65,6 +65,7 @@ class ChatScreen(EvenfallScreen):
         self._prompts: list[str] = []
         self._recalled = 0
         self._temperature, self._max_tokens = 0.0, 256
+        self._system = ""
 
     def compose_body(self) -> ComposeResult:
         yield Static("", id="chat-run", markup=False)
@@ -74,6 +75,9 @@ class ChatScreen(EvenfallScreen):
             yield TextField("0", id="chat-temperature")
             yield Static("max tokens", classes="chat-label", markup=False)
             yield TextField("256", id="chat-tokens")
+        with Horizontal(id="chat-system-line"):
+            yield Static("system", classes="chat-label", markup=False)
+            yield TextField(placeholder="none", id="chat-system")
         yield Static("", id="chat-empty", markup=False)
         yield Conversation(id="chat-talk")
         yield JobLine("esc stops", id="chat-job")
@@ -172,6 +176,7 @@ class ChatScreen(EvenfallScreen):
             self._error = job.error
         else:
             self._chat = job.result
+            self._put_system(job.result.system if job.result else "")
         self._show()
 
     def _poll_answer(self, job: Job[None]) -> None:
@@ -214,7 +219,8 @@ class ChatScreen(EvenfallScreen):
         empty = self.query_one("#chat-empty", Static)
         empty.display = not talking
         self.query_one(Conversation).display = talking
-        self.query_one("#chat-options").display = self.query_one("#chat-prompt-line").display = reason is None
+        for line in ("#chat-options", "#chat-system-line", "#chat-prompt-line"):
+            self.query_one(line).display = reason is None
         if run is None:
             empty.update(export.no_run("to chat with"))
         elif reason:
@@ -261,12 +267,21 @@ class ChatScreen(EvenfallScreen):
         self._stop = threading.Event()
         talk, stop = self._talk, self._stop
         turn = talk.begin(text, MODES[self._mode])
-        temperature, tokens = self._temperature, self._max_tokens
+        system, temperature, tokens = self._system, self._temperature, self._max_tokens
         sides = [(found.side, found.side == "tuned") for found in turn.answers]
         self._show()
         await self.query_one(Conversation).add_turn(text, sides)
-        self._answering = Job(lambda job: answer(chat, talk, stop, temperature, tokens, job), "chat-answer")
+        self._answering = Job(lambda job: answer(chat, talk, stop, system, temperature, tokens, job), "chat-answer")
         self._poll()
+
+    def _put_system(self, text: str) -> None:
+        """The system text that the model was trained with is asked, until another is written."""
+        self._system = text
+        self.query_one("#chat-system", TextField).put(safe_str(text, 4096))
+
+    @on(TextField.Committed, "#chat-system")
+    def _set_system(self, event: TextField.Committed) -> None:
+        self._system = event.text.strip()
 
     @on(TextField.Committed, "#chat-temperature")
     def _set_temperature(self, event: TextField.Committed) -> None:

@@ -43,9 +43,9 @@ class Talk:
 
     turns: list[Turn] = field(default_factory=list)
 
-    def messages(self, side: Side) -> list[dict[str, str]]:
-        """What that side is asked: its own history and the last prompt."""
-        found = []
+    def messages(self, side: Side, system: str) -> list[dict[str, str]]:
+        """What that side is asked: the system text, its own history and the last prompt."""
+        found = [{"role": "system", "content": system}] if system else []
         for turn in self.turns[:-1]:
             found.append({"role": "user", "content": turn.prompt})
             found.append({"role": "assistant", "content": turn.answer_of(side).text})
@@ -60,6 +60,7 @@ def answer(
     chat: "Chat",
     talk: Talk,
     stop: threading.Event,
+    system: str,
     temperature: float,
     max_new_tokens: int,
     job: Job[Any],
@@ -80,7 +81,7 @@ def answer(
             found.text = text
 
         reply = chat.reply(
-            talk.messages(found.side),
+            talk.messages(found.side, system),
             adapter=found.side == "tuned",
             max_new_tokens=max_new_tokens,
             temperature=temperature,

@@ -18,14 +18,19 @@ where a row has none. So null is not there in calls and tools, as TRL's `remove_
 are given as JSON text, which holds what its author wrote.
 """
 
+import hashlib
+import itertools
+import re
 from typing import Any
 
 from ..errors import shown
 from ..row import SourceRow
 from .cells import json_of, without_nulls
+from .normal import Message
 
 _ARGUMENTS = ("arguments", "parameters", "input", "args")
 _IDS = ("id", "call_id", "tool_call_id", "toolUseId")
+_SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 
 
 def read_calls(row: SourceRow, key: str, calls: Any, is_json: bool = False) -> list[dict[str, Any]]:
@@ -97,3 +102,68 @@ def _definition(tool: dict[str, Any]) -> dict[str, Any]:
         tool = {("parameters" if key == "input_schema" else key): item for key, item in tool.items()}
     function = {key: item for key, item in tool.items() if key != "type"} if tool.get("type") == "function" else tool
     return {"type": "function", "function": function}
+
+
+def with_short_ids(messages: list[Message]) -> bool:
+    """Give calls, and their results, the ids of nine letters that Mistral's templates ask for; whether an id is
+    another now, or new. Ids that were equal stay so; a result without one is that of the next call that waits."""
+    changed, made = False, 0
+    waiting: list[str] = []
+    for message in messages:
+        if "tool_calls" in message:
+            calls = []
+            for call in message["tool_calls"]:
+                made += 1
+                calls.append({**call, "id": _short(call["id"]) if "id" in call else f"{made:09d}"})
+            changed |= calls != message["tool_calls"]
+            message["tool_calls"], waiting = calls, [call["id"] for call in calls]
+        elif message["role"] == "tool":
+            given = message.get("tool_call_id")
+            short = _short(given) if given else next(iter(waiting), f"{made:09d}")
+            if short in waiting:
+                waiting.remove(short)
+            changed |= short != given
+            message["tool_call_id"] = short
+    return changed
+
+
+def _short(name: str) -> str:
+    if _SHORT_ID.fullmatch(name):
+        return name
+    return hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=5).hexdigest()[:9]
+
+
+def one_by_one(messages: list[Message]) -> tuple[list[Message], dict[int, list[int]]]:
+    """Calls that were made at once as calls of one message each, every one followed by its result.
+
+    Returns:
+        The messages, and the place of each one before -> its places now.
+    """
+    single: list[Message] = []
+    now: dict[int, list[int]] = {}
+
+    def put(place: int, message: Message) -> None:
+        now.setdefault(place, []).append(len(single))
+        single.append(message)
+
+    done = 0
+    for place, message in enumerate(messages):
+        if place < done:
+            continue
+        calls = message.get("tool_calls", ())
+        if len(calls) < 2:
+            put(place, message)
+            continue
+        behind = itertools.takewhile(lambda at: messages[at]["role"] == "tool", range(place + 1, len(messages)))
+        results = [*behind]
+        done = results[-1] + 1 if results else 0
+        for number, call in enumerate(calls):
+            rest = {"role": message["role"], "content": ""} if number else message
+            put(place, {**rest, "tool_calls": [call]})
+            own = [at for at in results if messages[at].get("tool_call_id") == call.get("id")] or results
+            for at in own[:1]:
+                put(at, messages[at])
+                results.remove(at)
+        for at in results:
+            put(at, messages[at])
+    return single, now

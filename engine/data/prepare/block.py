@@ -12,19 +12,20 @@ first are learnt, each once.
 Light: no torch.
 """
 
+import datetime
 import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ...config.run_config import DataConfig, DataFormat, DatasetConfig
 from ..errors import DataError
-from ..formats.normal import Conversation, Document, Dropped, Learnable
+from ..formats.normal import Conversation, Document, Dropped, Learnable, Message
 from ..formats.normalise import normalise
 from ..pack.examples import Example, Examples
-from ..problems.codes import BAD, CUT, in_words
+from ..problems.codes import BAD, CUT, PROMPT_DIFFERS, in_words
 from ..problems.rows import BIT, RowProblems
 from ..render.mask import Encoded
 from ..render.template import Renderer
@@ -35,6 +36,7 @@ CUT_AWAY = "answer cut away by data.max_length"
 TOO_LONG = "longer than data.max_length"
 NOTHING_LEARNT = "nothing to learn after rendering"
 _ERRORS = 20  # as many messages are kept
+_SYSTEMS = 2  # system texts told apart: whether there is one for all rows
 _CHUNK = 64  # rows rendered and tokenised at once: what the tokenizer tells of each takes memory
 
 
@@ -50,6 +52,8 @@ class BlockSettings:
     assistant_turns: str
     max_length: int
     over_long: str
+    date: datetime.date | None
+    """The day that a chat template which writes one is given."""
 
     @staticmethod
     def of(data: DataConfig, source: DatasetConfig, format: DataFormat) -> "BlockSettings":
@@ -61,6 +65,7 @@ class BlockSettings:
             assistant_turns=data.assistant_turns,
             max_length=data.max_length,
             over_long=data.over_long,
+            date=data.date,
         )
 
     def renderer(self, tokenizer: object) -> Renderer:
@@ -68,6 +73,7 @@ class BlockSettings:
             tokenizer,  # type: ignore[arg-type]
             self.assistant_only_loss,
             last_only=self.assistant_turns == "last",
+            date=self.date,
         )
 
 
@@ -88,6 +94,8 @@ class Account:
     """Why the first of the rows that cannot be read or rendered cannot: the file, what follows its name."""
     roles: Counter[str] = field(default_factory=Counter)
     """Role -> messages of the rows with examples."""
+    systems: Counter[str] = field(default_factory=Counter)
+    """System text that a conversation begins with (none: empty) -> such rows; no more than a few texts are kept."""
 
     def add(self, other: "Account") -> None:
         self.rows += other.rows
@@ -96,7 +104,19 @@ class Account:
         self.notes.update(other.notes)
         self.lengths.update(other.lengths)
         self.roles.update(other.roles)
+        self._note_systems(other.systems)
         self.errors += other.errors[: _ERRORS - len(self.errors)]
+
+    def note_messages(self, messages: Sequence[Message]) -> None:
+        self.roles.update(message["role"] for message in messages)
+        leading = itertools.takewhile(lambda message: message["role"] == "system", messages)
+        text = "\n\n".join(message["content"] for message in leading)
+        self._note_systems({text.encode(errors="replace").decode(): 1})  # half of a surrogate pair cannot be kept
+
+    def _note_systems(self, found: Mapping[str, int]) -> None:
+        for text, rows in found.items():
+            if text in self.systems or len(self.systems) < _SYSTEMS:
+                self.systems[text] += rows
 
     def note_bad(self, row: SourceRow, error: str) -> None:
         self.dropped.note(in_words(BAD), row)
@@ -156,9 +176,12 @@ def make_block(
             examples, cut = fit_length(one, whole, settings, account)
             if examples:
                 kept.append(examples)
-                problems.append(look.of(one, whole) | (BIT[CUT] if cut else 0))
+                differs = any(example.prompt_differs for example in whole)
+                problems.append(
+                    look.of(one, whole) | (BIT[CUT] if cut else 0) | (BIT[PROMPT_DIFFERS] if differs else 0)
+                )
                 if isinstance(one, Conversation):
-                    account.roles.update(message["role"] for message in one.messages)
+                    account.note_messages(one.messages)
     account.notes.update(renderer.take_notes())
     block = Block(Examples.of_rows(kept), account, np.array(problems, np.uint16))
     account.found = found_in(block)

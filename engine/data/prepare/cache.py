@@ -31,7 +31,7 @@ from .block import Account, Block, BlockSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_LAYOUT = "4"
+_LAYOUT = "5"
 """Of the files, and of what the code makes of a row: raised when either changes."""
 _UNUSED_DAYS = 30
 _SPARE_BYTES = 5_000_000_000
@@ -87,6 +87,7 @@ class BlockCache:
                 lengths=Counter(dict(account["lengths"])),
                 errors=[(names[file], text) for file, text in account["errors"]],
                 roles=Counter(roles),
+                systems=Counter(account["systems"]),
             ),
             problems,
         )  # fmt: skip
@@ -113,6 +114,7 @@ class BlockCache:
                     "lengths": list(account.lengths.items()),
                     "errors": [(names.index(file), text) for file, text in account.errors],
                     "roles": account.roles,
+                    "systems": account.systems,
                 },
             }
         ).decode()

@@ -10,6 +10,7 @@ them is what its first window shows. The others are held whole and packed as one
 Rows are held out before a data set is weighted, so a row that is taken twice is never in both parts.
 """
 
+import datetime
 import hashlib
 import itertools
 import os
@@ -32,6 +33,7 @@ from ..problems.duplicates import Seen
 from ..problems.near_duplicates import near_copies
 from ..read.read import size_of
 from ..read.slices import SLICE_BYTES
+from ..render.chat_template import writes_the_date
 from ..report.report import DataReport, SourceReport
 from .ahead import Ahead
 from .block import Account, Block, note_rows
@@ -93,6 +95,7 @@ def prepare(
     Raises:
         DataError: something cannot be read or rendered, or there is nothing left to learn.
     """
+    config = with_date(config, tokenizer)
     data = config.data
     _require_different(data.sources)
     sizes = [size_of(source) for source in data.sources]
@@ -107,6 +110,15 @@ def prepare(
     if not streamed:
         return _held_whole(config, tokenizer, sources, tested, report)
     return _streamed(config, tokenizer, sources, tested, report)
+
+
+def with_date(config: RunConfig, tokenizer: "PreTrainedTokenizerBase") -> RunConfig:
+    """The configuration with the day that its chat template writes, where it writes one: else the same rows would
+    have other tokens tomorrow."""
+    if config.data.date is not None or not writes_the_date(tokenizer):
+        return config
+    data = config.data.model_copy(update={"date": datetime.date.today()})
+    return config.model_copy(update={"data": data})
 
 
 def _require_different(sources: Sequence[DatasetConfig]) -> None:
@@ -402,6 +414,7 @@ def _source_report(source: Source, account: Account, held: int) -> SourceReport:
         columns=source.detection.columns,
         unread=source.detection.unread,
         only_first=account.rows == source.config.max_rows,
+        system=next(iter(account.systems)) if len(account.systems) == 1 else "",
         roles=dict(account.roles.most_common()),
     )
 

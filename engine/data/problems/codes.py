@@ -22,6 +22,7 @@ CONTROL_CHARACTERS = "control_characters"
 SPECIAL_TOKENS = "special_tokens"
 TOOL_CALLS = "tool_calls"
 END_UNTRAINED = "end_untrained"
+PROMPT_DIFFERS = "prompt_differs"
 PICTURES = "pictures"
 MARKUP = "markup"
 PLACEHOLDERS = "placeholders"
@@ -37,11 +38,12 @@ TOO_LONG = "too_long"
 PAD_IS_EOS = "pad_is_eos"
 EOS_DIFFERS = "eos_differs"
 SPECIAL_SPLIT = "special_split"
+TEMPLATE_REPLACED = "template_replaced"
 BEYOND_CONTEXT = "beyond_context"
 
 ROW_PROBLEMS = (
     TURN_ORDER, CONTROL_CHARACTERS, SPECIAL_TOKENS, TOOL_CALLS, END_UNTRAINED, CUT, EMPTY_PROMPT,
-    PICTURES, MARKUP, PLACEHOLDERS,
+    PICTURES, MARKUP, PLACEHOLDERS, PROMPT_DIFFERS,
 )  # fmt: skip
 """What is told from a row by itself; its place here is its bit in `Block.problems`, which has sixteen."""
 DROP_CODES: tuple[str, ...] = get_args(DropCode)
@@ -96,6 +98,13 @@ PROBLEMS: dict[str, Problem] = {
         title="do not learn to end the answer",
         none="every answer learns its end of turn",
         meaning="a model that learns no end of turn goes on for ever",
+    ),
+    PROMPT_DIFFERS: Problem(
+        level="amber",
+        title="are not learnt behind the prompt that asks for them",
+        none="every answer is learnt behind the prompt that asks for it",
+        meaning="the chat template's generation prompt goes on otherwise than the answer does in it, so chat asks for "
+        "something else than was learnt",
     ),
     PICTURES: Problem(
         level="red",
@@ -174,9 +183,9 @@ PROBLEMS: dict[str, Problem] = {
         meaning="the evaluation loss is lower than that of rows that are really new",
     ),
     PAD_IS_EOS: Problem(
-        level="amber",
+        level="green",
         title="the token that pads is also the one that ends",
-        none="padding has a token of its own",
+        none="no token both pads and ends",
         meaning="nothing is padded here, but trainers that mask padding would not learn to end",
     ),
     EOS_DIFFERS: Problem(
@@ -190,6 +199,13 @@ PROBLEMS: dict[str, Problem] = {
         title="markers of the chat template are not tokens of this tokenizer",
         none="the chat template's markers are tokens",
         meaning="they are spelled out in several ordinary tokens: this template belongs to another model",
+    ),
+    TEMPLATE_REPLACED: Problem(
+        level="amber",
+        title="data.chat_template takes the place of the model's own, which writes turns otherwise",
+        none="the chat template is the model's own, or writes what that writes",
+        meaning="an instruct model has learnt its own form, and has to learn this one first: leave data.chat_template "
+        "out unless it is a base model",
     ),
     BEYOND_CONTEXT: Problem(
         level="amber",
@@ -213,6 +229,7 @@ _NAMES = {
     SPECIAL_TOKENS: "special tokens spelled out",
     TOOL_CALLS: "wrong tool call",
     END_UNTRAINED: "end of turn not learnt",
+    PROMPT_DIFFERS: "not behind its prompt",
     PICTURES: "pictures, sound or film",
     MARKUP: "rendered already",
     PLACEHOLDERS: "placeholders",

@@ -8,13 +8,14 @@ import numpy as np
 
 from ..pack.examples import Examples
 from ..render.special import special_ids
-from .codes import EOS_DIFFERS, PAD_IS_EOS, SPECIAL_SPLIT
+from .codes import EOS_DIFFERS, PAD_IS_EOS, SPECIAL_SPLIT, TEMPLATE_REPLACED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _LOOKED_AT = 200  # examples
 _TAIL = 4  # tokens at the end of an answer: templates put a line break behind the one that ends it
+_TURNS = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, "abcd", strict=False)]
 _MARKER = re.compile(r"<\|[A-Za-z0-9_]{2,40}\|>|<(?:start|end)_of_turn>|</s>|\[/?INST\]|\[/?SYSTEM_PROMPT\]")
 """What templates write that is meant as one token."""
 
@@ -40,10 +41,30 @@ def check_tokenizer(
     if ends and tokenizer.eos_token_id not in ends and ends.isdisjoint(stops):
         names = " and ".join(map(str, tokenizer.convert_ids_to_tokens(sorted(ends))))
         found[EOS_DIFFERS] = f"{names}; eos is {tokenizer.eos_token}"
+    if not own_template and _writes_otherwise(tokenizer):
+        found[TEMPLATE_REPLACED] = "leave data.chat_template out to take the model's own"
     split = [] if own_template else _split_markers(tokenizer)
     if split:
         found[SPECIAL_SPLIT] = ", ".join(split[:6])
     return found
+
+
+def _writes_otherwise(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the tokenizer came with a chat template that writes turns otherwise than the one it has now."""
+    import jinja2
+
+    own = tokenizer.init_kwargs.get("chat_template")
+    if not own or own == tokenizer.chat_template:
+        return False
+
+    def written(template: object, turns: list[dict[str, str]]) -> object:
+        try:
+            return tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False)  # type: ignore[arg-type]
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError):
+            return None
+
+    rows = (_TURNS, [{"role": "system", "content": "Be brief."}, *_TURNS])
+    return any(written(None, turns) != written(own, turns) for turns in rows)
 
 
 def _ends(tokenizer: "PreTrainedTokenizerBase", examples: Examples) -> set[int]:

@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from ..errors import DataError
 from ..formats.normal import REASONING, Message
 from ..row import SourceRow
-from .template_fit import FittedTemplate, Spans, Tools
+from .chat_template import ChatTemplate, Spans, Tools
 
 _OTHER = "Probe4Zx7Q"
 
 
 def spans_of_messages(
-    template: FittedTemplate,
+    template: ChatTemplate,
     source: SourceRow,
     messages: list[Message],
     tools: Tools,

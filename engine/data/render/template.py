@@ -1,18 +1,18 @@
 """From a normal row to its text and the characters of it that are learnt, and on to token ids (`mask.py`).
 
-What is learnt is never found by looking for marker strings in the rendered text (the classic cause of
-"loss 0: everything is masked"). It comes from the chat template itself, in one of two ways:
+An answer is learnt behind the very text that chat, and any server, sends to ask for it: the conversation before it with
+the chat template's generation prompt. What that prompt supplies is never learnt, what the model must produce always is.
+What is learnt is never found by looking for marker strings in the rendered text (the classic cause of "loss 0:
+everything is masked"). It comes from the chat template itself, in one of two ways:
 
-* It has `{% generation %}` markers, its own or those of TRL's training version of it
-  (`training_template.py`): the characters that they enclose are learnt. Where only some answers
-  are to be learnt, whose a span is is told by rendering the conversation up to where masked and
-  learnt answers meet.
-* It has none, or whose the spans are cannot be told: for each answer the template renders the
-  conversation up to it, with the generation prompt that chatting would use, and through it. What
-  the second has more than the first is the answer with its end-of-turn. Both must be beginnings of
-  one text. Where a template rewrites earlier turns (takes the reasoning out of them), they are not;
-  then such answers become examples of their own, each rendered exactly as the model would see it
-  when it answers. So what generating supplies is never learnt, and what it must produce always is.
+* It has `{% generation %}` markers, its own or those of TRL's training version of it (`training_template.py`): the
+  characters that they enclose are learnt, from where the prompt of each answer ends. Where that text does not go on
+  from each prompt, the second way is taken.
+* For each answer the template renders the conversation up to it, with the generation prompt, and through it. What the
+  second has more than the first is the answer with its end-of-turn. Where the second does not begin with the first,
+  the answer is put behind the prompt: a tag that the prompt opens (`<think>`) is closed first, behind the row's own
+  reasoning where it has some. Where a template rewrites earlier turns (takes the reasoning out of them), the answers
+  become examples of their own, each behind the text that the model would see when it answers.
 
 A model without a chat template can learn documents, and rows that are one prompt and one answer:
 `prompt + answer + eos`, nothing between (for alpaca rows the prompt is Stanford Alpaca's).
@@ -22,26 +22,28 @@ control tokens that they name, as in TRL; rows from an untrusted source should n
 """
 
 import collections
-import itertools
+import datetime
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
 from ..errors import DataError
-from ..formats.normal import Conversation, Document, Learnable, Message, Segments, Tokens, is_empty
+from ..formats.normal import REASONING, Conversation, Document, Learnable, Message, Segments, Tokens, is_empty
 from ..row import SourceRow
+from .chat_template import Spans, Tools, shared
 from .mask import Encoded, Rendering, TokenMask
 from .message_spans import spans_of_messages
-from .template_fit import Fitted, FittedTemplate, Spans, Tools
+from .template_fit import Fitted, FittedTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TURNS_SPLIT = "the chat template rewrites earlier turns: answers learnt in examples of their own"
-EOS_ADDED = "the chat template ends an answer with no special token: end-of-sequence token added"
 ENDS_THERE = "the text has the tokenizer's begin or end of sequence already: not added again"
-PROMPT_DIFFERS = "the chat template begins an answer unlike a generation: learnt where they part"
+SYSTEM_UNASKED = "the chat template writes system text only while a user turn is the last: answers behind tools without"
+
+_OTHER = "Other7Q"
 
 
 class Renderer:
@@ -56,6 +58,7 @@ class Renderer:
         tokenizer: "PreTrainedTokenizerBase",
         assistant_only: bool = True,
         last_only: bool = False,
+        date: datetime.date | None = None,
     ) -> None:
         if not tokenizer.is_fast:
             raise DataError(
@@ -65,7 +68,8 @@ class Renderer:
         self.tokenizer = tokenizer
         self.assistant_only = assistant_only
         self.last_only = last_only
-        self._template = FittedTemplate(tokenizer, training=assistant_only)
+        self._template = FittedTemplate(tokenizer, answers=assistant_only, date=date)
+        self._training = FittedTemplate(tokenizer, answers=True, training=True, date=date)
         self._noted: collections.Counter[str] = collections.Counter()
         self._noted_of: dict[str, SourceRow] = {}
         self._mask = TokenMask(tokenizer)
@@ -108,31 +112,22 @@ class Renderer:
         if self.assistant_only:
             _require_no_prompt_learnt(row)
         fitted = self._template.fit(row)
-        for note in fitted.notes:
-            self._note(note, row.source)
-        messages, masked = fitted.messages, fitted.masked
         tools = list(row.tools) or None
-        answers = [
-            place for place, message in enumerate(messages) if message["role"] == "assistant" and place not in masked
-        ]
+        answers = fitted.answers
         if not answers:
+            self._note_all(fitted.notes, row.source)
             return []
         if not self.assistant_only:
+            self._note_all(fitted.notes, row.source)
             return [self._whole(row.source, fitted, tools)]
         if self.last_only:
-            masked |= frozenset(answers[:-1])
-            answers = answers[-1:]
-        messages = messages[: answers[-1] + 1]
-        if self._template.marked(tools):
-            text, spans = self._template.render_marked(row.source, messages, tools)
-            if masked:
-                spans = self._without(row.source, messages, tools, masked, text, spans)
-            elif not spans:
-                raise row.source.error("the chat template's {% generation %} markers enclose nothing in this row")
-            if spans:
-                closed = self._template.markers_close
-                return [Rendering(source=row.source, text=text, spans=spans, chat=True, closed=closed)]
-        return self._derive(row.source, messages, tools, answers)
+            fitted, answers = fitted.last_only(), answers[-1:]
+        if not fitted.system and not self._template.tail and self._training.marked(tools):
+            one = self._as_marked(row, fitted, tools)
+            if one is not None:
+                return [one]
+        self._note_all(fitted.notes, row.source)
+        return self._derive(row.source, fitted, tools, answers)
 
     def encode(self, renderings: "Sequence[Rendering | Encoded]") -> list[Encoded]:
         """Tokenise; uncut. One call for many rows is much faster than one for each."""
@@ -151,9 +146,8 @@ class Renderer:
             )
             assert batch.encodings is not None  # the tokenizer is a fast one
             for (place, one), ids, encoding in zip(batch_of.items(), batch["input_ids"], batch.encodings, strict=True):
-                encoded[place], eos_added = self._mask.encode(one, np.array(ids, dtype=np.int32), encoding)
-                if eos_added:
-                    self._note(EOS_ADDED, one.source)
+                encoded[place], notes = self._mask.encode(one, np.array(ids, dtype=np.int32), encoding)
+                self._note_all(notes, one.source)
         return [one for one in encoded if one is not None]
 
     def _without_own_ends(self, row: Document) -> str:
@@ -190,6 +184,10 @@ class Renderer:
             unlearnt = spans_of_messages(self._template, source, fitted.messages, tools, text, skipped)
         return Rendering(source=source, text=text, spans=None, chat=True, unlearnt=unlearnt)
 
+    def _note_all(self, notes: list[str], source: SourceRow) -> None:
+        for note in notes:
+            self._note(note, source)
+
     def _note(self, note: str, source: SourceRow) -> None:
         if self._noted_of.get(note) is not source:  # a row's answers come one after the other
             self._noted_of[note] = source
@@ -203,20 +201,41 @@ class Renderer:
         self._noted_of.clear()
         return notes
 
-    def _derive(
-        self,
-        source: SourceRow,
-        messages: list[Message],
-        tools: Tools,
-        answers: list[int],
-    ) -> list[Rendering]:
+    def _as_marked(self, row: Conversation, fitted: Fitted, tools: Tools) -> Rendering | None:
+        """The conversation as the markers have it; None: they do not say what is learnt behind each prompt."""
+        training = self._training.fit(row)
+        if self.last_only:
+            training = training.last_only()
+        if [m["role"] for m in training.messages] != [m["role"] for m in fitted.messages] or training.system:
+            return None
+        end = training.answers[-1] + 1
+        text, marked = self._training.render_marked(row.source, training.messages[:end], tools)
+        places = [place for place, message in enumerate(fitted.messages[:end]) if message["role"] == "assistant"]
+        starts = []
+        for place in places:
+            prompt = self._template.render(row.source, fitted.asked(place), tools, prompt=True)
+            if not text.startswith(prompt):
+                return None
+            starts.append(len(prompt))
+        spans: list[tuple[int, int]] = []
+        for place, start, following in zip(places, starts, [*starts[1:], len(text) + 1], strict=True):
+            inside = [(max(begin, start), stop) for begin, stop in marked if start < stop < following]
+            if not inside or place in training.masked:
+                continue
+            spans += [(start, inside[0][1]), *inside[1:]]
+        if not spans:
+            return None
+        self._note_all(training.notes, row.source)
+        closed = self._training.markers_close
+        return Rendering(source=row.source, text=text, spans=tuple(spans), chat=True, closed=closed)
+
+    def _derive(self, source: SourceRow, fitted: Fitted, tools: Tools, answers: list[int]) -> list[Rendering]:
         groups: list[tuple[str, list[tuple[int, int]]]] = []
+        differ: set[str] = set()
         for place in reversed(answers):
-            before = self._template.render(source, messages[:place], tools, prompt=True)
-            through = self._template.render(source, messages[: place + 1], tools)
-            start = len(before)
-            if not through.startswith(before):
-                start = self._parting(source, messages[:place], tools, before, through)
+            through, start, asked = self._behind(source, fitted, place, tools)
+            if not asked:
+                differ.add(through)
             if len(through) <= start:
                 raise source.error(f"the chat template leaves out message {place + 1}, an answer")
             for text, spans in groups:
@@ -229,70 +248,78 @@ class Renderer:
         if len(groups) > 1:
             self._note(TURNS_SPLIT, source)
         return [
-            Rendering(source=source, text=text, spans=tuple(reversed(spans)), chat=True)
+            Rendering(
+                source=source,
+                text=text,
+                spans=tuple(reversed(spans)),
+                chat=True,
+                prompt_differs=any(map(text.startswith, differ)),
+            )
             for text, spans in reversed(groups)
         ]
 
-    def _parting(
-        self,
-        source: SourceRow,
-        asked: list[Message],
-        tools: Tools,
-        before: str,
-        through: str,
-    ) -> int:
-        """Where an answer begins that does not go on from the generation prompt (DeepSeek's opens
-        with `<think>`, which answers in the template do not): after the last whole token that both
+    def _behind(self, source: SourceRow, fitted: Fitted, place: int, tools: Tools) -> tuple[str, int, bool]:
+        """The text through an answer, where the answer begins, and whether it stands behind the prompt that asks for
+        it."""
+        template = self._template
+        before = template.render(source, fitted.asked(place), tools, prompt=True)
+        if any(message["content"] not in before for message in fitted.system):
+            self._note(SYSTEM_UNASKED, source)
+        messages = fitted.answered(place)
+        through = template.render(source, messages, tools)
+        reasoning = fitted.reasoning.get(place, "").strip()
+        if through.startswith(before) and not reasoning:
+            return through, len(before), True
+        answer = self._added(source, messages, tools, before, through)
+        if answer is None:
+            return through, self._parting(source, messages[:-1], tools, through), False
+        left, close = template.opening
+        if close and before.endswith(left):
+            answer = reasoning + (close.rstrip() if answer.startswith("\n") else close) + answer
+        return before + answer, len(before), True
+
+    def _added(self, source: SourceRow, messages: list[Message], tools: Tools, before: str, through: str) -> str | None:
+        """What an answer adds to the prompt that asks for it, where the text through it does not go on from that
+        prompt; None: that cannot be told."""
+        template = self._template
+        left, close = template.opening
+        common = len(before) - len(left)
+        if left and before.endswith(left) and through[:common] == before[:common]:
+            return through[common:] if close or not left.strip() else None
+        base = template.render(source, messages[:-1], tools)
+        if (
+            before.startswith(base)
+            and through.startswith(base)
+            and not shared(before[len(base) :], through[len(base) :])
+        ):
+            return through[len(base) :]  # it has no header of its own
+        if not _is_plain(messages[-1]):
+            return None
+        # The turns before it are written otherwise once it is there: another answer in its place tells them apart.
+        other = template.render(source, [*messages[:-1], {**messages[-1], "content": _OTHER}], tools)
+        at = other.find(_OTHER)
+        return through[at:] if at >= 0 and through[:at] == other[:at] else None
+
+    def _parting(self, source: SourceRow, asked: list[Message], tools: Tools, through: str) -> int:
+        """Where an answer begins that does not go on from the generation prompt: after the last whole token that both
         share."""
+        before = self._template.render(source, asked, tools, prompt=True)
+        if through.startswith(before):
+            return len(before)
         base = self._template.render(source, asked, tools)
-        shared = _shared(before, through)
-        if not before.startswith(base) or shared < len(base):
+        common = shared(before, through)
+        if not before.startswith(base) or common < len(base):
             raise source.error(
                 f"the answer in message {len(asked) + 1} cannot be told from its prompt: the chat "
                 "template renders the turns before it otherwise once it is there; give the model a "
                 "template with {% generation %} markers"
             )
-        self._note(PROMPT_DIFFERS, source)
         offsets = self.tokenizer(before, add_special_tokens=False, return_offsets_mapping=True)
-        return max((end for _, end in offsets["offset_mapping"] if end <= shared), default=0)
+        return max((end for _, end in offsets["offset_mapping"] if end <= common), default=0)
 
-    def _without(
-        self,
-        source: SourceRow,
-        messages: list[Message],
-        tools: Tools,
-        masked: frozenset[int],
-        text: str,
-        spans: Spans,
-    ) -> Spans:
-        """The spans of answers that are not masked; none where it cannot be told whose they are.
 
-        A turn may have several spans, or none, so they are not counted against the turns: where
-        masked and learnt answers meet, the spans of the conversation up to there are rendered.
-        """
-        places = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
-        learnt: list[tuple[int, int]] = []
-        done = 0
-        for place, following in itertools.pairwise([*places, len(messages)]):
-            if following < len(messages) and (following in masked) == (place in masked):
-                continue
-            end = len(spans)
-            if following < len(messages):
-                try:
-                    before, inside = self._template.render_marked(source, messages[:following], tools)
-                except DataError:
-                    return ()
-                end, shared = len(inside), _shared(before, text)
-                if (
-                    inside != spans[:end]
-                    or any(stop > shared for _, stop in inside)
-                    or any(start < shared for start, _ in spans[end:])
-                ):
-                    return ()
-            if place not in masked:
-                learnt += spans[done:end]
-            done = end
-        return tuple(learnt)
+def _is_plain(message: Message) -> bool:
+    return "tool_calls" not in message and not any(key in message for key in REASONING)
 
 
 def _require_no_prompt_learnt(row: Conversation) -> None:
@@ -307,9 +334,3 @@ def _require_no_prompt_learnt(row: Conversation) -> None:
                 "assistant's messages are learnt; set it to false, leave it out, or set "
                 "data.assistant_only_loss=false, which learns prompts too"
             )
-
-
-def _shared(first: str, second: str) -> int:
-    """How many characters two texts begin with alike."""
-    pairs = enumerate(zip(first, second, strict=False))
-    return next((place for place, (a, b) in pairs if a != b), min(len(first), len(second)))

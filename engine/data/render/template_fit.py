@@ -1,29 +1,27 @@
-"""A chat template at work: what it renders, what it has a place for, and rows in the shape that it takes.
+"""What a chat template has a place for, and rows in the shape that it takes.
 
-Templates differ in what they accept: no system role, or only at the beginning, no tools, no reasoning, calls whose
-arguments are objects or JSON text, content as text or as a list of blocks. What one accepts is found by rendering
-probes, once per tokenizer; it is never guessed from the template's text. A row that does not fit is changed where that
-loses nothing (and said in a note). What there is no place for is left out with a note where the row still says
-something without it (tools, reasoning), otherwise the row is refused. Nothing is lost without a word.
+Templates differ in what they accept: no system role, or only at the beginning, or only where a user turn is the last;
+no tools, no reasoning, calls whose arguments are objects or JSON text, with ids of nine letters, one at a time. What
+one accepts is found by rendering probes, once per tokenizer; it is never guessed from the template's text. A row that
+does not fit is changed where that loses nothing (and said in a note). What there is no place for is left out with a
+note where the row still says something without it (tools, reasoning), otherwise the row is refused. Nothing is lost
+without a word.
 """
 
-import contextlib
+import datetime
 import functools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import DataError
+from ..formats.calls import one_by_one, with_short_ids
 from ..formats.cells import dumps
 from ..formats.normal import REASONING, Conversation, Flag, Message, is_empty
-from ..row import SourceRow
-from .special import special_ids
-from .training_template import template_for_training
+from .chat_template import PROBE, ChatTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_PROBE = "Probe7Q"
 
 SYSTEM_FOLDED = "the chat template has no system role: system text put before the first user turn"
 LATE_SYSTEM_FOLDED = (
@@ -34,9 +32,12 @@ TEXT_LEFT_OUT = "the chat template has no place for text beside tool calls: left
 CALLS_LEFT_OUT = "the chat template writes one call of several made at once: the others left out"
 TOOLS_LEFT_OUT = "the chat template has no place for tools: their definitions left out"
 CALLS_AS_TEXT = "the chat template has no tool calls: calls written as JSON in the answer"
+CALLS_ONE_BY_ONE = "the chat template takes one call at a time: calls made at once written one after the other"
+IDS_SHORTENED = "the chat template takes ids of calls of nine letters: longer ones shortened"
 
-Tools = list[dict[str, Any]] | None
-Spans = tuple[tuple[int, int], ...]
+_OPENS, _CLOSES = "<think>", "</think>"
+_LONG_ID = "call_0123456789abcdef01234567"
+_PLACE = Literal["any", "user_last", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,21 +54,60 @@ class Fitted:
     masked: frozenset[int]
     flags: dict[int, Flag]
     notes: list[str]
+    system: list[Message] = field(default_factory=list)
+    """System text that the template writes into the last user turn, wherever that is; not among the messages."""
+    reasoning: dict[int, str] = field(default_factory=dict)
+    """Place of an answer -> reasoning that the template leaves out, though its prompt opens it."""
+
+    @property
+    def answers(self) -> list[int]:
+        """The places of the answers that are learnt."""
+        return [
+            place
+            for place, message in enumerate(self.messages)
+            if message["role"] == "assistant" and place not in self.masked
+        ]
+
+    def last_only(self) -> "Fitted":
+        """With the last answer alone to learn."""
+        return replace(self, masked=self.masked | frozenset(self.answers[:-1]))
+
+    def asked(self, place: int) -> list[Message]:
+        """The messages before an answer, as they are sent to be answered."""
+        return [*self.system, *self.messages[:place]]
+
+    def answered(self, place: int) -> list[Message]:
+        """The messages through an answer, each text where the template writes it when it asks for the answer."""
+        messages = self.messages[: place + 1]
+        users = [at for at, message in enumerate(messages) if message["role"] == "user"]
+        if self.system and users:
+            messages[users[-1]] = _joined([*self.system, messages[users[-1]]])
+        return messages
 
 
-class FittedTemplate:
-    """The tokenizer's chat template; `training`: its version for training, where there is one, which learns the
-    answers and nothing else."""
+class FittedTemplate(ChatTemplate):
+    """The tokenizer's chat template.
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", training: bool) -> None:
-        self.tokenizer = tokenizer
-        self.training = training
-        texts = tokenizer.convert_ids_to_tokens(sorted(special_ids(tokenizer)))
-        self._special = tuple(text for text in texts if text)
-        self._system_after: dict[str, bool] = {}
+    Args:
+        answers: the assistant's answers alone are learnt.
+        training: its version for training, where there is one.
+        date: the day that a template which writes one is given; None: today.
+    """
+
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        *,
+        answers: bool,
+        training: bool = False,
+        date: datetime.date | None = None,
+    ) -> None:
+        super().__init__(tokenizer, training, date)
+        self._answers = answers
+        self._system_after: dict[str, _PLACE] = {}
 
     def fit(self, row: Conversation) -> Fitted:
-        """The conversation in a shape that the template takes; for training, up to the last answer that is learnt:
+        """The conversation in a shape that the template takes; where answers alone are learnt, up to the last of them:
         what comes after it teaches nothing.
 
         Raises:
@@ -78,9 +118,22 @@ class FittedTemplate:
             for place, message in enumerate(row.messages)
             if message["role"] == "assistant" and place not in row.masked
         ]
-        end = answers[-1] + 1 if self.training else len(row.messages)
+        return self._fit(row, answers[-1] + 1 if self._answers else len(row.messages))
+
+    def fit_prompt(self, row: Conversation) -> list[Message]:
+        """A conversation that waits for an answer, in a shape that the template takes: as `Fitted.asked` has it of one
+        that is learnt.
+
+        Raises:
+            DataError: as `fit`.
+        """
+        fitted = self._fit(row, len(row.messages))
+        return fitted.asked(len(fitted.messages))
+
+    def _fit(self, row: Conversation, end: int) -> Fitted:
         fitted = self._with_system_placed(row, end)
         messages, masked, notes = fitted.messages, set(fitted.masked), fitted.notes
+        flags, reasoning = fitted.flags, {}
         roles = {message["role"] for message in messages}
         if lost := roles & self._left_out:
             raise row.source.error(
@@ -94,21 +147,53 @@ class FittedTemplate:
             )
         if row.tools and not self._takes_tools:
             notes.append(TOOLS_LEFT_OUT)
+        if any("tool_calls" in message for message in messages):
+            messages, masked, flags = self._with_calls_fitted(messages, masked, flags, notes)
         for place, message in enumerate(messages):
-            if message["role"] == "assistant" and not self._keeps_reasoning(message):
-                notes.append(REASONING_LEFT_OUT)
-                if is_empty(message, reasoning=False):
-                    masked.add(place)
-                    for key in REASONING:
-                        message.pop(key, None)
-            if "tool_calls" in message:
-                notes += self._notes_of_calls(message)
-                _fit_calls(message, self._takes_calls)
+            if message["role"] != "assistant" or not (lost := self._reasoning_lost(message)):
+                continue
+            if self._answers and self.opening.close:
+                reasoning[place] = lost
+                continue
+            notes.append(REASONING_LEFT_OUT)
+            if is_empty(message, reasoning=False):
+                masked.add(place)
+                for key in REASONING:
+                    message.pop(key, None)
         return Fitted(
             messages=messages,
             masked=frozenset(masked),
-            flags=fitted.flags,
+            flags=flags,
             notes=list(dict.fromkeys(notes)),
+            system=fitted.system,
+            reasoning=reasoning,
+        )
+
+    def _with_calls_fitted(
+        self, messages: list[Message], masked: set[int], flags: dict[int, Flag], notes: list[str]
+    ) -> tuple[list[Message], set[int], dict[int, Flag]]:
+        """The messages with their calls as the template takes them, and where those that are masked or flagged are
+        now."""
+        for message in messages:
+            if "tool_calls" in message:
+                notes += self._notes_of_calls(message)
+                if message["content"].strip() and self._takes_calls != "no" and not self._takes_text_beside_calls:
+                    message["content"] = ""
+                _fit_calls(message, self._takes_calls)
+        if self._takes_calls == "no":
+            return messages, masked, flags
+        if self._wants_short_ids and with_short_ids(messages):
+            notes.append(IDS_SHORTENED)
+        if self._takes_several_calls != "refused":
+            return messages, masked, flags
+        single, now = one_by_one(messages)
+        if len(single) == len(messages):
+            return messages, masked, flags
+        notes.append(CALLS_ONE_BY_ONE)
+        return (
+            single,
+            {at for place in masked for at in now[place]},
+            {at: flag for place, flag in flags.items() for at in now[place]},
         )
 
     def _notes_of_calls(self, message: Message) -> Iterator[str]:
@@ -117,7 +202,7 @@ class FittedTemplate:
             return
         if message["content"].strip() and not self._takes_text_beside_calls:
             yield TEXT_LEFT_OUT
-        if len(message["tool_calls"]) > 1 and not self._takes_several_calls:
+        if len(message["tool_calls"]) > 1 and self._takes_several_calls == "first":
             yield CALLS_LEFT_OUT
 
     def _with_system_placed(self, row: Conversation, end: int) -> Fitted:
@@ -129,7 +214,11 @@ class FittedTemplate:
         for place, given in enumerate(row.messages[:end]):
             message = {key: item for key, item in given.items() if key != "flag"}
             before = fitted.messages[-1]["role"] if fitted.messages else ""
-            if message["role"] == "system" and not self._takes_system_after(before):
+            place_of_system = self._takes_system_after(before) if message["role"] == "system" else "any"
+            if place_of_system == "user_last" and self._answers and not before:
+                fitted.system.append(message)
+                continue
+            if place_of_system != "any":
                 waiting.append(given)
                 fitted.notes.append(LATE_SYSTEM_FOLDED if before else SYSTEM_FOLDED)
                 continue
@@ -137,9 +226,7 @@ class FittedTemplate:
                 if message["role"] != "user":
                     raise _no_user_turn(row, before)
                 self._require_one_flag(row, [*waiting, given])
-                texts = [one["content"] for one in (*waiting, message)]
-                # Not `instruction` and `input`, which some templates write in place of the content.
-                message = {"role": "user", "content": "\n\n".join(texts)}
+                message = _joined([*waiting, message])
                 waiting = []
             if place in row.masked:
                 masked.add(len(fitted.messages))
@@ -153,6 +240,7 @@ class FittedTemplate:
             masked=frozenset(masked),
             flags=fitted.flags,
             notes=fitted.notes,
+            system=fitted.system,
         )
 
     def _require_one_flag(self, row: Conversation, messages: list[Message]) -> None:
@@ -161,116 +249,24 @@ class FittedTemplate:
         """
         flags = [message["flag"] for message in messages if "flag" in message]
         says = {"flag" not in message or message["flag"].learnt for message in messages}
-        if not self.training and len(says) > 1:
+        if not self._answers and len(says) > 1:
             raise row.source.error(
                 f"`{flags[0].key}`: the chat template has no place for system text here, so it is put into the user "
                 "turn that follows, and both are learnt or neither: flag them alike"
             )
-
-    def render(self, source: SourceRow | None, messages: list[Message], tools: Tools, prompt: bool = False) -> str:
-        """The text of a conversation; with `prompt`, up to where an answer would begin."""
-        return self._apply(source, self._written(messages), tools, add_generation_prompt=prompt)[0]
-
-    def end_in(self, text: str, through: str) -> int | None:
-        """Where the rendering of a conversation's first messages ends in the text of all; None: it does not begin
-        that text."""
-        if text.startswith(through):
-            return len(through)
-        # Some templates (Phi-3's) close the whole conversation with one more token.
-        eos = self.tokenizer.eos_token
-        inner = through.removesuffix(eos) if isinstance(eos, str) else through
-        closed = inner.rstrip().endswith(self._special)
-        return len(inner) if closed and text.startswith(inner) else None
-
-    def end_of_turn(self, text: str, start: int) -> int:
-        """Where the special token ends that stands at `start`; `start` itself, if none does."""
-        found = (len(token) for token in self._special if text.startswith(token, start))
-        return start + max(found, default=0)
-
-    def marked(self, tools: Tools) -> bool:
-        """Whether the template's markers say what is learnt."""
-        return self._template(tools)[1]
-
-    def render_marked(self, source: SourceRow | None, messages: list[Message], tools: Tools) -> tuple[str, Spans]:
-        """The text, and the character ranges that the markers enclose; a turn may have several.
-
-        Raises:
-            DataError: the template refuses the row, or its markers enclose nothing in it.
-        """
-        written = self._written(messages)
-        text, spans = self._apply(source, written, tools, return_assistant_tokens_mask=True)
-        return text, tuple((int(start), int(end)) for start, end in spans if start < end)
-
-    @functools.cached_property
-    def markers_close(self) -> bool:
-        """Whether the markers enclose what ends a turn. Told from a turn that another follows: some
-        templates write a turn's end before the next one."""
-        turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBE}]
-        try:
-            text, spans = self.render_marked(None, [*turns, turns[0]], None)
-        except DataError:
-            return False
-        learnt = text[spans[-1][0] : spans[-1][1]] if spans else ""
-        ids = self.tokenizer(learnt.rstrip(), add_special_tokens=False)["input_ids"]
-        return bool(ids) and ids[-1] in self.tokenizer.added_tokens_decoder
-
-    def _template(self, tools: Tools) -> tuple[str, bool]:
-        template = self.tokenizer.get_chat_template(tools=tools)
-        return template_for_training(template) if self.training else (template, False)
-
-    def _apply(
-        self, source: SourceRow | None, messages: list[Message], tools: Tools, **how: bool
-    ) -> tuple[str, Sequence[Sequence[int]]]:
-        # apply_chat_template would give the token mask at once, but drops all later answers when one begins
-        # with a character that no token holds, tokenises row by row, and refuses what stands
-        # before a chat that the assistant opens.
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        settings: dict[str, Any] = {**self.tokenizer.special_tokens_map, **how}
-        with _template_errors(source, messages):
-            rendered: Any = render_jinja_template(
-                [messages],
-                tools=tools,  # type: ignore[arg-type]
-                chat_template=self._template(tools)[0],
-                **settings,
-            )
-        texts, spans = rendered
-        return texts[0], spans[0] if spans else ()
-
-    def _written(self, messages: list[Message]) -> list[Message]:
-        if not self._takes_blocks:
-            return messages
-        return [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
-
-    def _try(self, messages: list[Message], tools: Tools = None, prompt: bool = False) -> str:
-        """What the template makes of a probe; nothing where it refuses."""
-        try:
-            return self.render(None, messages, tools, prompt)
-        except DataError:
-            return ""
-
-    @functools.cached_property
-    def _takes_blocks(self) -> bool:
-        """Content only as a list of blocks. SmolVLM's template, given text, leaves it out without a
-        word."""
-        blocks = [{"type": "text", "text": _PROBE}]
-        for content in (_PROBE, blocks):
-            with contextlib.suppress(DataError):
-                if _PROBE in self._apply(None, [{"role": "user", "content": content}], None)[0]:
-                    return content is blocks
-        return False
 
     @functools.cached_property
     def _left_out(self) -> set[str]:
         """Roles whose text the template leaves out, in some turn or all. A template that refuses the probe is
         not judged by it. Answers that are learnt are looked for in each row anyway."""
         roles = ["user", "assistant"] * 2
-        text = self._try([{"role": role, "content": f"{_PROBE}{place}"} for place, role in enumerate(roles)])
-        lost = {role for place, role in enumerate(roles) if f"{_PROBE}{place}" not in text}
-        return lost - ({"assistant"} if self.training else set()) if text else set()
+        text = self.try_render([{"role": role, "content": f"{PROBE}{place}"} for place, role in enumerate(roles)])
+        lost = {role for place, role in enumerate(roles) if f"{PROBE}{place}" not in text}
+        return lost - ({"assistant"} if self._answers else set()) if text else set()
 
-    def _takes_system_after(self, role: str) -> bool:
-        """Whether system text reaches the rendering behind a message of this role; none: at the beginning."""
+    def _takes_system_after(self, role: str) -> _PLACE:
+        """Whether system text reaches the rendering behind a message of this role; none: at the beginning. Mistral's
+        templates write it only while a user turn is the last."""
         if role not in self._system_after:
             before: list[Message] = [{"role": "user", "content": "Hi"}]
             if role == "system":
@@ -281,16 +277,31 @@ class FittedTemplate:
                 before += self._call_and_result("done")
             elif not role:
                 before = []
-            turns = [*before, {"role": "system", "content": _PROBE}]
+            turns = [*before, {"role": "system", "content": PROBE}]
             if role != "user":
                 turns += [{"role": "user", "content": "So?"}]
-            self._system_after[role] = _PROBE in self._try(turns, prompt=True)
+            place: _PLACE = "any" if PROBE in self.try_render(turns, prompt=True) else "none"
+            answered = self.try_render([*turns, {"role": "assistant", "content": "Yes"}])
+            if place == "any" and answered and PROBE not in answered:
+                place = "user_last"
+            self._system_after[role] = place
         return self._system_after[role]
 
-    def _keeps_reasoning(self, message: Message) -> bool:
-        """Whether the template writes a message's reasoning, if it has any."""
+    def _reasoning_lost(self, message: Message) -> str:
+        """The reasoning of an answer that the template does not write, as a message's own or within its content."""
         keys = [key for key in REASONING if message.get(key, "").strip()]
-        return not keys or any(self._takes_reasoning[key, "tool_calls" in message] for key in keys)
+        if keys:
+            kept = any(self._takes_reasoning[key, "tool_calls" in message] for key in keys)
+            return "" if kept else message[keys[0]]
+        inside, closed, _ = message["content"].rpartition(_CLOSES)
+        return inside.partition(_OPENS)[2].strip() if closed and not self._keeps_reasoning_inside else ""
+
+    @functools.cached_property
+    def _keeps_reasoning_inside(self) -> bool:
+        """Whether reasoning that stands in the content, in <think> tags, reaches the rendering of a last answer."""
+        content = f"{_OPENS}\n{PROBE}\n{_CLOSES}\n\nYes"
+        text = self.try_render([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": content}])
+        return not text or PROBE in text
 
     @functools.cached_property
     def _takes_reasoning(self) -> dict[tuple[str, bool], bool]:
@@ -298,66 +309,87 @@ class FittedTemplate:
         taken = {}
         for key in REASONING:
             for calls in (False, True):
-                answer = {"role": "assistant", "content": "Yes", key: _PROBE}
+                answer = {"role": "assistant", "content": "Yes", key: PROBE}
                 if calls:
-                    answer = {**self._call_and_result("done")[0], key: _PROBE}
+                    answer = {**self._call_and_result("done")[0], key: PROBE}
                 turns = [{"role": "user", "content": "Hi"}, answer]
-                taken[key, calls] = _PROBE in self._try(turns)
+                taken[key, calls] = PROBE in self.try_render(turns)
         return taken
 
     @functools.cached_property
     def _takes_tools(self) -> bool:
         function = {
-            "name": _PROBE,
+            "name": PROBE,
             "description": "probe",
             "parameters": {"type": "object", "properties": {}},
         }
         tools = [{"type": "function", "function": function}]
-        return _PROBE in self._try([{"role": "user", "content": "Hi"}], tools, prompt=True)
+        return PROBE in self.try_render([{"role": "user", "content": "Hi"}], tools, prompt=True)
 
     @functools.cached_property
     def _takes_calls(self) -> str:
-        """How it takes the arguments of a call: as an `object`, as `text`, or not at all: `no`."""
-        for form, arguments in (("object", {"key": _PROBE}), ("text", f'{{"key": "{_PROBE}"}}')):
-            function = {"name": "Call5X", "arguments": arguments}
-            call = {"id": "a1b2c3d4e", "type": "function", "function": function}
-            turns = [
-                {"role": "user", "content": "Hi"},
-                {"role": "assistant", "content": "", "tool_calls": [call]},
-            ]
-            text = self._try(turns)
-            # 'key' in quotes: an object was printed as Python prints it, which is no JSON. (LFM2
-            # writes Python calls, key='value'; that is its own form.)
-            if "Call5X" in text and _PROBE in text and "'key'" not in text:
-                return form
+        """How it takes the arguments of a call: as an `object`, as `text`, or not at all: `no`. Settles also what
+        stands for content where there is none: DeepSeek-R1's template has calls only where that is null."""
+        forms = (("object", {"key": PROBE}), ("text", f'{{"key": "{PROBE}"}}'))
+        for self.no_content in ("", None):
+            for form, arguments in forms:
+                call = {**_call("Call5X"), "function": {"name": "Call5X", "arguments": arguments}}
+                asks = {"role": "assistant", "content": "", "tool_calls": [call]}
+                text = self.try_render([{"role": "user", "content": "Hi"}, asks])
+                # 'key' in quotes: an object was printed as Python prints it, which is no JSON. (LFM2
+                # writes Python calls, key='value'; that is its own form.)
+                if "Call5X" in text and PROBE in text and "'key'" not in text:
+                    return form
+        self.no_content = ""
         return "no"
 
     @functools.cached_property
-    def _takes_several_calls(self) -> bool:
+    def _wants_short_ids(self) -> bool:
+        """Whether it refuses calls without an id, or with one that is not of nine letters."""
+        asks, answer = self._call_and_result("done")
+        (call,) = asks["tool_calls"]
+        long = [{**asks, "tool_calls": [{**call, "id": _LONG_ID}]}, {**answer, "tool_call_id": _LONG_ID}]
+        none = [{**asks, "tool_calls": [{"type": "function", "function": call["function"]}]}, {**answer}]
+        del none[1]["tool_call_id"]
+        user = {"role": "user", "content": "Hi"}
+        short, *others = (bool(self.try_render([user, *turns])) for turns in ([asks, answer], long, none))
+        return short and not all(others)
+
+    @functools.cached_property
+    def _takes_several_calls(self) -> Literal["all", "first", "refused"]:
         asks = self._call_and_result("done")[0]
         (call,) = asks["tool_calls"]
-        other = {**call, "id": "e4d3c2b1a", "function": {**call["function"], "name": _PROBE}}
-        text = self._try([{"role": "user", "content": "Hi"}, {**asks, "tool_calls": [call, other]}])
-        return _PROBE in text
+        other = {**call, "id": "e4d3c2b1a", "function": {**call["function"], "name": PROBE}}
+        text = self.try_render([{"role": "user", "content": "Hi"}, {**asks, "tool_calls": [call, other]}])
+        return "all" if PROBE in text else "first" if text else "refused"
 
     @functools.cached_property
     def _takes_text_beside_calls(self) -> bool:
-        asks = {**self._call_and_result("done")[0], "content": _PROBE}
-        return _PROBE in self._try([{"role": "user", "content": "Hi"}, asks])
+        asks = {**self._call_and_result("done")[0], "content": PROBE}
+        text = self.try_render([{"role": "user", "content": "Hi"}, asks])
+        return PROBE in text and "look" in text
 
     @functools.cached_property
     def _takes_results(self) -> bool:
-        turns = [{"role": "user", "content": "Hi"}, *self._call_and_result(_PROBE)]
-        return _PROBE in self._try(turns)
+        turns = [{"role": "user", "content": "Hi"}, *self._call_and_result(PROBE)]
+        return PROBE in self.try_render(turns)
 
     def _call_and_result(self, result: str) -> list[Message]:
         """A call as the template takes it, and what it gave."""
-        function = {"name": "look", "arguments": {}}
-        calls = [{"id": "a1b2c3d4e", "type": "function", "function": function}]
-        asks: Message = {"role": "assistant", "content": "", "tool_calls": calls}
+        asks: Message = {"role": "assistant", "content": "", "tool_calls": [_call("look")]}
         _fit_calls(asks, self._takes_calls)
-        answer = {"role": "tool", "content": result, "name": "look", "tool_call_id": "a1b2c3d4e"}
+        answer = {"role": "tool", "content": result, "name": "look", "tool_call_id": _call("look")["id"]}
         return [asks, answer]
+
+
+def _call(name: str) -> dict[str, Any]:
+    return {"id": "a1b2c3d4e", "type": "function", "function": {"name": name, "arguments": {}}}
+
+
+def _joined(messages: list[Message]) -> Message:
+    """Messages as one user turn. Not with `instruction` and `input`, which some templates write in place of the
+    content."""
+    return {"role": "user", "content": "\n\n".join(message["content"] for message in messages)}
 
 
 def _no_user_turn(row: Conversation, before: str) -> DataError:
@@ -381,17 +413,3 @@ def _fit_calls(message: Message, form: str) -> None:
     del message["tool_calls"]
     lines = [dumps(call["function"]) for call in calls]
     message["content"] = "\n".join([message["content"], *lines] if message["content"] else lines)
-
-
-@contextlib.contextmanager
-def _template_errors(source: SourceRow | None, messages: list[Message]) -> Iterator[None]:
-    """Turns what a template raises into a DataError that names the row."""
-    import jinja2
-
-    try:
-        yield
-    # Besides its own errors a template raises what the Python operations in it raise.
-    except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
-        roles = ", ".join(message["role"] for message in messages) or "none"
-        message = f"the model's chat template refuses it: {error} (turns rendered: {roles})"
-        raise (source.error(message) if source else DataError(message)) from error

@@ -39,6 +39,8 @@ class SourceReport:
     """Columns that nothing is read from."""
     only_first: bool = False
     """Whether there may be more rows, which data.max_rows leaves alone."""
+    system: str = ""
+    """The system text that every conversation begins with; empty: there is none, or not one for all."""
     roles: dict[str, int] = field(default_factory=dict)
     """Role -> messages of the rows that have something to learn, the most frequent first."""
 

@@ -1,11 +1,13 @@
 """Which tokens are learnt: exact, for chat templates of every habit."""
 
+import datetime
 from pathlib import Path
 
 import pytest
 from chat_templates import A1, A2, BARE, CHATML, CHATML_MARKED, U1, U2, encode, row
 
 from evenfall.engine.data.errors import DataError
+from evenfall.engine.data.render import mask
 from evenfall.engine.data.render import template as t
 from evenfall.engine.data.render import template_fit as fit
 from evenfall.engine.data.render.template import Renderer
@@ -86,19 +88,24 @@ def test_a_last_character_of_several_tokens_is_learnt_whole(make_tokenizer):
     assert learnt == "Yes 🎈<|im_end|>No.\n<|im_end|>"
 
 
-def test_a_token_across_the_edge_of_an_answer_is_learnt(make_tokenizer):
+def test_a_token_across_the_edge_of_an_answer_is_parted_at_its_prompt_and_learnt_at_its_end(make_tokenizer):
     # Ċ is the byte-level alphabet's line break: `\n\n` and `\nu` are one token each.
     tokenizer = make_tokenizer(BARE, "<|endoftext|>", merges=[("Ċ", "Ċ"), ("Ċ", "u")])
     messages = [U1, {"role": "assistant", "content": "\nYes"}, U2, A2]
-    ((_, learnt),), _ = encode(tokenizer, {"messages": messages})
-    assert learnt == "\n\nYes\nuNo.\n\n<|endoftext|>"
+    ((text, learnt),), renderer = encode(tokenizer, {"messages": messages})
+    assert learnt == "\nYes\nuNo.\n\n<|endoftext|>"
+    assert text == "user:\nHi é\nassistant:\n\nYes\nuser:\nSo?\nassistant:\nNo.\n\n<|endoftext|>"
+    assert renderer.take_notes() == {mask.TOKENS_APART: 1, mask.EOS_ADDED: 1}
+    (one,) = renderer.encode(renderer.render(row({"messages": messages[:2]})))
+    asked = tokenizer("user:\nHi é\nassistant:\n")["input_ids"]
+    assert one.ids[: len(asked)].tolist() == asked and one.trained.tolist().index(True) == len(asked)
 
 
 def test_eos_is_added_where_a_template_never_ends_an_answer(make_tokenizer):
     ((text, learnt),), renderer = encode(make_tokenizer(BARE, "<|endoftext|>"), {"messages": [U1, A2]})
     assert text == "user:\nHi é\nassistant:\nNo.\n\n<|endoftext|>"
     assert learnt == "No.\n\n<|endoftext|>"
-    assert renderer.take_notes() == {t.EOS_ADDED: 1}
+    assert renderer.take_notes() == {mask.EOS_ADDED: 1}
 
 
 # Reasoning and content are marked apart, an answer without either not at all; `<tool>` is not learnt.
@@ -134,13 +141,19 @@ def test_spans_of_a_turn_are_told_by_rendering_and_not_by_their_number(make_toke
 
 def test_masks_where_the_markers_turns_cannot_be_told(make_tokenizer):
     counts = "{{ messages | length }}" + CHATML_MARKED
-    texts, _ = encode(make_tokenizer(counts), {"messages": [U1, A1, U2, A2]})
-    assert texts[0][1] == " 🎈 Yes<|im_end|>\nNo.\n<|im_end|>\n"
-    with pytest.raises(DataError, match="cannot be told from its prompt"):
-        encode(make_tokenizer(counts), {"prompt": [U1, A1, U2], "completion": [A2]})
-    empty = CHATML_MARKED.replace("{{ m.content }}<|im_end|>\n{% endg", "{% endg")
-    with pytest.raises(DataError, match="enclose nothing in this row"):
-        encode(make_tokenizer(empty), {"messages": [U1, A1]})
+    texts, renderer = encode(make_tokenizer(counts), {"messages": [U1, A1, U2, A2]})
+    assert [learnt for _, learnt in texts] == [" 🎈 Yes<|im_end|>\n", "No.\n<|im_end|>\n"]
+    assert [text[0] for text, _ in texts] == ["1", "3"]  # as many as there are when it is asked
+    assert renderer.take_notes() == {t.TURNS_SPLIT: 1}
+    texts, _ = encode(make_tokenizer(counts), {"prompt": [U1, A1, U2], "completion": [A2]})
+    assert [(text[0], learnt) for text, learnt in texts] == [("3", "No.\n<|im_end|>\n")]
+    nowhere = CHATML_MARKED.replace("{{ m.content }}<|im_end|>\n{% endg", "{% endg")
+    with pytest.raises(DataError, match="leaves out message 2"):
+        encode(make_tokenizer(nowhere), {"messages": [U1, A1]})
+    empty = CHATML_MARKED.replace(
+        "{{ m.content }}<|im_end|>\n{% endgeneration %}", "{% endgeneration %}{{ m.content }}"
+    )
+    assert encode(make_tokenizer(empty), {"messages": [U1, A1]})[0][0][1] == " 🎈 Yes<|im_end|>"
 
 
 @pytest.mark.parametrize("writes", ["m.content[0].text", "m.content | map(attribute='text') | join"])
@@ -181,8 +194,74 @@ def test_an_answer_that_does_not_go_on_from_the_generation_prompt(make_tokenizer
     thinks = CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
     thinks = thinks.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] }}")
     texts, renderer = encode(make_tokenizer(thinks), {"messages": [U1, A2]})
-    assert texts[0][1] == "No.\n<|im_end|>\n"
-    assert renderer.take_notes() == {t.PROMPT_DIFFERS: 1}
+    assert texts[0][1] == "\n</think>\n\nNo.\n<|im_end|>\n"
+    assert texts[0][0].endswith("assistant\n<think>\n" + texts[0][1])
+    assert renderer.take_notes() == {}
+    inside = {"role": "assistant", "content": "<think>\nHm.\n</think>\n\nNo."}
+    for answer in (inside, {"role": "assistant", "content": "No.", "reasoning_content": "Hm."}):
+        texts, renderer = encode(make_tokenizer(thinks), {"messages": [U1, answer]})
+        assert texts[0][1] == "Hm.\n</think>\n\nNo.<|im_end|>\n"
+        assert renderer.take_notes() == {}
+
+
+def test_a_prompt_that_goes_on_otherwise_than_any_answer_is_told(make_tokenizer):
+    closed = CHATML.replace("assistant\n{% endif", "assistant\n<think>\n\n</think>\n\n{% endif")
+    renderer = Renderer(make_tokenizer(closed))
+    (one,) = renderer.encode(renderer.render(row({"messages": [U1, A2]})))
+    assert one.prompt_differs
+    assert renderer.tokenizer.decode(one.ids[one.trained]) == "No.\n<|im_end|>\n"
+
+
+def test_reasoning_inside_an_answer_that_the_template_drops_is_told(make_tokenizer):
+    drops = CHATML.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] }}")
+    inside = {"role": "assistant", "content": "<think>\nHm.\n</think>\n\nNo."}
+    texts, renderer = encode(make_tokenizer(drops), {"messages": [U1, inside]})
+    assert texts[0][1] == "\n\nNo.<|im_end|>\n"
+    assert renderer.take_notes() == {fit.REASONING_LEFT_OUT: 1}
+    assert encode(make_tokenizer(), {"messages": [U1, inside]})[1].take_notes() == {}
+
+
+# As Llama 3's was first published: the generation prompt stands behind every conversation.
+ALWAYS = CHATML.partition("{% if add_generation_prompt %}")[0] + "{{ '<|im_start|>assistant\n' }}"
+
+
+def test_a_generation_prompt_that_is_always_there_is_not_learnt(make_tokenizer):
+    for messages in ([U1, A1], [U1, A1, U2, A2]):
+        assert (
+            encode(make_tokenizer(ALWAYS), {"messages": messages})[0]
+            == encode(make_tokenizer(CHATML), {"messages": messages})[0]
+        )
+
+
+# As Mistral's: system text goes into the last user turn, and only if that is the last turn of all.
+LAST_USER = (
+    "{% if messages[0].role == 'system' %}{% set said = messages[0].content %}{% set rest = messages[1:] %}"
+    "{% else %}{% set said = '' %}{% set rest = messages %}{% endif %}"
+    "{% for m in rest %}{% if m.role == 'user' %}[INST]{% if loop.last and said %}{{ said + '\n\n' }}{% endif %}"
+    "{{ m.content }}[/INST]{% else %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+)
+
+
+def test_system_text_that_is_written_into_the_last_user_turn_alone(make_tokenizer):
+    messages = [{"role": "system", "content": "Be brief."}, U1, A1, U2, A2]
+    texts, renderer = encode(make_tokenizer(LAST_USER), {"messages": messages})
+    assert texts == [
+        ("[INST]Be brief.\n\nHi é[/INST] 🎈 Yes<|im_end|>", " 🎈 Yes<|im_end|>"),
+        ("[INST]Hi é[/INST] 🎈 Yes<|im_end|>[INST]Be brief.\n\nSo?[/INST]No.\n<|im_end|>", "No.\n<|im_end|>"),
+    ]
+    assert renderer.take_notes() == {t.TURNS_SPLIT: 1}
+    ((text, _),), _ = encode(make_tokenizer(LAST_USER), {"messages": messages}, assistant_only=False)
+    assert text.startswith("[INST]Be brief.\n\nHi é[/INST]")
+
+
+def test_the_day_that_a_template_writes_is_the_one_given(make_tokenizer):
+    tokenizer = make_tokenizer("{{ strftime_now('%d %b %Y') }}" + CHATML)
+    value = row({"messages": [U1, A2]})
+    texts = [
+        Renderer(tokenizer, date=date).render(value)[0].text
+        for date in (datetime.date(2024, 7, 26), datetime.date(2026, 1, 2))
+    ]
+    assert [text.partition("<")[0] for text in texts] == ["26 Jul 2024", "02 Jan 2026"]
 
 
 def test_system_text_is_folded_where_the_template_refuses_or_ignores_it(make_tokenizer):
@@ -308,7 +387,7 @@ def test_flags_that_cannot_be_done_are_refused(make_tokenizer):
     gemma = make_tokenizer(chat_template("gemma"))
     with pytest.raises(DataError, match=r"row 7: `messages\[0\]\.train`: .*flag them alike"):
         encode(gemma, own, False)
-    assert encode(gemma, own)[1].take_notes() == {fit.SYSTEM_FOLDED: 1, t.EOS_ADDED: 1}
+    assert encode(gemma, own)[1].take_notes() == {fit.SYSTEM_FOLDED: 1, mask.EOS_ADDED: 1}
     asks = {"messages": [{**U1, "train": True}, A1]}
     with pytest.raises(DataError, match=r"row 7: `messages\[0\]\.train`: asks to learn a message of"):
         encode(make_tokenizer(), asks)
