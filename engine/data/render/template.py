@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 TURNS_SPLIT = "the chat template rewrites earlier turns: answers learnt in examples of their own"
 ENDS_THERE = "the text has the tokenizer's begin or end of sequence already: not added again"
+TAIL_LEFT_OUT = "the chat template writes its generation prompt behind answers too: that is not learnt"
 SYSTEM_UNASKED = "the chat template writes system text only while a user turn is the last: answers behind tools without"
 
 _OTHER = "Other7Q"
@@ -127,6 +128,8 @@ class Renderer:
             if one is not None:
                 return [one]
         self._note_all(fitted.notes, row.source)
+        if self._template.tail:
+            self._note(TAIL_LEFT_OUT, row.source)
         return self._derive(row.source, fitted, tools, answers)
 
     def encode(self, renderings: "Sequence[Rendering | Encoded]") -> list[Encoded]:
