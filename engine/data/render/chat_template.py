@@ -77,6 +77,13 @@ class ChatTemplate:
             return text.removesuffix(self.tail)
         return text
 
+    @property
+    def is_the_models_own(self) -> bool:
+        """Whether there is no other version for training than the template itself."""
+        templates = self.tokenizer.chat_template
+        texts = templates.values() if isinstance(templates, dict) else (templates,)
+        return all(template_for_training(text)[0] == text for text in texts if text)
+
     def marked(self, tools: Tools) -> bool:
         """Whether the template's markers say what is learnt."""
         return self._template(tools)[1]

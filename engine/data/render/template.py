@@ -71,6 +71,8 @@ class Renderer:
         self.last_only = last_only
         self._template = FittedTemplate(tokenizer, answers=assistant_only, date=date)
         self._training = FittedTemplate(tokenizer, answers=True, training=True, date=date)
+        if self._training.is_the_models_own and assistant_only:
+            self._template = self._training  # it has its own markers, if any
         self._noted: collections.Counter[str] = collections.Counter()
         self._noted_of: dict[str, SourceRow] = {}
         self._mask = TokenMask(tokenizer)
@@ -206,11 +208,12 @@ class Renderer:
 
     def _as_marked(self, row: Conversation, fitted: Fitted, tools: Tools) -> Rendering | None:
         """The conversation as the markers have it; None: they do not say what is learnt behind each prompt."""
-        training = self._training.fit(row)
-        if self.last_only:
-            training = training.last_only()
-        if [m["role"] for m in training.messages] != [m["role"] for m in fitted.messages] or training.system:
-            return None
+        training = fitted
+        if self._training is not self._template:
+            training = self._training.fit(row)
+            training = training.last_only() if self.last_only else training
+            if [m["role"] for m in training.messages] != [m["role"] for m in fitted.messages] or training.system:
+                return None
         end = training.answers[-1] + 1
         text, marked = self._training.render_marked(row.source, training.messages[:end], tools)
         places = [place for place, message in enumerate(fitted.messages[:end]) if message["role"] == "assistant"]
