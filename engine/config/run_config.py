@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ...presets.load import chat_template_names
 from ..errors import UserError
 from .codes import DropCode, KeepCode
 from .fields import ConfigField, explain, shown, unknown_key, walk
@@ -298,6 +299,17 @@ class RunConfig(_Section):
         """The whole tree, defaults included, so that a later default cannot change this run."""
         return dump_yaml(self.model_dump(mode="json"))
 
+    def with_whole_paths(self) -> "RunConfig":
+        """A copy in which files and folders that are there are named from the root: it means the same from any
+        folder. Hub ids and names stay."""
+        model = self.model.model_copy(update={"name_or_path": _whole_path(self.model.name_or_path)})
+        sets = [one.model_copy(update={"path": _whole_path(one.path)}) for one in self.data.datasets]
+        paths = {key: _whole_path(getattr(self.data, key)) for key in ("path", "eval_path")}
+        if self.data.chat_template not in chat_template_names():  # a name comes before a file that is called so
+            paths["chat_template"] = _whole_path(self.data.chat_template)
+        data = self.data.model_copy(update={"datasets": sets, **paths})
+        return self.model_copy(update={"model": model, "data": data})
+
     def with_overrides(self, overrides: Sequence[str]) -> "RunConfig":
         """A copy with `section.key=value` strings applied; values are read as YAML.
 
@@ -325,6 +337,17 @@ class RunConfig(_Section):
             elif path.strip() == "data.datasets" and node[key]:
                 node["path"] = None
         return parse_config(tree)
+
+
+def _whole_path(named: str | None) -> str | None:
+    """A path from the root; the name itself where nothing is there."""
+    if named is None or named == "demo" or "\n" in named:
+        return named
+    path = Path(named).expanduser()
+    try:
+        return str(Path.cwd() / path) if path.exists() else named
+    except OSError:  # a template's text is too long for a name
+        return named
 
 
 def parse_config(tree: Any, source: str = "") -> RunConfig:

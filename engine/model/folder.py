@@ -16,6 +16,10 @@ _TOKENIZERS = ("tokenizer*", "*.model", "*vocab*", "tekken*.json")
 """Names that files of tokenizers have."""
 
 
+MOVED = "where it moved, say its place now: model.name_or_path=PLACE, behind the command or in the run's run.yaml"
+"""What to do for a folder that is not there."""
+
+
 class LoadError(UserError):
     """A model that cannot be loaded; the message says which and the fix."""
 
@@ -31,7 +35,7 @@ def model_folder(name_or_path: str) -> Path | None:
     folder = Path(name_or_path).expanduser()
     if not folder.exists():
         if name_or_path.startswith(("/", ".", "~")) or name_or_path.count("/") > 1:
-            raise LoadError(f"model.name_or_path: {name_or_path} does not exist")
+            raise LoadError(f"model.name_or_path: {name_or_path} does not exist", MOVED)
         return None
     check_model_folder(folder, f"model.name_or_path: {name_or_path}")
     return folder

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers.utils.hub import cached_file
 
 from ..config.run_config import ModelConfig
-from .folder import LoadError, model_folder
+from .folder import MOVED, LoadError, model_folder
 
 _POSITIONS = (
     "max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx",
@@ -34,7 +34,7 @@ def model_source(config: ModelConfig) -> str:
 def ends_of_generation(config: ModelConfig) -> set[int]:
     """The token ids at which the model's own generation_config.json has generation stop; empty where it
     says nothing."""
-    ends = _told_by(config, "generation_config.json").get("eos_token_id")
+    ends = told_by(config, "generation_config.json").get("eos_token_id")
     return {end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int)}
 
 
@@ -55,7 +55,7 @@ def embedded_tokens(config: ModelConfig) -> int | None:
 
 def _of_text(config: ModelConfig) -> dict[str, Any]:
     """The model's config.json; of a model that sees pictures too, the part of its language model."""
-    told = _told_by(config, "config.json")
+    told = told_by(config, "config.json")
     text = told.get("text_config")
     return text if isinstance(text, dict) else told
 
@@ -65,7 +65,7 @@ def _first_number(told: dict[str, Any], keys: Sequence[str]) -> int | None:
     return next((number for number in numbers if type(number) is int and number > 0), None)
 
 
-def _told_by(config: ModelConfig, name: str) -> dict[str, Any]:
+def told_by(config: ModelConfig, name: str) -> dict[str, Any]:
     """A JSON file of the model; empty where there is none, or it holds no object."""
     try:
         path = cached_file(
@@ -107,7 +107,7 @@ def readable_errors(name: str):
         elif not Path(name).expanduser().is_dir() and any(
             word in low for word in ("connect", "offline", "resolve", "couldn't")
         ):
-            fix = "no such folder here, and the hub cannot be reached or has no such model"
+            fix = f"no such folder here, and the hub cannot be reached or has no such model; {MOVED}"
         elif "does not recognize this architecture" in low:
             fix = "this transformers does not know the architecture: upgrade transformers"
         else:

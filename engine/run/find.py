@@ -10,7 +10,7 @@ from .directory import RunDirectory, RunError
 
 
 def create_run(config: RunConfig) -> RunDirectory:
-    """Make a new run directory under `config.output_dir` and write its `run.yaml`.
+    """Make a new run directory under `config.output_dir` and write its `run.yaml`, which holds wherever one works.
 
     Raises:
         RunError: `config.name` is taken, or the folder cannot be made.
@@ -32,7 +32,7 @@ def create_run(config: RunConfig) -> RunDirectory:
         except OSError as error:
             raise RunError(f"output_dir: {root / name} cannot be made: {error.strerror}") from error
         run = RunDirectory(root / name)
-        run.write_config(config.model_copy(update={"name": name}))
+        run.write_config(config.with_whole_paths().model_copy(update={"name": name}))
         return run
     raise RunError(
         f"{root / candidates[0]}: this run exists; give another name=..., or take it up again "

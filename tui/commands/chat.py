@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..safe_text import safe_str
-from .parser import Commands, add_run, positive
+from .parser import Commands, add_overrides, add_run, positive
 
 if TYPE_CHECKING:
     from ...engine.inference.chat import Chat
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def add(commands: Commands) -> None:
     parser = commands.add("chat", _chat, "ask a run's model, with and without its adapter")
     add_run(parser)
+    add_overrides(parser, "model.name_or_path=PLACE, where the base has moved to")
     parser.add_argument(
         "--system", metavar="TEXT", help="system text; without it that of the training rows, where they all had one"
     )
@@ -80,7 +81,7 @@ def _chat(args: argparse.Namespace) -> int:
     import_engine()
     from ...engine.inference.chat import Chat
 
-    chat = Chat.open(run, report)
+    chat = Chat.open(run, report, args.overrides)
     system = chat.system if args.system is None else args.system.strip()
     if system and args.system is None:
         report(f"system text of the training rows: {safe_str(system, 200)} (--system takes another)", None)

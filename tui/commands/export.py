@@ -8,7 +8,12 @@ from .parser import Commands, add_run
 def add(commands: Commands) -> None:
     parser = commands.add("export", _export, "write the adapter or the merged model, checked")
     add_run(parser)
-    parser.add_argument("forms", nargs="*", metavar="FORM", help="adapter, merged")
+    parser.add_argument(
+        "forms",
+        nargs="*",
+        metavar="FORM",
+        help="adapter, merged; and key=value, such as model.name_or_path=PLACE, where the base has moved to",
+    )
     parser.add_argument("--checkpoint", type=int, metavar="STEP", help="instead of the final one")
 
 
@@ -22,7 +27,11 @@ def _export(args: argparse.Namespace) -> int:
     import_engine()
     from ...engine.export.run import export_run
 
-    done = export_run(run, args.forms, checkpoint=args.checkpoint, report=lambda text, fraction: say(text))
+    forms = [word for word in args.forms if "=" not in word]
+    overrides = [word for word in args.forms if "=" in word]
+    done = export_run(
+        run, forms, checkpoint=args.checkpoint, overrides=overrides, report=lambda text, fraction: say(text)
+    )
     for item in done:
         say(f"{item.form}: {item.path} ({item.megabytes:.1f} MB); {item.check}")
     return 0

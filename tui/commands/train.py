@@ -35,7 +35,7 @@ def _train(args: argparse.Namespace) -> int:
         config = run.config().with_overrides(overrides)  # before anything starts: it may not do
         check_ready(config)
         if overrides:
-            run.write_config(config)
+            run.write_config(config.with_whole_paths())
         return train_run(args, run, resume=True)
     if args.config is None or ("=" in args.config and not os.path.exists(args.config)):
         raise ConfigError("train: name a run.yaml, or --resume RUN")
