@@ -1,24 +1,45 @@
-"""The adapter alone, in PEFT's format."""
+"""The adapter alone, in PEFT's format, with the tokenizer that it was trained with."""
 
+import json
 import shutil
 from pathlib import Path
 
 from peft import PeftConfig
 
+from ..config.run_config import RunConfig
 from ..machine.jobs import TellStage
+from ..model.source import model_source
+from ..model.tokenizer import load_tokenizer
+from ..model.tokenizer_files import tokenizer_files
+from ..model.turn_end import learnt_turn_end
 from ..run.files import atomic_folder
 from .form import ExportError
+from .token_ids import compare_token_ids
+
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def export_adapter(source: Path, target: Path, report: TellStage) -> str:
+def export_adapter(config: RunConfig, source: Path, target: Path, chats: bool, report: TellStage) -> str:
+    """Write the adapter.
+
+    Args:
+        chats: the run learnt conversations.
+
+    Raises:
+        ExportError: what was written is not what was trained.
+    """
+    report("reading the tokenizer", None)
+    tokenizer = load_tokenizer(config)
+    files = tokenizer_files(config, tokenizer, learnt_turn_end(config.model, tokenizer, chats), alone=True)
     report("copying the adapter", None)
-    names = ("adapter_config.json", "adapter_model.safetensors")
     with atomic_folder(target) as folder:
-        for name in names:
-            shutil.copyfile(source / name, folder / name)
-        config = PeftConfig.from_pretrained(str(folder))
-    same = (target / names[1]).read_bytes() == (source / names[1]).read_bytes()
-    if not same:
-        shutil.rmtree(target)
-        raise ExportError(f"{target}: the copy differs from the trained adapter")
-    return f"opens in PEFT as {config.peft_type}; bytes equal the trained adapter's"
+        told = json.loads((source / _CONFIG).read_bytes())
+        told["base_model_name_or_path"] = model_source(config.model)
+        (folder / _CONFIG).write_text(json.dumps(told, indent=2), encoding="utf-8")
+        shutil.copyfile(source / _WEIGHTS, folder / _WEIGHTS)
+        files.write(folder)
+        opened = PeftConfig.from_pretrained(str(folder))
+        if (folder / _WEIGHTS).read_bytes() != (source / _WEIGHTS).read_bytes():
+            raise ExportError(f"{target}: the copy differs from the trained adapter")
+        same_ids = compare_token_ids(tokenizer, folder, trust_remote_code=config.model.trust_remote_code)
+    return f"opens in PEFT as {opened.peft_type}; bytes equal the trained adapter's; {same_ids}"

@@ -9,25 +9,44 @@ import torch
 
 from ..config.run_config import ExportConfig, ModelConfig, RunConfig
 from ..machine.jobs import TellStage
-from ..model.adapter import load_adapter
+from ..model.adapter import adapted_weights, load_adapter, untie
 from ..model.load import load_base
 from ..model.tokenizer import load_tokenizer
+from ..model.tokenizer_files import tokenizer_files
+from ..model.turn_end import learnt_turn_end
 from ..run.files import atomic_folder
 from .form import ExportError
+from .model_config import complete_model_config
 from .proof import compare_with_live
+from .token_ids import compare_token_ids
 
 _PROBE = "The quick brown fox jumps over the lazy dog. 1 + 2 = 3; what comes next?"
 
 
-def export_merged(config: RunConfig, source: Path, target: Path, report: TellStage) -> str:
+def export_merged(config: RunConfig, source: Path, target: Path, chats: bool, report: TellStage) -> str:
+    """Write the merged model.
+
+    Args:
+        chats: the run learnt conversations.
+
+    Raises:
+        LoadError: the base cannot be loaded.
+        ExportError: the disk is too small, or what was written says other than base plus adapter.
+    """
     tokenizer = load_tokenizer(config)
+    end = learnt_turn_end(config.model, tokenizer, chats)
+    files = tokenizer_files(config, tokenizer, end)
     ids = torch.tensor([tokenizer(_PROBE).input_ids])
     model = _sixteen_bit_base(config.model, config.export, report)
     _check_room(target, sum(p.numel() * p.element_size() for p in model.parameters()))
     model = load_adapter(model, source)
     model.eval()
+    untie(model)
     with torch.inference_mode():
         expected = model(input_ids=ids, use_cache=False).logits.float()
+        with model.disable_adapter():
+            learnt = expected - model(input_ids=ids, use_cache=False).logits.float()
+    adapted = adapted_weights(model)
     report("merging", 0.3)
     model = model.merge_and_unload()
     with atomic_folder(target) as folder:
@@ -35,11 +54,14 @@ def export_merged(config: RunConfig, source: Path, target: Path, report: TellSta
         model.config.use_cache = True
         shard = f"{config.export.max_shard_size_gb}GB"
         model.save_pretrained(str(folder), max_shard_size=shard)
-        tokenizer.save_pretrained(str(folder))
+        complete_model_config(config.model, folder, config.export.dtype, end)
+        files.write(folder)
         del model
         gc.collect()
         report("opening what was written and comparing", 0.8)
-        return compare_with_live(folder, ids, expected, config.export.dtype)
+        same_ids = compare_token_ids(tokenizer, folder, trust_remote_code=config.model.trust_remote_code)
+        same_logits = compare_with_live(folder, ids, expected, learnt, adapted, config.export.dtype)
+        return f"{same_logits}; {same_ids}"
 
 
 def _sixteen_bit_base(model: ModelConfig, export: ExportConfig, report: TellStage) -> Any:

@@ -2,8 +2,9 @@
 
 Merging goes onto the original 16-bit weights where the model has them: folding an update into weights
 that were rounded to 4 bits throws part of it away. A checkpoint that exists only in 4 bits is
-dequantised first. What was written is opened again with the stock library and compared with base plus
-adapter before it is called done; an export that fails that check, or is cancelled, leaves nothing.
+dequantised first. Beside either lies the base's own tokenizer, with what the run changed in it. What was
+written is opened again with the stock library and compared, logits with base plus adapter and token ids
+with the base's, before it is called done; an export that fails that check, or is cancelled, leaves nothing.
 """
 
 from collections.abc import Sequence
@@ -22,30 +23,37 @@ def export_run(
     forms: Sequence[str] = (),
     *,
     checkpoint: int | None = None,
+    overrides: Sequence[str] = (),
     report: TellStage,
 ) -> list[Exported]:
     """Export a run into `exports/`, in each of `forms` (`adapter`, `merged`; none: as configured).
 
+    Args:
+        overrides: of its configuration, for this export alone, such as where its base is now.
+
     Raises:
+        ConfigError: an override does not fit.
         RunError: there is no adapter to export, or another export of this run is being written.
         ExportError: a form is unknown, the disk is too small, or a check failed.
     """
-    config = run.config()
+    config = run.config().with_overrides(overrides)
+    data = run.progress().data
+    chats = data is None or data.has_chats
     source = adapter_folder(run, checkpoint)
     label = "" if checkpoint is None else f"-step-{checkpoint}"
     with run.export_lock():
         return [
-            _export_form(config, form, source, run.exports / f"{form}{label}", report)
+            _export_form(config, form, source, run.exports / f"{form}{label}", chats, report)
             for form in forms or config.export.forms
         ]
 
 
-def _export_form(config: RunConfig, form: str, source: Path, target: Path, report: TellStage) -> Exported:
+def _export_form(config: RunConfig, form: str, source: Path, target: Path, chats: bool, report: TellStage) -> Exported:
     if form == "adapter":
-        check = export_adapter(source, target, report)
+        check = export_adapter(config, source, target, chats, report)
     elif form == "merged":
-        check = export_merged(config, source, target, report)
+        check = export_merged(config, source, target, chats, report)
     else:
         raise ExportError(f"{form}: no such form; there are adapter and merged")
-    megabytes = sum(file.stat().st_size for file in target.iterdir()) / 1e6
+    megabytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file()) / 1e6
     return Exported(form=form, path=target, megabytes=megabytes, check=check)

@@ -10,7 +10,7 @@ import datetime
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
+from ..config.run_config import ModelConfig
 from ..data.formats.normal import Conversation
 from ..data.render.template_fit import FittedTemplate
 from ..data.report.report import DataReport
@@ -28,6 +29,7 @@ from ..machine.threads import answering_threads, set_threads
 from ..model.adapter import load_adapter
 from ..model.load import load_base
 from ..model.tokenizer import load_tokenizer
+from ..model.turn_end import unknown_turn_end
 from ..run.directory import RunDirectory, RunError, adapter_folder
 
 Message = dict[str, str]
@@ -65,6 +67,7 @@ class Chat:
         tokenizer: Any,
         device: torch.device,
         *,
+        ends: set[int],
         system: str = "",
         date: datetime.date | None = None,
     ) -> None:
@@ -73,17 +76,21 @@ class Chat:
         self._model: Any = model
         self._tokenizer = tokenizer
         self._device = device
-        self._ends = _end_tokens(model, tokenizer)
+        self._ends = ends
 
     @classmethod
-    def open(cls, run: RunDirectory, report: TellStage) -> "Chat":
+    def open(cls, run: RunDirectory, report: TellStage, overrides: Sequence[str] = ()) -> "Chat":
         """Load a run's base, as it was trained, and its final adapter (or newest checkpoint).
 
+        Args:
+            overrides: of its configuration, for this chat alone, such as where its base is now.
+
         Raises:
+            ConfigError: an override does not fit.
             RunError: there is no adapter yet. LoadError: the base cannot be loaded.
         """
         folder = adapter_folder(run)
-        config = run.config()
+        config = run.config().with_overrides(overrides)
         device = pick_device(config.train.device)
         tokenizer = load_tokenizer(config)
         base = load_base(config.model, device, report, packed=False)
@@ -92,8 +99,15 @@ class Chat:
         report("adding the adapter", None)
         model = load_adapter(base.model, folder)
         model.eval()
-        system = trained_system(run.progress().data)
-        return cls(run.name, model, tokenizer, device, system=system, date=config.data.date)
+        return cls(
+            run.name,
+            model,
+            tokenizer,
+            device,
+            ends=_end_tokens(config.model, model, tokenizer),
+            system=trained_system(run.progress().data),
+            date=config.data.date,
+        )
 
     def reply(
         self,
@@ -213,10 +227,11 @@ class _Stopped(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self._stop.is_set(), device=input_ids.device)
 
 
-def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """Tokens that end an answer: the model's, the tokenizer's."""
+def _end_tokens(config: ModelConfig, model: Any, tokenizer: Any) -> set[int]:
+    """Tokens that end an answer: the model's, the tokenizer's, and what the chat template ends a turn with."""
     ends: set[int] = set()
-    for value in (getattr(model.generation_config, "eos_token_id", None), tokenizer.eos_token_id):
+    named = getattr(model.generation_config, "eos_token_id", None)
+    for value in (named, tokenizer.eos_token_id, unknown_turn_end(config, tokenizer)):
         if isinstance(value, int):
             ends.add(value)
         elif value is not None:

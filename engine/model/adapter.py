@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.error import NoMatchingPeftModuleError
 from safetensors.torch import save_file
 
 from ..config.run_config import AdapterConfig
 from .architecture import unfit_for_adapter
+from .base import base_of
 from .folder import LoadError
 
 
@@ -99,6 +101,40 @@ def load_adapter(model: Any, folder: Path) -> PeftModel:
     """Put a saved adapter on a base, for chat and export (not trainable)."""
     config = PeftConfig.from_pretrained(str(folder))
     return PeftModel.from_pretrained(model, str(folder), config=config)
+
+
+def adapted_weights(model: PeftModel) -> set[str]:
+    """Names of the base's weights that an adapter lies on, as the base alone calls them."""
+    found = (name for name, module in base_of(model).named_modules() if isinstance(module, BaseTunerLayer))
+    return {f"{name}.weight" for name in found}
+
+
+def adapted_tied_end(model: PeftModel) -> str:
+    """The name of the embedding, of input or output, that has an adapter while both are one weight; else empty. An
+    adapter changes one of them alone, and can be merged only into a weight of its own."""
+    base = base_of(model)
+    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
+    if None in ends or _weight_of(ends[0]) is not _weight_of(ends[1]):
+        return ""
+    adapted = [end for end in ends if isinstance(end, BaseTunerLayer)]
+    names = [name for name, module in base.named_modules() if module in adapted]
+    return " and ".join(name.rsplit(".", 1)[-1] for name in names)
+
+
+def untie(model: PeftModel) -> None:
+    """Give the output embedding a weight of its own where the adapter changes one of two that share theirs."""
+    if not adapted_tied_end(model):
+        return
+    base = base_of(model)
+    head = base.get_output_embeddings()
+    head = getattr(head, "base_layer", head)
+    head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    for config in (base.config, base.config.get_text_config()):
+        config.tie_word_embeddings = False
+
+
+def _weight_of(layer: Any) -> torch.nn.Parameter:
+    return getattr(layer, "base_layer", layer).weight
 
 
 def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

@@ -14,6 +14,7 @@ import dataclasses
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import orjson
 import torch
@@ -21,7 +22,10 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ..errors import UserError
 from ..model.adapter import save_adapter
+from ..model.tokenizer_files import TokenizerFiles, tokenizer_files
+from ..model.turn_end import learnt_turn_end
 from ..run import commands as cmd
 from ..run import events as ev
 from ..run.directory import RunDirectory, RunError
@@ -122,16 +126,18 @@ def save_now(run: Run) -> None:
     run.control.emit(ev.CheckpointSaved(step=run.state.step, path=path, megabytes=megabytes, seconds=seconds))
 
 
-def save_final_adapter(run: Run) -> str | None:
-    """Write `adapter/`, and wait for room where the disk has none: hours of work hang on it.
+def save_final_adapter(run: Run, tokenizer: Any) -> str | None:
+    """Write `adapter/` with its tokenizer, and wait for room where the disk has none: hours of work hang on it.
 
     Returns:
         The folder, relative to the run; None where a Stop ended the waiting.
     """
+    files = _tokenizer_files(run, tokenizer)
     while True:
         try:
             with atomic_folder(run.directory.adapter) as folder:
                 save_adapter(run.trained.model, folder)
+                files.write(folder)
             return run.directory.adapter.name
         except (OSError, SafetensorError) as error:
             run.control.emit(
@@ -143,3 +149,15 @@ def save_final_adapter(run: Run) -> str | None:
             )
         if isinstance(run.control.next_command(30.0), cmd.Stop):
             return None
+
+
+def _tokenizer_files(run: Run, tokenizer: Any) -> TokenizerFiles:
+    """The tokenizer's files, with the run's chat template; none where they cannot be read: no adapter is lost for
+    them."""
+    config = run.config
+    try:
+        end = learnt_turn_end(config.model, tokenizer, run.data.report.has_chats)
+        return tokenizer_files(config, tokenizer, end, alone=True)
+    except (UserError, OSError, ValueError) as error:
+        run.control.emit(ev.Alert(f"no tokenizer is written beside the adapter: {error}"))
+        return TokenizerFiles()

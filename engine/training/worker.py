@@ -25,7 +25,7 @@ from ..machine.memory import read_memory
 from ..machine.threads import most_threads, set_threads, training_threads, user_said
 from ..memory import ladder, oom
 from ..memory.plan import MARGIN
-from ..model.adapter import trainable_parameters
+from ..model.adapter import adapted_tied_end, trainable_parameters
 from ..model.base import base_of
 from ..model.load import LoadedModel, load_base, share_in_4bit
 from ..model.tokenizer import load_tokenizer
@@ -95,7 +95,7 @@ def _work(directory: RunDirectory, control: Control, *, resume: bool) -> None:
     try:
         if not steps:
             _preflight(config_of_data, data, tokenizer, control)
-        _load_and_train(directory, config, control, data, device, packed_length, steps)
+        _load_and_train(directory, config, control, data, tokenizer, device, packed_length, steps)
     finally:
         data.train.close()
 
@@ -116,6 +116,7 @@ def _load_and_train(
     config: RunConfig,
     control: Control,
     data: PreparedData,
+    tokenizer: Any,
     device: torch.device,
     packed_length: int,
     steps: list[int],
@@ -140,7 +141,7 @@ def _load_and_train(
         _set_aside_checkpoints(directory, control)
         loaded.model = run.trained.model.unload()
         del run  # its optimiser and its layers' memory, before the next one's are planned
-    adapter = None if outcome == "abandoned" else save_final_adapter(run)
+    adapter = None if outcome == "abandoned" else save_final_adapter(run, tokenizer)
     control.emit(
         ev.Finished(
             reason="complete" if outcome == "complete" else "stopped",
@@ -239,6 +240,13 @@ def _announce(run: Run, loaded: LoadedModel, data: PreparedData, threads: int | 
                     f"{loaded.weights_gb:.1f} GB in all"
                 )
             )
+    if tied := adapted_tied_end(run.trained.model):
+        control.emit(
+            ev.Alert(
+                f"adapter.target_modules: {tied} of this model is one weight with its other embedding (tied). The "
+                "adapter changes the one alone; a merged export gives each a weight of its own, and is larger by that"
+            )
+        )
     if not loaded.packed:
         control.emit(
             ev.Alert(

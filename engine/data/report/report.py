@@ -94,3 +94,8 @@ class DataReport:
     def format(self) -> str:
         """The formats, each once."""
         return " + ".join(dict.fromkeys(source.format for source in self.sources))
+
+    @property
+    def has_chats(self) -> bool:
+        """Whether some rows are written by the chat template, which ends their turns."""
+        return any(source.format not in ("text", "tokens", "segments") for source in self.sources)
