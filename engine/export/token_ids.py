@@ -40,7 +40,7 @@ def compare_token_ids(tokenizer: Any, folder: Path, *, trust_remote_code: bool) 
         written = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     except Exception as error:
         raise ExportError(f"the tokenizer that was written cannot be opened: {error}: nothing was kept") from error
-    texts, chats = list(_texts(tokenizer)), list(_chats(tokenizer))
+    texts, chats = list(texts_of(tokenizer)), list(chats_of(tokenizer))
     for text in texts:
         if tokenizer(text)["input_ids"] != written(text)["input_ids"]:
             raise ExportError(f"the tokenizer that was written gives other ids for {text!r}: nothing was kept")
@@ -56,14 +56,14 @@ def compare_token_ids(tokenizer: Any, folder: Path, *, trust_remote_code: bool) 
     return f"token ids of {len(texts)} texts and {len(chats)} chats equal the base's"
 
 
-def _texts(tokenizer: Any) -> Iterator[str]:
+def texts_of(tokenizer: Any) -> Iterator[str]:
     """The texts, and each special token between words."""
     yield from _TEXTS
     special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     yield from (f"before {token} after" for token in special[:16])
 
 
-def _chats(tokenizer: Any) -> Iterator[tuple[list[dict[str, str]], bool, str]]:
+def chats_of(tokenizer: Any) -> Iterator[tuple[list[dict[str, str]], bool, str]]:
     """Conversations that the template takes, whether an answer is asked for, and the text that they are rendered as."""
     if not tokenizer.chat_template:
         return

@@ -77,8 +77,11 @@ def skeleton(name: str, arch: Any) -> Any:
     Raises:
         LoadError: transformers cannot build it, or needs a package that is not there.
     """
-    if arch.model_type in FAMILIES:
-        return None
+    return None if arch.model_type in FAMILIES else build_empty(name, arch)
+
+
+def build_empty(name: str, arch: Any) -> Any:
+    """`skeleton` of any family."""
     try:
         with readable_errors(name), torch.device("meta"):
             return AutoModelForCausalLM.from_config(copy.deepcopy(arch))

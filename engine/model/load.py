@@ -23,8 +23,12 @@ from ..machine.jobs import TellStage
 from . import architecture
 from .families.table import FAMILIES
 from .folder import LoadError
+from .four_bit import four_bit_share, has_experts
 from .layers import packed_attention as attention
 from .source import model_source, readable_errors
+
+_TOLD_BELOW = 0.5
+"""Share of a mixture's weights in 4 bits below which it is told before they are loaded."""
 
 
 @dataclass(kw_only=True)
@@ -84,7 +88,7 @@ def load_base(config: ModelConfig, device: torch.device, report: TellStage, *, p
     packed = packed and family is not None and family.packed
     if packed:
         options["attn_implementation"] = attention.NAME
-    report(f"loading {config.name_or_path}", None)
+    report(_loading_words(config, arch, options, dtype, wide), None)
     with readable_errors(config.name_or_path):
         found: Any = AutoModelForCausalLM.from_pretrained(
             source,
@@ -114,6 +118,19 @@ def load_base(config: ModelConfig, device: torch.device, report: TellStage, *, p
         weights_gb=sum(t.numel() * t.element_size() for t in tensors) / 1e9,
         seconds=time.perf_counter() - start,
     )
+
+
+def _loading_words(
+    config: ModelConfig, arch: Any, options: dict[str, Any], dtype: torch.dtype, wide: list[str] | None
+) -> str:
+    """What is about to be loaded; of a mixture in 4 bits, what of it will stay wide, with the gigabytes."""
+    said = f"loading {config.name_or_path}"
+    remote = architecture.brings_own_code(arch, remote=config.trust_remote_code)
+    if "quantization_config" not in options or remote or not has_experts(arch):
+        return said
+    empty = architecture.build_empty(config.name_or_path, arch)
+    held = four_bit_share(empty, dtype, wide)
+    return f"{said}; {held.told(str(dtype).removeprefix('torch.'))}" if held.share < _TOLD_BELOW else said
 
 
 def compute_in(model: Any, dtype: torch.dtype) -> None:

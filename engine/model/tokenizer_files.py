@@ -6,11 +6,14 @@ byte, and changed only where the run used another chat template, or learnt to en
 eos to the base. A base that was itself written by transformers 5 is put into words that both ages know.
 """
 
+import contextlib
 import json
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transformers import AutoTokenizer
 from transformers.utils.hub import cached_file
 
 from ..config.run_config import ModelConfig, RunConfig
@@ -70,7 +73,7 @@ def tokenizer_files(
     told = _read(files, _CONFIG)
     as_it_was = json.dumps(told)
     _in_older_words(told)
-    if alone and "tokenizer_class" not in told:
+    if alone and not _opens_alike(files, tokenizer):
         told["tokenizer_class"] = _older_class(type(tokenizer).__name__)
         told |= {key: value for key, value in tokenizer.special_tokens_map.items() if key not in told}
     if run.data.chat_template is not None:
@@ -118,6 +121,15 @@ def _in_older_words(told: dict[str, Any]) -> None:
     if isinstance(extra, list):  # transformers 4 takes an object of names there
         del told["extra_special_tokens"]
         told["additional_special_tokens"] = extra
+
+
+def _opens_alike(files: TokenizerFiles, tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the files alone are opened as the class that transformers takes beside the model's config.json: it may
+    go by the model's type."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Exception):
+        files.write(Path(folder))
+        return type(AutoTokenizer.from_pretrained(folder)) is type(tokenizer)
+    return False
 
 
 def _older_class(name: str) -> str:

@@ -71,6 +71,8 @@ class ModelLoaded(Event):
     seconds: float
     threads: int | None = None
     """That compute, on a CPU."""
+    held: str = ""
+    """How much of a 4-bit model is 4-bit, in words; empty of others, and in runs that were made before it was told."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from ..memory import ladder, oom
 from ..memory.plan import MARGIN
 from ..model.adapter import adapted_tied_end, trainable_parameters
 from ..model.base import base_of
+from ..model.four_bit import four_bit_share
 from ..model.load import LoadedModel, load_base, share_in_4bit
 from ..model.tokenizer import load_tokenizer
 from ..run import commands as cmd
@@ -225,6 +226,7 @@ def _announce(run: Run, loaded: LoadedModel, data: PreparedData, threads: int | 
             weights_gb=loaded.weights_gb,
             seconds=loaded.seconds,
             threads=threads,
+            held=_held(run, loaded),
         )
     )
     steps = total_steps(run.config, data.train.bins_in_epoch, run.state.bins_per_update)
@@ -254,6 +256,13 @@ def _announce(run: Run, loaded: LoadedModel, data: PreparedData, threads: int | 
                 "its own attention, one row at a time (slower)"
             )
         )
+
+
+def _held(run: Run, loaded: LoadedModel) -> str:
+    if loaded.quantization != "nf4":
+        return ""
+    share = four_bit_share(base_of(run.trained.model), loaded.dtype, kept=())
+    return share.told(str(loaded.dtype).removeprefix("torch."))
 
 
 def _versions() -> dict[str, str]:

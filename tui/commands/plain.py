@@ -125,10 +125,10 @@ def describe(event: ev.Event) -> str:
 
 
 def _model_line(event: ev.ModelLoaded) -> str:
+    weights = event.held or f"weights {event.quantization} in {event.weights_gb * 1e3:,.0f} MB"
     line = (
-        f"model {event.name}: {count_text(event.parameters)} parameters, "
-        f"{count_text(event.trainable)} trained, weights {event.quantization} in "
-        f"{event.weights_gb * 1e3:,.0f} MB, computes in {event.compute_dtype}"
+        f"model {event.name}: {count_text(event.parameters)} parameters, {count_text(event.trainable)} trained, "
+        f"{weights}, computes in {event.compute_dtype}"
     )
     if event.threads is not None:
         line += f" with {event.threads} thread{'s' if event.threads != 1 else ''}"
