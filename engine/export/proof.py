@@ -57,7 +57,8 @@ def compare_with_live(
             f"the merged model's logits differ from base plus adapter by {error / change:.0%} of what was learnt "
             f"({said}; rounding to {dtype} explains {rounding / size:.1e}): nothing was kept"
         )
-    return f"{told}; rounding to {dtype} is {error / max(change, 1e-30):.0%} of what was learnt: float32 keeps more"
+    advice = "" if dtype == "float32" else ": export.dtype=float32 keeps more"
+    return f"{told}; rounding to {dtype} is {error / max(change, 1e-30):.0%} of what was learnt{advice}"
 
 
 def _logits(model: Any, ids: torch.Tensor) -> torch.Tensor:

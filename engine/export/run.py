@@ -36,7 +36,7 @@ def export_run(
         RunError: there is no adapter to export, or another export of this run is being written.
         ExportError: a form is unknown, the disk is too small, or a check failed.
     """
-    config = run.config().with_overrides(overrides)
+    config = run.config().with_overrides(overrides).with_whole_paths()
     data = run.progress().data
     chats = data is None or data.has_chats
     source = adapter_folder(run, checkpoint)
