@@ -1,8 +1,9 @@
 """config.json and generation_config.json of a merged model: the base's own, with what the merge changed.
 
 transformers 5 writes keys that transformers 4 passes over without a word: the base of the rotary positions only within
-`rope_parameters`, so that 4 computes with 10,000. Servers and converters of that age read the older keys. So the base's
-own keys stay, and where it has only the newer ones, the older are written beside them; both ages read both.
+`rope_parameters`, so that 4 computes with 10,000; the number of experts under another name. Servers and converters of
+that age read the older keys. So the base's own keys stay, and where it has only the newer ones, the older are written
+beside them; both ages read both.
 """
 
 import json
@@ -54,7 +55,10 @@ def _with_base_keys(written: dict[str, Any], own: dict[str, Any]) -> dict[str, A
 
 def _add_older_keys(told: dict[str, Any]) -> None:
     """Beside `rope_parameters`: `rope_theta`, `rope_scaling` and `partial_rotary_factor`; those of layers with a window
-    of their own, as Gemma 3 has them, in `rope_local_base_freq`."""
+    of their own, as Gemma 3 has them, in `rope_local_base_freq`. Beside `num_local_experts`: `num_experts`, as
+    transformers 4 calls it in some mixtures (Qwen 3's)."""
+    if "num_local_experts" in told:
+        told.setdefault("num_experts", told["num_local_experts"])
     rope = told.get("rope_parameters")
     if not isinstance(rope, dict):
         return

@@ -26,8 +26,8 @@ def unknown_turn_end(config: ModelConfig, tokenizer: "PreTrainedTokenizerBase") 
         tokenizer: with the chat template that the run uses.
     """
     ends = _behind_an_answer(tokenizer)
-    stops = {*ends_of_generation(config), tokenizer.eos_token_id}
-    return ends[-1] if ends and stops.isdisjoint(ends) else None
+    known = tokenizer.eos_token_id in ends or not ends_of_generation(config).isdisjoint(ends)
+    return ends[-1] if ends and not known else None
 
 
 def learnt_turn_end(config: ModelConfig, tokenizer: "PreTrainedTokenizerBase", chats: bool) -> int | None:

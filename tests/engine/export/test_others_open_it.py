@@ -122,15 +122,18 @@ def test_a_tokenizer_that_gives_other_ids_is_refused(trained: RunDirectory, tiny
         ),
     ],
 )  # fmt: skip
-def test_positions_are_told_in_the_words_of_either_age(tiny_config: Make, tmp_path: Path, rope, older) -> None:
+def test_positions_and_experts_are_told_in_the_words_of_either_age(
+    tiny_config: Make, tmp_path: Path, rope, older
+) -> None:
     base = tmp_path / "base"
     shutil.copytree(tiny_config().model.name_or_path, base)
-    own = read(base / "config.json") | {"rope_parameters": rope, "made_up": 1}
+    own = read(base / "config.json") | {"rope_parameters": rope, "made_up": 1, "num_local_experts": 4}
     (base / "config.json").write_text(json.dumps(own))
     folder = tmp_path / "merged"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "llama", "tie_word_embeddings": False}))
     complete_model_config(tiny_config(model={"name_or_path": str(base)}).model, folder, "bfloat16", None)
+    older = older | {"num_experts": 4}
     changed = {"tie_word_embeddings": False, "dtype": "bfloat16", "torch_dtype": "bfloat16"}
     assert read(folder / "config.json") == own | older | changed
 

@@ -17,7 +17,7 @@ from evenfall.engine.model.load import load_base
 def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mixture")
     config = Qwen3MoeConfig(
-        vocab_size=64, hidden_size=64, intermediate_size=64, moe_intermediate_size=64, num_hidden_layers=2, head_dim=16,
+        vocab_size=64, hidden_size=64, intermediate_size=64, moe_intermediate_size=64, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, num_experts=16, num_experts_per_tok=2, mlp_only_layers=[],
     )  # fmt: skip
     AutoModelForCausalLM.from_config(config).save_pretrained(str(folder))
