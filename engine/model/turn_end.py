@@ -6,16 +6,15 @@ an export. What ends a turn is told by the template at work: the special tokens 
 Light: no torch.
 """
 
-import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..config.run_config import ModelConfig
+from ..data.render.chat_template import PROBE, ChatTemplate
+from ..data.render.special import special_ids
 from .source import ends_of_generation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_PROBE = "Probe7Q"
 
 
 def unknown_turn_end(config: ModelConfig, tokenizer: "PreTrainedTokenizerBase") -> int | None:
@@ -43,15 +42,9 @@ def _behind_an_answer(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """The special tokens that the chat template writes behind an answer, in order."""
     if not tokenizer.chat_template:
         return []
-    added = tokenizer.added_tokens_decoder
-    special = {*tokenizer.all_special_ids, *(number for number, token in added.items() if token.special)}
-    for blocks in (False, True):  # some templates take content only as a list of blocks
-        said: Any = [{"type": "text", "text": _PROBE}] if blocks else _PROBE
-        asked: Any = [{"type": "text", "text": "Hi"}] if blocks else "Hi"
-        turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
-        with contextlib.suppress(Exception):  # a template raises what the operations in it raise
-            text = str(tokenizer.apply_chat_template(turns, tokenize=False))
-            if _PROBE in text:
-                tail = tokenizer(text.rpartition(_PROBE)[2], add_special_tokens=False)["input_ids"]
-                return [token for token in tail if token in special]
-    return []
+    text = ChatTemplate(tokenizer).try_render(
+        [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": PROBE}]
+    )
+    behind = tokenizer(text.rpartition(PROBE)[2] if PROBE in text else "", add_special_tokens=False)["input_ids"]
+    special = special_ids(tokenizer)
+    return [token for token in behind if token in special]

@@ -189,10 +189,11 @@ PROBLEMS: dict[str, Problem] = {
         meaning="nothing is padded here, but trainers that mask padding would not learn to end",
     ),
     EOS_DIFFERS: Problem(
-        level="amber",
+        level="green",
         title="answers end with a token that is not the tokenizer's eos",
         none="answers end with a token that ends generation",
-        meaning="a program that stops at eos alone goes on after the answer: it must be told to stop at that token",
+        meaning="chat stops there, and exports name it as an end; a server that takes the base's own files must be "
+        "told",
     ),
     SPECIAL_SPLIT: Problem(
         level="amber",
