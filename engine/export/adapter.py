@@ -7,11 +7,11 @@ from pathlib import Path
 from peft import PeftConfig
 
 from ..config.run_config import RunConfig
+from ..data.render.turn_end import learnt_turn_end
 from ..machine.jobs import TellStage
 from ..model.source import model_source
 from ..model.tokenizer import load_tokenizer
 from ..model.tokenizer_files import tokenizer_files
-from ..model.turn_end import learnt_turn_end
 from ..run.files import atomic_folder
 from .form import ExportError
 from .token_ids import compare_token_ids

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from ..config.run_config import ExportConfig, ModelConfig, RunConfig
+from ..data.render.turn_end import learnt_turn_end
 from ..machine.jobs import TellStage
 from ..model.adapter import adapted_weights, load_adapter, untie
 from ..model.load import load_base
 from ..model.tokenizer import load_tokenizer
 from ..model.tokenizer_files import tokenizer_files
-from ..model.turn_end import learnt_turn_end
 from ..run.files import atomic_folder
 from .form import ExportError
 from .model_config import complete_model_config

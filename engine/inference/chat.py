@@ -21,6 +21,7 @@ from transformers.generation.streamers import BaseStreamer
 from ..config.run_config import ModelConfig
 from ..data.formats.normal import Conversation
 from ..data.render.template_fit import FittedTemplate
+from ..data.render.turn_end import unknown_turn_end
 from ..data.report.report import DataReport
 from ..data.row import SourceRow
 from ..machine.device import describe_device, pick_device
@@ -29,7 +30,6 @@ from ..machine.threads import answering_threads, set_threads
 from ..model.adapter import load_adapter
 from ..model.load import load_base
 from ..model.tokenizer import load_tokenizer
-from ..model.turn_end import unknown_turn_end
 from ..run.directory import RunDirectory, RunError, adapter_folder
 
 Message = dict[str, str]

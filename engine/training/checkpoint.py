@@ -22,10 +22,10 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ..data.render.turn_end import learnt_turn_end
 from ..errors import UserError
 from ..model.adapter import save_adapter
 from ..model.tokenizer_files import TokenizerFiles, tokenizer_files
-from ..model.turn_end import learnt_turn_end
 from ..run import commands as cmd
 from ..run import events as ev
 from ..run.directory import RunDirectory, RunError

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from evenfall.engine.config.run_config import RunConfig, parse_config
+from evenfall.engine.data.render.turn_end import learnt_turn_end, unknown_turn_end
 from evenfall.engine.model.tokenizer import load_tokenizer
-from evenfall.engine.model.turn_end import learnt_turn_end, unknown_turn_end
 
 CHATML = (
     "{% for m in messages %}<|user|>{{ m.role }} {{ m.content }}<|assistant|>\n{% endfor %}"

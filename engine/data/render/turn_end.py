@@ -8,10 +8,10 @@ Light: no torch.
 
 from typing import TYPE_CHECKING
 
-from ..config.run_config import ModelConfig
-from ..data.render.chat_template import PROBE, ChatTemplate
-from ..data.render.special import special_ids
-from .source import ends_of_generation
+from ...config.run_config import ModelConfig
+from ...model.source import ends_of_generation
+from .chat_template import PROBE, ChatTemplate
+from .special import special_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
