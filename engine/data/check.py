@@ -255,7 +255,8 @@ def _of_model(config: RunConfig, code: str, about: str | None, *fixes: Fix) -> F
             places=(),
             fixes=settled[1:],
         )
-    fixes = (*fixes, _keep(config, code))
+    if problem.level != "green":
+        fixes = (*fixes, _keep(config, code))
     return Finding(
         code=code,
         level=problem.level,

@@ -184,6 +184,7 @@ def test_a_tokenizer_that_does_not_fit_is_told(check, make_tokenizer):
     other.pad_token = "<|endoftext|>"
     findings = found(check(rows, tokenizer=other))
     assert set(findings) == {"eos_differs", "pad_is_eos"}
+    assert all(one.level == "green" and not one.fixes for one in findings.values())  # neither harms a run here
     assert "<|im_end|>; eos is <|endoftext|>" in findings["eos_differs"].text
     foreign = make_tokenizer(TEMPLATE.replace("im_", "turn_"))
     own, given = (found(check(rows, *more, tokenizer=foreign)) for more in ((), ("data.chat_template=chatml",)))
@@ -191,6 +192,35 @@ def test_a_tokenizer_that_does_not_fit_is_told(check, make_tokenizer):
     assert given["special_split"].text.endswith(": <|turn_start|>, <|turn_end|>")
     kept = check(rows, "data.keep=[special_split]", "data.chat_template=chatml", tokenizer=foreign)
     assert kept.level == "green"
+
+
+def test_a_template_in_place_of_the_models_own_is_told_where_it_writes_otherwise(check, make_tokenizer):
+    rows = [good(number) for number in range(30)]
+    given = make_tokenizer(TEMPLATE)
+    for own, told in (
+        (TEMPLATE, False),
+        ("{# the same #}" + TEMPLATE, False),
+        ("[INST]" + TEMPLATE, True),
+        (None, False),
+    ):
+        given.init_kwargs["chat_template"] = own
+        findings = found(check(rows, "data.chat_template=chatml", tokenizer=given))
+        assert ("template_replaced" in findings) is told
+        assert "template_replaced" not in found(check(rows, tokenizer=given))  # it is the tokenizer's own
+
+
+def test_rows_that_the_template_asks_otherwise_than_they_are_learnt_are_told_and_dropped(check, make_tokenizer):
+    closes = TEMPLATE.replace("assistant\n{% endif", "assistant\n<think></think>{% endif")
+    closes = closes.replace("{{ m.content }}", "{% if m.role == 'assistant' and 'x' not in m.content %}<think></think>"
+                            "{% endif %}{{ m.content }}")  # fmt: skip
+    rows = [pair(f"number {n} of them", f"{n} it is, x or not" if n % 10 == 7 else f"{n} it is") for n in range(40)]
+    one = check(rows, "data.keep=[near_duplicate]", tokenizer=make_tokenizer(closes))
+    finding = found(one)["prompt_differs"]
+    assert (finding.level, finding.count) == ("amber", 4)
+    assert [place.number for place in finding.places] == [8, 18, 28, 38]
+    (drop,) = [fix.override for fix in finding.fixes if fix.verb == "drop"]
+    left = check(rows, "data.keep=[near_duplicate]", drop, tokenizer=make_tokenizer(closes))
+    assert left.level == "green" and left.report.kept == 36
 
 
 def test_a_token_at_which_the_model_stops_by_itself_ends_an_answer(check, make_tokenizer, tmp_path):

@@ -1,6 +1,8 @@
 """Chat: what a run leaves behind answers, with the adapter and without."""
 
+import datetime
 import itertools
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evenfall.engine.config.run_config import RunConfig
-from evenfall.engine.inference.chat import Chat
+from evenfall.engine.data.prepare.prepare import prepare
+from evenfall.engine.inference.chat import Chat, _Stream, prompt_ids, trained_system
+from evenfall.engine.model.tokenizer import load_tokenizer
 from evenfall.engine.run.directory import RunDirectory, RunError, adapter_folder
 from evenfall.engine.run.find import create_run
 
@@ -64,6 +68,44 @@ def test_text_streams_and_stops_on_request(trained: RunDirectory) -> None:
     reply = chat.reply(ASK, adapter=False, max_new_tokens=200, temperature=5.0, on_text=follow, stop=stop)
     assert reply.ended == "stopped" and reply.tokens in (3, 4) and seen[-1] == reply.text
     assert all(later.startswith(sooner) for sooner, later in itertools.pairwise(seen))
+
+
+def test_what_is_asked_is_what_was_trained(tiny_model: Path) -> None:
+    refuses = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}{% endfor %}"
+    turns = "{% for m in messages %}<|user|> {{ m.content }} {% endfor %}{{ 'one' if strftime_now('%Y') == '2001' }}"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = refuses + turns
+    asked = [{"role": "system", "content": "red"}, {"role": "user", "content": "blue"}]
+    ids = prompt_ids(tokenizer, asked, datetime.date(2001, 3, 1))
+    assert tokenizer.convert_ids_to_tokens(ids) == ["<|user|>", "red", "blue", "one"]
+
+
+def test_the_system_text_of_all_rows_is_known_to_the_chat(tiny_config: Make, tmp_path: Path) -> None:
+    row = {"messages": [{"role": "system", "content": "red"}, *ASK, {"role": "assistant", "content": "one"}]}
+    for texts, known in ((["red", "red"], "red"), (["red", "blue"], ""), (["red", None], "")):
+        rows = [
+            {"messages": [{"role": "system", "content": text}, *row["messages"][1:]] if text else row["messages"][1:]}
+            for text in texts
+        ]
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+        config = tiny_config(data={"path": str(path)})
+        prepared = prepare(config, load_tokenizer(config), quiet)
+        assert trained_system(prepared.report) == known
+
+
+def test_reasoning_that_says_nothing_is_not_shown() -> None:
+    class Tokens:
+        def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+            return ["\n", "</think>", "\n\n", "Yes", "<end>"][ids[-1]] if len(ids) == 1 else self.all(ids)
+
+        def all(self, ids: list[int]) -> str:
+            return "".join(["\n", "</think>", "\n\n", "Yes", "<end>"][i] for i in ids)
+
+    stream = _Stream(Tokens(), {4}, lambda text: None)
+    for value in ([9], [0], [1], [2], [3], [4]):
+        stream.put(torch.tensor(value))
+    assert stream.text == "Yes"
 
 
 def test_a_run_without_an_adapter_says_so(tiny_config: Make) -> None:

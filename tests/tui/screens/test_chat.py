@@ -20,6 +20,7 @@ class FakeChat:
     """Answers with what it was asked; `hold` keeps it from ending."""
 
     device = "NVIDIA H200"
+    system = ""
 
     def __init__(self) -> None:
         self.asked: list[tuple[list[dict[str, str]], dict]] = []
@@ -113,6 +114,37 @@ def test_loading_shows_how_far_it_is(app, drive, see, same_as_snapshot, monkeypa
         await until(pilot, lambda: "on NVIDIA H200" in see(app))
 
     drive(app, scenario, size)
+
+
+def test_the_system_text_of_the_rows_is_asked_until_another_is_written(app, chat, drive, see):
+    chat.system = "Be brief."
+
+    async def scenario(pilot):
+        await show_chat(pilot)
+        assert "Be brief." in see(app)
+        await send(pilot, "one")
+        await until(pilot, answered(pilot))
+        field = app.screen.query_one("#chat-system", TextField)
+        field.focus()
+        field.value = "Be long."
+        await pilot.press("enter")
+        app.screen.query_one("#chat-prompt", TextField).focus()
+        await send(pilot, "two")
+        await until(pilot, answered(pilot))
+        field.focus()
+        field.value = ""
+        await pilot.press("enter")
+        app.screen.query_one("#chat-prompt", TextField).focus()
+        await send(pilot, "three")
+        await until(pilot, answered(pilot))
+
+    drive(app, scenario, (120, 36))
+    firsts = [messages[0] for messages, _ in chat.asked]
+    assert firsts == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "system", "content": "Be long."},
+        {"role": "user", "content": "one"},
+    ]
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -1,6 +1,7 @@
 """`data.chat_template`: names, files and texts, and what each named template writes."""
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from evenfall.engine.config.run_config import ConfigError, DataConfig, RunConfig
@@ -9,7 +10,7 @@ from evenfall.engine.data.formats.normal import Conversation
 from evenfall.engine.data.formats.normalise import normalise
 from evenfall.engine.data.render.template import Renderer
 from evenfall.engine.data.row import SourceRow
-from evenfall.engine.model.chat_template import read_chat_template
+from evenfall.engine.model.chat_template import read_chat_template, set_chat_template
 from evenfall.engine.model.tokenizer import load_tokenizer
 from evenfall.presets.load import chat_template_names, demo_folder
 
@@ -106,6 +107,22 @@ def test_what_is_neither_is_named_with_the_nearest(tmp_path):
     file.write_bytes(b"\xff{{ x }}")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_chat_template(str(file))
+
+
+@pytest.mark.parametrize("name", chat_template_names())
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_named_template_begins_as_the_tokenizer_begins_a_text(make_tokenizer, name, begins):
+    tokenizer = make_tokenizer(None, eos="</s>", special=["<s>", "</s>"])
+    tokenizer.bos_token = "<s>"
+    if begins:
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+        )
+    set_chat_template(tokenizer, name)
+    text, _ = rendered(tokenizer, {"messages": TURNS})
+    assert text.count("<s>") == (begins or WRITTEN[name].startswith("<s>"))
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert ids.count(tokenizer.bos_token_id) == text.count("<s>")
 
 
 def test_the_tokenizer_of_a_run_has_it():

@@ -1,5 +1,7 @@
 """Tool calls and reasoning: as a template wants them, or said to be lost."""
 
+import re
+
 import pytest
 from chat_templates import A2, CHATML, U1, U2, encode
 
@@ -57,6 +59,71 @@ def test_what_a_template_has_no_place_for_beside_and_among_calls_is_noted(make_t
         assert renderer.take_notes() == notes
         assert learnt.count("<call>") == 2 - (template is one)
         assert ("Wait." in text) is (template is not bare)
+
+
+def _calls(*names):
+    return [{"id": f"call_{name}", "function": {"name": name, "arguments": {"at": name}}} for name in names]
+
+
+def _results(*names):
+    return [{"role": "tool", "tool_call_id": f"call_{name}", "content": f"seen {name}"} for name in names]
+
+
+ONE_CALL = (
+    "{% for m in messages if m.tool_calls and m.tool_calls | length > 1 %}{{ raise_exception('one') }}{% endfor %}"
+)
+ONE_CALL += TOOLS.replace("ARGUMENTS", "c.function.arguments | tojson")
+
+
+@pytest.mark.parametrize("order", [("x", "y"), ("y", "x")])
+def test_calls_made_at_once_are_written_one_after_the_other_where_a_template_takes_one(make_tokenizer, order):
+    asks = {"role": "assistant", "content": "Wait.", "tool_calls": _calls("x", "y")}
+    value = {"messages": [U1, asks, *_results(*order), A2]}
+    ((text, learnt),), renderer = encode(make_tokenizer(ONE_CALL), value)
+    call = '<call>{0} {{"at": "{0}"}}</call><|im_end|>\n'
+    result = "<|im_start|>tool\nseen {0}<|im_end|>\n<|im_start|>assistant\n"
+    both = [form.format(name) for name in ("x", "y") for form in (call, result)]
+    assert text.endswith("".join(["Wait.", *both, "No.\n<|im_end|>\n"]))
+    assert learnt == "Wait." + call.format("x") + call.format("y") + "No.\n<|im_end|>\n"
+    assert renderer.take_notes() == {fit.CALLS_ONE_BY_ONE: 1}
+    masked = {"messages": [U1, {**asks, "weight": 0}, *_results(*order), A2]}
+    assert encode(make_tokenizer(ONE_CALL), masked)[0][0][1] == "No.\n<|im_end|>\n"
+
+
+NINE = (
+    "{% for m in messages %}{% for c in m.tool_calls or [] %}{% if not c.id or c.id | length != 9 %}"
+    "{{ raise_exception('ids have 9 letters') }}{% endif %}{% endfor %}{% endfor %}"
+    + TOOLS.replace("ARGUMENTS", "c.function.arguments | tojson }} {{ c.id").replace(
+        "{{ m.content }}", "{{ m.content }}{{ m.tool_call_id }}"
+    )
+)
+
+
+def test_ids_of_calls_are_what_a_template_takes_and_stay_those_of_their_results(make_tokenizer):
+    asks = {"role": "assistant", "content": "", "tool_calls": _calls("x", "y")}
+    ((text, learnt),), renderer = encode(make_tokenizer(NINE), {"messages": [U1, asks, *_results("y", "x"), A2]})
+    assert renderer.take_notes() == {fit.IDS_SHORTENED: 1}
+    x, y = re.findall(r" (\w{9})</call>", learnt)
+    assert x != y and f"seen y{y}" in text and f"seen x{x}" in text
+    without = [{"function": call["function"]} for call in _calls("x")]
+    unnamed = {"messages": [U1, {**asks, "tool_calls": without}, {"role": "tool", "content": "seen x"}, A2]}
+    ((text, _),), renderer = encode(make_tokenizer(NINE), unnamed)
+    assert "seen x000000001" in text and renderer.take_notes() == {fit.IDS_SHORTENED: 1}
+    short = [{**call, "id": "abcdefgh1"} for call in _calls("x")]
+    assert encode(make_tokenizer(NINE), {"messages": [U1, {**asks, "tool_calls": short}]})[1].take_notes() == {}
+
+
+def test_calls_that_a_template_writes_only_where_content_is_null_are_written(make_tokenizer):
+    null = TOOLS.replace("ARGUMENTS", "c.function.arguments")
+    null = null.replace("m.tool_calls or []", "m.tool_calls or [] if m.content is none")
+    null = null.replace("{{ m.content }}", "{{ m.content if m.content is not none }}")
+    asks = {"role": "assistant", "content": "", "tool_calls": _calls("x")}
+    ((_, learnt),), renderer = encode(make_tokenizer(null), {"messages": [U1, asks]})
+    assert learnt == '<call>x {"at":"x"}</call><|im_end|>\n'
+    assert renderer.take_notes() == {}
+    ((_, learnt),), renderer = encode(make_tokenizer(null), {"messages": [U1, {**asks, "content": "Wait."}]})
+    assert learnt == '<call>x {"at":"x"}</call><|im_end|>\n'
+    assert renderer.take_notes() == {fit.TEXT_LEFT_OUT: 1}
 
 
 THINKS = CHATML.replace(
