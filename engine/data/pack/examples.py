@@ -113,9 +113,9 @@ class Examples(Sequence[Example]):
         """
         firsts = np.searchsorted(self.rows, rows, "left")
         counts = np.searchsorted(self.rows, rows, "right") - firsts
-        chosen = _ranges(firsts, counts)
+        chosen = ranges(firsts, counts)
         starts, lengths = self._starts[chosen], self.lengths[chosen]
-        tokens = _ranges(starts, lengths)
+        tokens = ranges(starts, lengths)
         return Examples(
             ids=self.ids[tokens], trained=self.trained[tokens], lengths=lengths, numbers=self.numbers[chosen],
             rows=np.repeat(np.arange(len(rows), dtype=np.int64), counts), files=self.files, file=self.file[chosen],
@@ -170,7 +170,7 @@ def _joined(parts: list[np.ndarray], kind: type) -> np.ndarray:
     return np.concatenate(parts) if parts else _empty(kind)
 
 
-def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """`starts[i]`, `starts[i] + 1`, ..., `counts[i]` of them, for each i, one after the other."""
     before = np.cumsum(counts) - counts
     return np.repeat(starts - before, counts) + np.arange(int(counts.sum()))
