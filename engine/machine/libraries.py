@@ -18,13 +18,24 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from importlib.util import find_spec, module_from_spec
+from types import ModuleType
+from typing import Any
 
 _lock = threading.Lock()
+_running = threading.RLock()
 
 
 def import_torch() -> None:
     """Import torch and bitsandbytes, which come first. Later calls return at once."""
     _import("bitsandbytes", _compiling_nothing)
+
+
+def import_light(name: str) -> None:
+    """Import a module of ours that stands on transformers and not on torch, though transformers names torch in files
+    that its tokenizers stand on: torch is imported when it is first asked for something. For a process of one
+    thread. Later calls return at once."""
+    _import(name, _torch_later)
 
 
 def import_without(hidden: str, name: str) -> None:
@@ -64,6 +75,39 @@ def _without(name: str) -> Iterator[None]:
     finally:
         if hide:
             del sys.modules[name]
+
+
+@contextlib.contextmanager
+def _torch_later() -> Iterator[None]:
+    spec = None if "torch" in sys.modules else find_spec("torch")
+    if spec is not None:
+        module = module_from_spec(spec)
+        module.__class__ = _Later
+        del module.__path__  # so that a part of it asks for it, and it is there first
+        sys.modules["torch"] = module
+    yield
+
+
+class _Later(ModuleType):
+    """A package that runs when it is first asked for something that is in it. (`importlib.util.LazyLoader`'s runs
+    with the second `import` of it.)"""
+
+    def __getattr__(self, name: str) -> Any:
+        with _running:  # by another thread: what is not there yet is waited for
+            if type(self) is _Later and "__path__" not in vars(self):
+                self._run()
+        return ModuleType.__getattribute__(self, name)
+
+    def _run(self) -> None:
+        spec = self.__spec__
+        assert spec is not None and spec.loader is not None
+        self.__path__ = spec.submodule_search_locations
+        try:
+            spec.loader.exec_module(self)
+        except BaseException:
+            sys.modules.pop(self.__name__, None)
+            raise
+        self.__class__ = ModuleType
 
 
 @contextlib.contextmanager

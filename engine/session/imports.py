@@ -4,7 +4,7 @@ transformers imports scikit-learn where it is installed, and with it scipy and p
 generation; so scikit-learn is hidden meanwhile. The rest of what is saved is in `machine/libraries.py`.
 """
 
-from ..machine.libraries import import_torch, import_without
+from ..machine.libraries import import_light, import_torch, import_without
 from ..machine.wake import wake_gpu, wake_kernels
 
 
@@ -13,6 +13,13 @@ def import_engine() -> None:
     import_torch()
     engine = __name__.rpartition(".session")[0]
     import_without("sklearn", f"{engine}.training.worker")
+
+
+def import_for_data() -> None:
+    """Import what data are prepared and checked with, in a process that does nothing else: no torch."""
+    engine = __name__.rpartition(".session")[0]
+    for name in ("model.tokenizer", "data.check", "data.inspector.inspect"):
+        import_light(f"{engine}.{name}")
 
 
 def import_for_run(device: str) -> None:

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 from .parser import Commands, add_overrides
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ...engine.config.run_config import RunConfig
+    from ...engine.data.inspector.first_row import FirstRow
+    from ...engine.data.report.findings import DataCheck
 
 
 def add(commands: Commands) -> None:
@@ -26,16 +30,14 @@ def check(args: argparse.Namespace) -> int:
     Exit codes: 0 green or amber; 1 red; 2 the data cannot be read, or something is asked.
     """
     config = _config(args.source, args.overrides)
-    from ...engine.run.pace import last_pace
-    from ...engine.session.imports import import_engine
+    from ...engine.data.prepare.begun import begin_processes, end_processes
     from ..safe_text import safe_str
 
-    import_engine()
-    from ...engine.data.inspector.preview import build_preview
-
+    begin_processes(config)
     try:
-        found = build_preview(config, _tell, last_pace(config)).check
+        found = _found(config, None if args.json else _tell_first)
     finally:
+        end_processes()
         _tell("", None)
     if args.json:
         import orjson
@@ -48,6 +50,26 @@ def check(args: argparse.Namespace) -> int:
             print(safe_str(line))
         print(safe_str(f"tokenizer   {config.model.name_or_path} (model.name_or_path=... takes another)"))
     return 1 if found.level == "red" else 0
+
+
+def _found(config: "RunConfig", first_told: "Callable[[FirstRow], None] | None") -> "DataCheck":
+    from ...engine.run.pace import last_pace
+    from ...engine.session.imports import import_for_data
+
+    import_for_data()
+    from ...engine.data.inspector.preview import build_preview
+
+    return build_preview(config, _tell, last_pace(config), first_told).check
+
+
+def _tell_first(row: "FirstRow") -> None:
+    from ..safe_text import safe_str
+    from ..words.check import first_row_lines
+
+    _tell("", None)
+    for line in first_row_lines(row):
+        print(safe_str(line))
+    print(flush=True)
 
 
 def _config(source: str, overrides: list[str]) -> "RunConfig":

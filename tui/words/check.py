@@ -5,6 +5,7 @@ A level has a glyph and a word, so that a log without colour reads as well.
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ...engine.data.report.findings import DataCheck, Finding, Statistics
 from ...engine.data.report.report import DataReport
@@ -13,9 +14,30 @@ from ..value_text import LEVELS, counted, how_read, only_path, places_text, shar
 from ..widgets.histogram import length_plot, length_title
 from ..widgets.plot import draw_plot
 
+if TYPE_CHECKING:
+    from ...engine.data.inspector.first_row import FirstRow
+
 _INDENT = " " * 9
+_MOST_PARTS = 8
+_PART_ENDS = 150  # characters of a part's beginning, and of its end
 _PLOT_SIZE = 80, 8
 _COLOR = "#ffffff"  # taken off again: these lines have none
+
+
+def first_row_lines(row: "FirstRow", width: int = 100) -> Iterator[str]:
+    """The first row: what is read of it and what is learnt, long parts without their middle."""
+    where = f"{row.place.file}: row {row.place.number:,}"
+    yield f"first row   {where}: {counted(row.tokens, 'token')}, {row.trained:,} of them learnt"
+    for text, learnt in row.parts[:_MOST_PARTS]:
+        if len(text) > 2 * _PART_ENDS:
+            text = f"{text[:_PART_ENDS]} ... {text[-_PART_ENDS:]}"
+        text = text.replace("\n", "↵")
+        name = "learnt" if learnt else "read"
+        yield from textwrap.wrap(
+            text, width, initial_indent=f"  {name:<10}", subsequent_indent=" " * 12, break_on_hyphens=False
+        )
+    if len(row.parts) > _MOST_PARTS:
+        yield f"{' ' * 12}and {counted(len(row.parts) - _MOST_PARTS, 'part')} more"
 
 
 def check_lines(check: DataCheck, width: int = 100) -> Iterator[str]:

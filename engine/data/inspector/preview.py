@@ -19,6 +19,7 @@ from ..report.findings import DataCheck
 from ..report.report import DataReport
 
 if TYPE_CHECKING:
+    from .first_row import FirstRow
     from .inspect import Inspector
 
 
@@ -32,7 +33,10 @@ class DataPreview:
 
 
 def build_preview(
-    config: RunConfig, report: Callable[[str, float | None], None], pace: float | None = None
+    config: RunConfig,
+    report: Callable[[str, float | None], None],
+    pace: float | None = None,
+    first_told: "Callable[[FirstRow], None] | None" = None,
 ) -> DataPreview:
     """Prepare the data with the model's tokenizer (no weights), and check them. Rows that cannot be read or rendered,
     which end a run, are a finding here, so that all of them can be looked at.
@@ -40,6 +44,7 @@ def build_preview(
     Args:
         report: is told the stage and how far it is; what it raises ends the work.
         pace: tokens/s of training, where it is known.
+        first_told: is told the first row that something is learnt of, before the rest is read.
 
     Raises:
         DataError: as `prepare`.
@@ -49,11 +54,19 @@ def build_preview(
     from ...model.tokenizer import load_tokenizer
     from ..check import check_data
     from ..prepare.prepare import prepare
+    from ..prepare.source import Source
+    from .first_row import first_row
     from .inspect import Inspector
 
     tokenizer = load_tokenizer(config)
     data = config.data.model_copy(update={"drop": [*config.data.drop, BAD]})
-    prepared = prepare(config.model_copy(update={"data": data}), tokenizer, report)
+
+    def begun(source: Source) -> None:
+        first = first_row(source, data, tokenizer) if first_told is not None else None
+        if first_told is not None and first is not None:
+            first_told(first)
+
+    prepared = prepare(config.model_copy(update={"data": data}), tokenizer, report, first_begun=begun)
     try:
         report("looking for duplicates", None)
         check = check_data(config, prepared, tokenizer, pace=pace)

@@ -8,13 +8,15 @@ the same numbers.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from .batch import Batch, collate
 from .examples import Example, Examples
 from .packing import pack
+
+if TYPE_CHECKING:
+    from .batch import Batch
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,10 @@ class Bins:
         """The examples of a bin."""
         return [self.examples[place] for place in self.bins[index]]
 
-    def batch(self, indices: Sequence[int]) -> Batch:
+    def batch(self, indices: Sequence[int]) -> "Batch":
         """These bins as one batch, documents end to end."""
+        from .batch import collate  # torch, which nothing before the first batch needs
+
         return collate([example for index in indices for example in self.rows(index)])
 
 

@@ -12,9 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock, local
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from ...machine.host import usable_cores
 from ..read.slices import Slice
 from ..render.template import Renderer
+from .begun import processes_for
 from .block import Block, BlockSettings, make_block
 from .cache import BlockCache, cache_folder
 from .row_process import RowProcess
@@ -22,11 +22,8 @@ from .row_process import RowProcess
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-WORTH_A_PROCESS = 8_000_000
-"""Bytes of rows that take longer to tokenise than a process to start."""
 WORTH_KEEPING = 4_000_000
 """Bytes of rows whose tokens are kept on disk."""
-_MOST_PROCESSES = 8
 
 
 class _Begun(NamedTuple):
@@ -57,7 +54,7 @@ class Ahead:
         self._cache = (
             BlockCache(cache_folder(), tokenizer) if size > WORTH_KEEPING else None
         )  # fmt: skip
-        self.processes = min(_MOST_PROCESSES, usable_cores()) if size > WORTH_A_PROCESS else 0
+        self.processes = processes_for(size)
         self._threads = ThreadPoolExecutor(self.processes, "evenfall-rows") if self.processes else None
         self._own = local()
         self._lock = Lock()

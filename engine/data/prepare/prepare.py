@@ -84,13 +84,19 @@ class PreparedData:
 
 
 def prepare(
-    config: RunConfig, tokenizer: "PreTrainedTokenizerBase", report: TellStage, *, begun: bool = False
+    config: RunConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    report: TellStage,
+    *,
+    begun: bool = False,
+    first_begun: Callable[[Source], None] = lambda source: None,
 ) -> PreparedData:
     """Read, render and pack what `config.data` names.
 
     Args:
         report: is told the stage and how far it is; what it raises ends the work.
         begun: the run has learnt from these data before: whether a column is part of the row is not asked any more.
+        first_begun: is told the first data set, its format known and its first slice read, before the rest is.
 
     Raises:
         DataError: something cannot be read or rendered, or there is nothing left to learn.
@@ -106,6 +112,8 @@ def prepare(
         report(f"reading {source.path}", None)
         part = max(_SMALLEST_SLICE, SLICE_BYTES * size // total) if streamed else SLICE_BYTES
         sources.append(begin(data, source, size, part, ask=not begun))
+        if len(sources) == 1:
+            first_begun(sources[0])
     tested = evaluation_file(config, tokenizer, report) if data.eval_path is not None else None
     if not streamed:
         return _held_whole(config, tokenizer, sources, tested, report)

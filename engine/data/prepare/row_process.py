@@ -9,43 +9,29 @@ What goes through the pipes is pickled by one process of ours for another.
 Light: no torch, so that a process takes as little memory as it can.
 """
 
-import contextlib
 import os
 import pickle
 import struct
-import subprocess
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import DataError
 from ..render.template import Renderer
 from ..row import SourceRow
+from .begun import end, take_process
 from .block import Block, BlockSettings, make_block
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-_ENVIRONMENT = {
-    "TOKENIZERS_PARALLELISM": "false",  # there are as many processes as cores
-    "MALLOC_ARENA_MAX": "1",  # memory that is freed goes back
-    "CUDA_VISIBLE_DEVICES": "",  # the GPU is the training's
-}
-
-
 class RowProcess:
     """The parent's end of one such process."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", __name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, **_ENVIRONMENT},
-            start_new_session=True,  # Ctrl-C is for the parent
-        )
+        self._process = take_process()
         assert self._process.stdin is not None and self._process.stdout is not None
         self._to, self._from = self._process.stdin, self._process.stdout
         _send(self._to, tokenizer)
@@ -64,11 +50,7 @@ class RowProcess:
         return answer
 
     def end(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        with contextlib.suppress(OSError):  # what was not taken any more
-            self._to.close()
-        self._from.close()
+        end(self._process)
 
 
 def _send(stream: Any, value: Any) -> None:
@@ -92,6 +74,7 @@ def _receive(stream: BinaryIO | Any) -> Any:
 def main() -> None:
     source, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get between the answers
+    import_module("transformers.tokenization_utils_tokenizers")  # before the parent has a tokenizer
     tokenizer = _receive(source)
     renderers: dict[tuple[bool, str], Renderer] = {}
     while True:
