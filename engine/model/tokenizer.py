@@ -1,13 +1,22 @@
-"""A model's tokenizer. Not light: transformers' `AutoTokenizer` imports torch."""
+"""A model's tokenizer.
 
+transformers' `AutoTokenizer` makes the model's whole configuration first, for its `model_type` and little else, and a
+configuration imports torch. So where the model's files tell what it asks, it is given that.
+"""
+
+from types import SimpleNamespace
 from typing import Any
 
 from transformers import AutoTokenizer
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-from ..config.run_config import RunConfig
+from ..config.run_config import ModelConfig, RunConfig
 from .chat_template import set_chat_template
 from .folder import LoadError, check_tokenizer_folder, model_folder
-from .source import model_source, readable_errors
+from .source import model_source, readable_errors, told_by
+
+_RENAMED = {"gpt-sw3", "EvollaModel", "mlcd"}
+"""Kinds whose configuration calls itself something else."""
 
 
 def load_tokenizer(run: RunConfig) -> Any:
@@ -23,6 +32,7 @@ def load_tokenizer(run: RunConfig) -> Any:
     with readable_errors(config.name_or_path):
         tokenizer = AutoTokenizer.from_pretrained(
             model_source(config),
+            config=_what_is_asked(config),
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
         )
@@ -31,3 +41,19 @@ def load_tokenizer(run: RunConfig) -> Any:
     if run.data.chat_template is not None:
         set_chat_template(tokenizer, run.data.chat_template)
     return tokenizer
+
+
+def _what_is_asked(config: ModelConfig) -> SimpleNamespace | None:
+    """What `AutoTokenizer` asks a configuration where the tokenizer's files name its class and no code of their own;
+    None: let it make one."""
+    told, of_tokenizer = told_by(config, "config.json"), told_by(config, "tokenizer_config.json")
+    kind, name = told.get("model_type"), of_tokenizer.get("tokenizer_class")
+    if "auto_map" in told or "auto_map" in of_tokenizer or not isinstance(name, str) or not name:
+        return None
+    renamed = kind in _RENAMED or (kind == "mistral" and "layer_types" in told)
+    if kind not in CONFIG_MAPPING_NAMES or renamed:
+        return None
+    asked = SimpleNamespace(model_type=kind, tokenizer_class=name, _name_or_path=model_source(config))
+    if "model_name" in told:
+        asked.model_name = told["model_name"]
+    return asked
