@@ -18,6 +18,8 @@ serves whatever is dropped from it.
   have no turns, the last is judged; what is learnt whole is a document.
 """
 
+import itertools
+import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 BIT = {code: 1 << place for place, code in enumerate(ROW_PROBLEMS)}
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufffd]")
+_ASCII_CONTROL = bytes({*range(32), 127} - {*b"\t\n\r"})
 _CALL_AS_TEXT = re.compile(
     r"""[<\[][\W_]{0,3}(?:tool|function|action|call)|"(?:arguments|parameters)"|action input:""",
     re.IGNORECASE,
@@ -67,9 +70,10 @@ class RowProblems:
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         added = tokenizer.added_tokens_decoder
         special = special_ids(tokenizer)
-        self._ends = np.array(sorted({*special, *added}), np.int32)
+        self._ends = frozenset({*special, *added})
         texts = [text for text in tokenizer.convert_ids_to_tokens(sorted(special)) if text]
         self._special = re.compile("|".join(map(re.escape, texts))) if texts else None
+        self._special_signs = _beginnings(texts)
 
     def of(self, row: Learnable, encoded: Sequence[Encoded]) -> int:
         """The bits of a row.
@@ -80,11 +84,12 @@ class RowProblems:
         found = BIT[PICTURES] if _has_media(row.source.value) else 0
         if has_placeholders(row):
             found |= BIT[PLACEHOLDERS]
-        for text in _texts(row):
-            if _CONTROL.search(text):
-                found |= BIT[CONTROL_CHARACTERS]
-            if not isinstance(row, Segments) and self._special and self._special.search(text):
-                found |= BIT[SPECIAL_TOKENS]
+        texts = list(_texts(row))
+        together = "\n".join(texts)
+        if _has_control(together):
+            found |= BIT[CONTROL_CHARACTERS]
+        if not isinstance(row, Segments) and self._spells_special(texts, together):
+            found |= BIT[SPECIAL_TOKENS]
         if not found & BIT[SPECIAL_TOKENS] and has_markup(row):  # one alarm for one text
             found |= BIT[MARKUP]
         if isinstance(row, Conversation):
@@ -104,15 +109,42 @@ class RowProblems:
 
     def _has_open_end(self, one: Encoded, every: bool) -> bool:
         """Whether an answer does not end; the last one, or any where each is a turn of its own."""
-        trained = one.trained
-        last = np.flatnonzero(trained[:-1] & ~trained[1:]).tolist()
-        if len(trained) and trained[-1]:
-            last.append(len(trained) - 1)
-        for end in last if every else last[-1:]:
-            tail = slice(max(0, end + 1 - _TAIL), end + 1)
-            if not np.isin(one.ids[tail][trained[tail]], self._ends).any():
+        flags = one.trained.tobytes()
+        end = len(flags)
+        while end := flags.rfind(1, 0, end) + 1:
+            first = max(0, end - _TAIL)
+            tail = itertools.compress(one.ids[first:end].tolist(), flags[first:end])
+            if self._ends.isdisjoint(tail):
                 return True
+            if not every:
+                return False
+            end = flags.rfind(0, 0, end) + 1
         return False
+
+    def _spells_special(self, texts: Sequence[str], together: str) -> bool:
+        """Args:
+        together: the texts, one after the other.
+        """
+        special = self._special
+        if special is None or not any(sign in together for sign in self._special_signs):
+            return False
+        return any(special.search(text) for text in texts)
+
+
+def _beginnings(texts: Sequence[str]) -> set[str]:
+    """One of these stands wherever one of the texts does: what those that begin with the same character all begin
+    with."""
+    alike: dict[str, str] = {}
+    for text in texts:
+        alike[text[0]] = os.path.commonprefix([alike.get(text[0], text), text])
+    return set(alike.values())
+
+
+def _has_control(text: str) -> bool:
+    if text.isascii():
+        data = text.encode()
+        return len(data.translate(None, _ASCII_CONTROL)) < len(data)
+    return _CONTROL.search(text) is not None
 
 
 def _has_media(value: dict[str, Any] | str) -> bool:
@@ -146,25 +178,25 @@ def _strings(value: Any) -> Iterator[str]:
 
 def _out_of_order(row: Conversation) -> bool:
     before = "system"
-    asked = called = False  # tools were called by the last answer; in `tool_calls`
+    called = False  # tools, by the last answer, in `tool_calls`
+    answer: Message | None = None
     for place, message in enumerate(row.messages):
         role = message["role"]
         if role == "system":
             if place:
                 return True
         elif role == "assistant":
-            if before == "system" or (before == "assistant" and not asked):
+            if before == "system" or (before == "assistant" and not (called or _calls_in_text(answer))):
                 return True
-            called = "tool_calls" in message
-            asked = called or _calls_in_text(message)
+            called, answer = "tool_calls" in message, message
         elif role == "user":
             if before == "user" or (before == "assistant" and called):
                 return True
-        elif before in ("system", "user") or not asked:
+        elif before in ("system", "user") or not (called or _calls_in_text(answer)):
             return True
         before = role
     return False
 
 
-def _calls_in_text(message: Message) -> bool:
-    return bool(_CALL_AS_TEXT.search(message["content"]))
+def _calls_in_text(answer: Message | None) -> bool:
+    return answer is not None and _CALL_AS_TEXT.search(answer["content"]) is not None
