@@ -1,10 +1,11 @@
 """`evenfall data check` of some thousand rows: how soon the first row's result is there, rows/s after it, what it takes.
 
-    python tests/benchmarks/data_check.py rows.jsonl [--times 20] [--rounds 3] [--against TREE ...]
+    python tests/benchmarks/data_check.py rows.json [--times 20] [--rounds 3] [--against TREE ...]
 
 The rows of a file are written `--times` times over, each answer with a number of its own behind it, so that all of them
 differ and most nearly repeat another. Each source tree (this one, and those that are named) checks them by turns,
-nothing in its cache. The first result is the first line that is printed. Memory is that of the process and of those
+nothing in its cache. The first result is the first line that is printed; a tree that
+prints it at the end has no rows after it. Memory is that of the process and of those
 that it started, shared pages counted once (PSS), at its highest.
 """
 
@@ -49,10 +50,9 @@ class Check:
 
 
 def write_rows(source: Path, times: int, out: Path) -> int:
-    """Write the rows of JSON Lines over and over; returns how many there are."""
-    rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if len(rows) == 1 and isinstance(rows[0], list):  # a JSON file on one line
-        rows = rows[0]
+    """Write the rows of a file over and over; returns how many there are."""
+    text = source.read_text(encoding="utf-8")
+    rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
     key = next(name for name in _ANSWERS if name in rows[0])
     with out.open("w", encoding="utf-8") as file:
         for number in range(times * len(rows)):
@@ -111,7 +111,7 @@ def _pss(pid: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("rows", type=Path, help="JSON Lines, or a JSON list on one line")
+    parser.add_argument("rows", type=Path, help="JSON Lines, or a JSON list")
     parser.add_argument("--times", type=int, default=20, help="how often the rows are written")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each tree")
     parser.add_argument("--against", type=Path, nargs="*", default=[], help="other source trees")
@@ -126,11 +126,14 @@ def main() -> None:
         for _ in range(options.rounds):
             for tree in trees:
                 found[tree].append(check(tree, file, [*options.overrides, *more]))
-    print(f"{'first row':>10}{'all':>10}{'rows/s after it':>17}{'CPU':>10}{'peak MB':>9}")
+    print(f"{'first row':>10}{'all':>10}{'rows/s after it':>17}{'in all':>8}{'CPU':>10}{'peak MB':>9}")
     for tree, each in found.items():
         one = Check.median(each)
-        speed = rows / max(1e-3, one.whole - one.first)
-        print(f"{one.first:>8.2f} s{one.whole:>8.2f} s{speed:>17,.0f}{one.cpu:>8.1f} s{one.peak / 1e6:>9,.0f}  {tree}")
+        speed = f"{rows / (one.whole - one.first):,.0f}" if one.first < 0.9 * one.whole else "-"
+        print(
+            f"{one.first:>8.2f} s{one.whole:>8.2f} s{speed:>17}{rows / one.whole:>8,.0f}{one.cpu:>8.1f} s"
+            f"{one.peak / 1e6:>9,.0f}  {tree}"
+        )
 
 
 if __name__ == "__main__":
