@@ -101,13 +101,13 @@ class _Later(ModuleType):
     def _run(self) -> None:
         spec = self.__spec__
         assert spec is not None and spec.loader is not None
-        self.__path__ = spec.submodule_search_locations
+        self.__path__ = spec.submodule_search_locations or []
         try:
             spec.loader.exec_module(self)
         except BaseException:
             sys.modules.pop(self.__name__, None)
             raise
-        self.__class__ = ModuleType
+        self.__class__ = ModuleType  # type: ignore[assignment]
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from transformers import AutoTokenizer
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # type: ignore[attr-defined]
 
 from ..config.run_config import ModelConfig, RunConfig
 from .chat_template import set_chat_template

@@ -1,4 +1,4 @@
-"""`evenfall data check` of some thousand rows: how soon the first row's result is there, rows/s after it, what it takes.
+"""`evenfall data check` of some thousand rows: how soon the first is told, rows/s after it, what it takes.
 
     python tests/benchmarks/data_check.py rows.json [--times 20] [--rounds 3] [--against TREE ...]
 

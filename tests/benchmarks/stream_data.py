@@ -10,14 +10,17 @@ of those that it started, shared pages counted once (PSS).
 """
 
 import argparse
+import atexit
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -49,12 +52,20 @@ def write_rows(file: Path, size: int) -> int:
 def measure(file: str, model: str, windows: list[int], cache: str) -> None:
     """In a process of its own: take windows from the stream and print what they are."""
     started = time.time() - _age()
+    os.environ["XDG_CACHE_HOME"] = cache
     from evenfall.engine.config.run_config import RunConfig
+    from evenfall.engine.data.prepare.begun import begin_processes, end_processes
+
+    config = RunConfig.model_validate({"data": {"path": file}, "model": {"name_or_path": model}})
+    begin_processes(config)
+    atexit.register(end_processes)
+    from evenfall.engine.session.imports import import_for_data
+
+    import_for_data()
     from evenfall.engine.data.prepare.prepare import prepare
     from evenfall.engine.model.tokenizer import load_tokenizer
 
-    os.environ["XDG_CACHE_HOME"] = cache
-    config = RunConfig.model_validate({"data": {"path": file}, "model": {"name_or_path": model}})
+    threading.Thread(target=importlib.import_module, args=["evenfall.engine.data.pack.batch"]).start()
     prepared = prepare(config, load_tokenizer(config), lambda stage, fraction: None)
     peak = 0
     tokens = rows = 0

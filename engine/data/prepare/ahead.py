@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from ..read.slices import Slice
 from ..render.template import Renderer
-from .begun import processes_for
+from .begun import are_begun, processes_for
 from .block import Block, BlockSettings, make_block
 from .cache import BlockCache, cache_folder
 from .row_process import RowProcess
@@ -77,12 +77,12 @@ class Ahead:
             self._running.clear()
 
     def block(self, part: Slice, settings: BlockSettings) -> Block:
-        """The block of one slice, made here and now: a process would still have to start.
+        """The block of one slice, made here and now where a process would still have to start.
 
         Raises:
             DataError: as `make_block`.
         """
-        return self._finished(self._begun(part, settings, here=True), 0, lambda rows: None)
+        return self._finished(self._begun(part, settings, here=not are_begun()), 0, lambda rows: None)
 
     def blocks(
         self,

@@ -3,6 +3,7 @@
 Light: a command calls it before it imports anything heavy itself.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -42,6 +43,11 @@ def end_processes() -> None:
         end(_begun.pop())
 
 
+def are_begun() -> bool:
+    """Whether one waits that nobody took."""
+    return bool(_begun)
+
+
 def take_process() -> "subprocess.Popen[bytes]":
     """One that waits for its tokenizer."""
     return _begun.pop() if _begun else _start()
@@ -52,10 +58,8 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
     for stream in (process.stdin, process.stdout):
         assert stream is not None
-        try:
+        with contextlib.suppress(OSError):  # what was not taken any more
             stream.close()
-        except OSError:  # what was not taken any more
-            pass
 
 
 def _start() -> "subprocess.Popen[bytes]":

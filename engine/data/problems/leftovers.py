@@ -66,7 +66,8 @@ def has_markup(row: Learnable) -> bool:
     """Whether a text looks as if it had been rendered by a chat template already."""
     document = isinstance(row, Document)
     return any(
-        (("<" in text or "[" in text) and _MARKUP.search(text)) or (document and "### " in text and _PROMPTS.search(text))
+        (("<" in text or "[" in text) and _MARKUP.search(text))
+        or (document and "### " in text and _PROMPTS.search(text))
         for text in _learnt(row)
     )
 

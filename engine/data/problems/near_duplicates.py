@@ -1,12 +1,12 @@
 """Rows that nearly repeat another one: MinHash finds who may be alike, and their pieces are then compared.
 
-A row is the set of its pieces of three tokens (`pieces.py`), each weighing the squared logarithm of how rare it is among
-the rows: what many rows share (a system prompt, a template's words) says little about two of them. Two rows nearly
-repeat each other where the sets' weighted Jaccard similarity (the weight of what is in both, of what is in either) is
-at least 0.8. A row's 128 smallest hashes stand for it (a bottom-k sketch), and 64 minima of these under other hashes,
-in 16 bands of four, bring two rows that share 0.8 of their pieces together with a chance above 0.99 (Broder 1997;
-Leskovec et al., Mining of Massive Datasets, ch. 3). What is reported is then compared exactly, all pieces of both rows,
-so nothing is reported that is not alike.
+A row is the set of its pieces of three tokens (`pieces.py`), each weighing the squared logarithm of how rare it is
+among the rows: what many rows share (a system prompt, a template's words) says little about two of them. Two rows
+nearly repeat each other where the sets' weighted Jaccard similarity (the weight of what is in both, of what is in
+either) is at least 0.8. A row's 128 smallest hashes stand for it (a bottom-k sketch), and 64 minima of these under
+other hashes, in 16 bands of four, bring two rows that share 0.8 of their pieces together with a chance above 0.99
+(Broder 1997; Leskovec et al., Mining of Massive Datasets, ch. 3). What is reported is then compared exactly, all
+pieces of both rows, so nothing is reported that is not alike.
 
 Rows and pairs are taken a million tokens at a time, and how rare a piece is is told from a few millions, spread over
 all.

@@ -19,12 +19,9 @@ serves whatever is dropped from it.
 """
 
 import itertools
-import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ..formats.normal import REASONING, Conversation, Document, Learnable, Message, Segments
 from ..render.mask import Encoded
@@ -132,12 +129,8 @@ class RowProblems:
 
 
 def _beginnings(texts: Sequence[str]) -> set[str]:
-    """One of these stands wherever one of the texts does: what those that begin with the same character all begin
-    with."""
-    alike: dict[str, str] = {}
-    for text in texts:
-        alike[text[0]] = os.path.commonprefix([alike.get(text[0], text), text])
-    return set(alike.values())
+    """One of these stands wherever one of the texts does: the first two characters of each."""
+    return {text[:2] for text in texts}
 
 
 def _has_control(text: str) -> bool:
