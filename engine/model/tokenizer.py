@@ -8,15 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from transformers import AutoTokenizer
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # type: ignore[attr-defined]
 
 from ..config.run_config import ModelConfig, RunConfig
 from .chat_template import set_chat_template
+from .families.kinds import kind_of
 from .folder import LoadError, check_tokenizer_folder, model_folder
 from .source import model_source, readable_errors, told_by
-
-_RENAMED = {"gpt-sw3", "EvollaModel", "mlcd"}
-"""Kinds whose configuration calls itself something else."""
 
 
 def load_tokenizer(run: RunConfig) -> Any:
@@ -47,11 +44,8 @@ def _what_is_asked(config: ModelConfig) -> SimpleNamespace | None:
     """What `AutoTokenizer` asks a configuration where the tokenizer's files name its class and no code of their own;
     None: let it make one."""
     told, of_tokenizer = told_by(config, "config.json"), told_by(config, "tokenizer_config.json")
-    kind, name = told.get("model_type"), of_tokenizer.get("tokenizer_class")
-    if "auto_map" in told or "auto_map" in of_tokenizer or not isinstance(name, str) or not name:
-        return None
-    renamed = kind in _RENAMED or (kind == "mistral" and "layer_types" in told)
-    if kind not in CONFIG_MAPPING_NAMES or renamed:
+    kind, name = kind_of(told), of_tokenizer.get("tokenizer_class")
+    if "auto_map" in told or "auto_map" in of_tokenizer or kind is None or not isinstance(name, str) or not name:
         return None
     asked = SimpleNamespace(model_type=kind, tokenizer_class=name, _name_or_path=model_source(config))
     if "model_name" in told:

@@ -110,7 +110,8 @@ class Ahead:
             for part in itertools.chain(slices, itertools.repeat(None)):
                 if part is not None:
                     waiting.append(self._begun(part, settings))
-                    if len(waiting) <= 2 * self.processes:
+                    kept = not done and waiting[0].future is None  # who waits for the first gets it
+                    if len(waiting) <= 2 * self.processes and not kept:
                         continue
                 if not waiting:
                     return

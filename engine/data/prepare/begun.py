@@ -32,8 +32,10 @@ def processes_for(size: float) -> int:
 
 def begin_processes(config: RunConfig) -> None:
     """Begin those that the data of a configuration will want, where they are files; one core is the caller's own."""
-    paths = [Path(source.path).expanduser() for source in config.data.sources]
-    size = sum(path.stat().st_size for path in paths if path.is_file())
+    size = 0
+    with contextlib.suppress(OSError, RuntimeError):  # who reads them says what is wrong with a path
+        paths = [Path(source.path).expanduser() for source in config.data.sources]
+        size = sum(path.stat().st_size for path in paths if path.is_file())
     _begun.extend(_start() for _ in range(processes_for(size) - 1))
 
 
@@ -50,7 +52,10 @@ def are_begun() -> bool:
 
 def take_process() -> "subprocess.Popen[bytes]":
     """One that waits for its tokenizer."""
-    return _begun.pop() if _begun else _start()
+    try:
+        return _begun.pop()
+    except IndexError:
+        return _start()
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:

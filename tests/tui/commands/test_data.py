@@ -8,6 +8,7 @@ import string
 import pytest
 
 from evenfall.engine.config.run_config import RunConfig
+from evenfall.engine.data.prepare import prepare
 from evenfall.engine.run import event_lines
 from evenfall.engine.run import events as ev
 from evenfall.engine.run.find import create_run
@@ -60,6 +61,33 @@ def test_red_exits_with_1_and_the_printed_fix_mends_it(rows, capsys):
     code, text = check(capsys, path, fixes[-1])
     assert code == 0 and "AMBER" not in text
     assert "settled: data.drop leaves them out" in text
+
+
+def test_the_first_row_is_told_before_the_rest_is_read(rows, capsys, monkeypatch):
+    path = rows()
+    whole = prepare._held_whole
+
+    def after_it(*args):
+        told.append(capsys.readouterr().out)
+        return whole(*args)
+
+    told: list[str] = []
+    monkeypatch.setattr(prepare, "_held_whole", after_it)
+    _, rest = check(capsys, path)
+    lines = told[0].splitlines()
+    assert re.fullmatch(rf"first row   {path}: row 1: \d+ tokens, \d+ of them learnt", " ".join(lines[:1]))
+    assert "What is" in lines[1] and lines[1].startswith("  read")
+    assert any(line.startswith("  learnt    It is") for line in lines)
+    assert rest.startswith("data: ")
+    check(capsys, path, "--json")
+    assert told[1] == ""
+
+
+def test_rows_of_which_nothing_is_learnt_are_not_the_first(rows, capsys, tmp_path):
+    path = rows()
+    path.write_text('{"prompt": "q", "completion": ""}\n' + path.read_text())
+    _, text = check(capsys, path)
+    assert text.startswith(f"first row   {path}: row 2: ")
 
 
 def test_json_has_all_that_was_found(rows, capsys):

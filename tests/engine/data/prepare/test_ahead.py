@@ -12,8 +12,9 @@ import psutil
 import pytest
 from processes import ended
 
-from evenfall.engine.config.run_config import DataConfig, DatasetConfig
+from evenfall.engine.config.run_config import DataConfig, DatasetConfig, RunConfig
 from evenfall.engine.data.prepare import ahead as ahead_module
+from evenfall.engine.data.prepare import begun
 from evenfall.engine.data.prepare.ahead import Ahead
 from evenfall.engine.data.prepare.block import Account, Block, BlockSettings
 from evenfall.engine.data.read.slices import slices_of
@@ -200,3 +201,30 @@ for block in ahead.blocks(itertools.cycle(slices_of(source, 2000)), settings, "a
     process.kill()
     process.wait()
     assert all(ended(one.pid) for one in started), "a process outlived its parent"
+
+
+def test_processes_that_were_begun_are_taken_and_the_others_ended(chatml, tmp_path, monkeypatch):
+    source = write(tmp_path / "a.jsonl", 400)
+    monkeypatch.setattr(begun, "usable_cores", lambda: 3)
+    monkeypatch.setattr(begun, "WORTH_A_PROCESS", 1000)
+    config = RunConfig.model_validate({"data": {"path": source.path}})
+    begun.begin_processes(config)
+    waiting = list(begun._begun)
+    try:
+        assert len(waiting) == 2 and begun.are_begun()
+        with Ahead(chatml, 10**8, lambda stage, fraction: None) as ahead:
+            first = next(slices_of(source, 2000))
+            there = ahead.block(first, settings())
+            assert len(begun._begun) == 1  # one of them made it
+    finally:
+        begun.end_processes()
+    assert not begun.are_begun()
+    assert all(ended(process.pid) for process in waiting)
+    with Ahead(chatml, 0, lambda stage, fraction: None) as ahead:
+        assert np.array_equal(ahead.block(first, settings()).examples.ids, there.examples.ids)
+
+
+def test_none_are_begun_for_what_is_small_or_no_file(tmp_path):
+    for path in ("demo", str(tmp_path), str(tmp_path / "none.jsonl"), write(tmp_path / "a.jsonl", 10).path):
+        begun.begin_processes(RunConfig.model_validate({"data": {"path": path}}))
+    assert not begun.are_begun()
