@@ -53,7 +53,7 @@ class Rendering:
     """Character ranges [start, end) of which nothing is learnt, whatever `spans` say."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Encoded:
     """Token ids (int32) and which are learnt (bool), both [tokens]. The first token never is:
     nothing comes before it that could predict it."""
@@ -148,7 +148,8 @@ class TokenMask:
             if end == len(one.text):
                 trained[len(encoding) :] = False
         trained[:1] = False
-        return Encoded(one.source, ids, trained, one.prompt_differs), [EOS_ADDED] * eos_added
+        encoded = Encoded(source=one.source, ids=ids, trained=trained, prompt_differs=one.prompt_differs)
+        return encoded, [EOS_ADDED] * eos_added
 
 
 class _Pieces:

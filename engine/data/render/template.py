@@ -177,7 +177,7 @@ class Renderer:
                 )
         trained = row.trained.copy()
         trained[0] = False
-        return Encoded(row.source, np.array(row.ids, np.int32), trained)
+        return Encoded(source=row.source, ids=np.array(row.ids, np.int32), trained=trained)
 
     def _whole(self, source: SourceRow, fitted: Fitted, tools: Tools) -> Rendering:
         """All of a conversation, but for the messages that are not to be learnt."""

@@ -32,7 +32,8 @@ def talk(*messages: tuple[str, str]) -> Conversation:
 def test_every_answer_ends_with_a_token_that_is_learnt(chatml, learnt, ends, open_):
     end = chatml.convert_tokens_to_ids("<|im_end|>")
     ids = [end if str(place) in ends else 5 for place in range(len(learnt))]
-    one = Encoded(SOURCE, np.array(ids, np.int32), np.array([flag == "1" for flag in learnt]))
+    trained = np.array([flag == "1" for flag in learnt])
+    one = Encoded(source=SOURCE, ids=np.array(ids, np.int32), trained=trained)
     found = RowProblems(chatml).of(talk(("user", "q"), ("assistant", "a")), [one])
     assert bool(found & BIT[END_UNTRAINED]) == open_
 
