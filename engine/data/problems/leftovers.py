@@ -18,6 +18,7 @@ _KINDS: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
         (("{{",), r"\{\{\s*[A-Za-z_][\w .-]{0,30}\s*\}\}"),  # {{name}}
         # {author}, but no f-string and no set of letters
         (("{",), r"\{(?<![\w$#%\\{}\]'\"(=]\{)[a-z][a-z_]{2,24}\}(?![\w})'\"])"),
+        (("[",), r"\[(?:your|company|recipient|sender|customer|client)\b[^\]\n]{0,40}\](?!\()"),  # [Your Name]
         (("&",), r"&(?:amp|quot|lt|gt|nbsp|apos|#0?39|#x27);"),
         # UTF-8 read as Latin-1
         (("Ã", "ã"), r"Ã[\x80-\xbf\u0178\u0192]"),

@@ -22,6 +22,8 @@ def answer(text: str) -> Learnable:
         "Best wishes, {author}",
         "Call <INSERT NUMBER> now",
         "on [Insert date]",
+        "Kind regards, [Your Name]",
+        "Dear [Recipient's Name],",
         "Lorem ipsum dolor sit amet",
         "As an AI language model I cannot",
         "It\u00e2\u20ac\u2122s here",
@@ -42,6 +44,7 @@ def test_a_leftover_is_found_in_what_is_learnt(text):
         "the set {a, b} and \\frac{numerator}{denominator}",
         "R&D & sales; caf\u00e9, it\u2019s \u20ac 5",
         "${variable} and %{count}",
+        "see [your guide](guide.md) and [yours]",
     ],
 )
 def test_what_is_meant_is_left_alone(text):
