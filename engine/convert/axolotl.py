@@ -17,6 +17,7 @@ from .axolotl_data import (
 )
 from .draft import Draft, is_empty
 from .handlers import (
+    EVERY_STEP,
     LOSSLESS,
     NO_ADAPTER,
     NO_UPLOADS,
@@ -386,7 +387,7 @@ _TABLE: dict[str, Handler] = {
         drop(f"which implementation computes it is {LOSSLESS}"),
     ),
     "s2_attention": feature("shifted sparse attention computes another model"),
-    "logging_steps": drop("every step is logged"),
+    "logging_steps": drop(EVERY_STEP),
     "include_tokens_per_second": drop("speed is always shown"),
     "eval_steps": cadence("train.eval_steps", evaluates),
     "evals_per_epoch": per_epoch("train.eval_steps", _epochs, evaluates),

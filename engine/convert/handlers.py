@@ -29,6 +29,7 @@ SMALLER_BATCH = (
 ONE_GPU = "training is on one GPU"
 NO_ADAPTER = "trains every weight; only LoRA and QLoRA are there"
 PREFERENCE = "preference training is not there yet"
+EVERY_STEP = "every step is logged"
 NO_UPLOADS = "nothing is sent anywhere; a run's events are kept in its folder"
 LOSSLESS = "chosen here by what proves itself on the GPU: the same result"
 
@@ -221,6 +222,8 @@ def compute_type(name: str) -> Handler:
 
 def modules(draft: Draft, key: str, value: Any) -> None:
     """Names of layers: a list, names with commas between, or all linear ones."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        value = value[0]
     names = value
     if isinstance(value, str):
         if word(value) in ("all", "all-linear"):

@@ -11,6 +11,7 @@ import orjson
 
 from .draft import Draft
 from .handlers import (
+    EVERY_STEP,
     LOSSLESS,
     NO_ADAPTER,
     NO_UPLOADS,
@@ -388,9 +389,9 @@ _TABLE: dict[str, Handler] = {
          "torch_compile"),
         _KERNEL,
     ),
-    "logging_steps": drop("every step is logged"),
-    "logging_strategy": drop("every step is logged"),
-    "logging_first_step": drop("every step is logged"),
+    "logging_steps": drop(EVERY_STEP),
+    "logging_strategy": drop(EVERY_STEP),
+    "logging_first_step": drop(EVERY_STEP),
     "logging_dir": drop("events are kept in the run's folder"),
     "save_steps": _save_steps,
     "save_strategy": _strategy("train.save_steps", False),

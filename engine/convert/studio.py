@@ -7,6 +7,7 @@ from typing import Any
 
 from .draft import Draft
 from .handlers import (
+    EVERY_STEP,
     LOSSLESS,
     NO_ADAPTER,
     NO_UPLOADS,
@@ -184,6 +185,9 @@ _TABLE: dict[str, Handler] = {
     "lora.finetune_attention_modules": _PART,
     "lora.finetune_mlp_modules": _PART,
     "lora.use_gradient_checkpointing": drop(LOSSLESS),
+    "training.logging_steps": drop(EVERY_STEP),
+    "training.report_to": _LOGS,
+    "logging.log_frequency": drop(EVERY_STEP),
     "logging.enable_wandb": _LOGS,
     "logging.wandb_project": _LOGS,
     "logging.wandb_token": _LOGS,
