@@ -3,6 +3,7 @@
 Forms, help and error messages draw from here, so that a key is described once, where it is defined.
 """
 
+import datetime
 import difflib
 import types
 import typing
@@ -67,7 +68,13 @@ def _takes(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return "pairs {name: name}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return f"{{{', '.join(annotation.model_fields)}}}"
-    words = {bool: "true | false", int: "whole number", float: "number", str: "text"}
+    words = {
+        bool: "true | false",
+        int: "whole number",
+        float: "number",
+        str: "text",
+        datetime.date: "day as 2026-01-31",
+    }
     if annotation is type(None):
         return "null"
     text = words.get(annotation, str(annotation))

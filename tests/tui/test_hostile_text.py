@@ -166,11 +166,11 @@ def test_chat(app, drive, monkeypatch, tmp_path, text):
 
     def reply(messages, *, adapter, on_text, stop, **options):
         on_text(text)
-        if len(messages) > 1:
+        if len([message for message in messages if message["role"] == "user"]) > 1:
             raise RuntimeError(text)
         return SimpleNamespace(text=text, tokens=1, seconds=1.0, ended="eos")
 
-    model = SimpleNamespace(device=text, reply=reply, close=lambda: None)
+    model = SimpleNamespace(device=text, system=text, reply=reply, close=lambda: None)
 
     def open_chat(run, job):
         job.report(text)
