@@ -3,6 +3,7 @@
 | part | written by |
 |---|---|
 | `{type: text, text}`, `input_text`, `output_text` | OpenAI, Anthropic |
+| `{type: reasoning, summary}`, `{type: function_call}`, `{type: function_call_output}` | OpenAI's Responses |
 | `{type: text, value}`, `{type: reasoning, value}`, `{type: tool_call, value: JSON}` | LLaMA-Factory |
 | `{type: thinking, thinking}`, `{type: tool_use, id, name, input}` | Anthropic |
 | `{type: tool_result, tool_use_id, content}` | Anthropic |
@@ -110,7 +111,7 @@ def _text(row: SourceRow, at: str, body: Any) -> str:
 def _reasoning(row: SourceRow, at: str, body: Any) -> str:
     if isinstance(body, dict) and isinstance(body.get("reasoningText"), dict):  # Bedrock's
         body = body["reasoningText"]
-    keys = ("thinking", "reasoning", "text", "value", "content")
+    keys = ("thinking", "reasoning", "text", "value", "content", "summary")
     key = next((name for name in keys if isinstance(body, dict) and name in body), "text")
     value = body.get(key) if isinstance(body, dict) else body
     if isinstance(value, list):

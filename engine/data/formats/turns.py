@@ -1,17 +1,21 @@
 """Turns of a chat as messages: roles, content, tool calls, and flags that say what is learnt.
 
 Two ways to write a turn are read: {role, content}, OpenAI's, and {from, value}, ShareGPT's; a list
-of {human, assistant} pairs counts as the second. An answer that is null is one that is not there; OpenAI's old
-`function_call` is a tool call. What a turn says may stand in parts (`parts.py`), under `content` or, as Gemini has it,
-`parts`.
+of {human, assistant} pairs counts as the second, and so does one of XTuner's {input, output} pairs, `system` with the
+first. An answer that is null is one that is not there; OpenAI's old `function_call` is a tool call. What a turn says
+may stand in parts (`parts.py`), under `content` or, as Gemini has it, `parts`. The items of OpenAI's Responses that
+have no role (`{type: function_call, ...}`) are such parts, each a turn of its own; a call with its result in one turn,
+{role: tool, parameters, observation}, is ChatGLM3's. What an assistant says in several pieces of that kind is one
+message.
 
 A flag on an assistant's message says whether it is learnt: `weight` (0 or 1, OpenAI's), `loss_weight`
-(LLaMA-Factory's), `train` or `training` (axolotl's), `loss` (ms-swift's); null is as if it were not there. Other
-messages are learnt only where prompts are (data.assistant_only_loss=false): there a flag counts as much, and where they
-are not `true` is refused when the row is rendered, for to leave it unread would train on something else than it asks
-for.
+(LLaMA-Factory's), `train` or `training` (axolotl's), `loss` (ms-swift's), `loss_mask`, `output_with_loss` (XTuner's);
+null is as if it were not there. Other messages are learnt only where prompts are (data.assistant_only_loss=false):
+there a flag counts as much, and where they are not `true` is refused when the row is rendered, for to leave it unread
+would train on something else than it asks for. So a flag that says one thing here and another there is refused.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -26,14 +30,30 @@ ROLES = {
     **dict.fromkeys(("user", "human", "prompter", "input"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "bing", "bard", "output"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(("tool", "observation", "observations", "function", "function_response", "ipython"), "tool"),
+    **dict.fromkeys(
+        ("tool", "observation", "observations", "function", "function_response", "ipython", "tool_response"), "tool"
+    ),
     **dict.fromkeys(("function_call", "tool_call"), "call"),
 }
 """Role names in files (case does not matter) -> user, assistant, system, tool, or `call`."""
 _PASSED_ON = ("name", "tool_call_id", *REASONING)
-_WEIGHTS = ("weight", "loss_weight")
-_FLAGS = (*_WEIGHTS, "train", "training", "loss")
+_WEIGHTS = ("weight", "loss_weight", "loss_mask")
+_FLAGS = (*_WEIGHTS, "train", "training", "loss", "output_with_loss")
+_UNCLEAR = {
+    "mask": "says that it is learnt in some files, that it is not in others",
+    "train_detail": "learns parts of an answer; `segments` with text and label do that",
+}
+"""Keys of a turn that say what is learnt, and why they are not read."""
+_SAY_WHAT_IS_LEARNT = {*_FLAGS, *_UNCLEAR}
 _CONTENT = ("content", "parts")
+_CALLS = ("tool_calls", "tool_call", "function_call")
+_READ = {
+    *("role", "from", "value", "system", "type", "id", "parameters", "observation", "arguments", "call_id", "summary"),
+    *("human", "assistant", "input", "output"), *_CONTENT, *_PASSED_ON, *_FLAGS, *_CALLS,
+}  # fmt: skip
+"""Keys of a turn that some way to write it has."""
+
+_OF_A_TOOL = re.compile("tool|function|observ|result", re.IGNORECASE)
 
 Style = Literal["messages", "sharegpt"]
 Turns = tuple[list[Message], frozenset[int]]
@@ -47,7 +67,7 @@ def style_of(turns: Any) -> Style | None:
         return None
     objects = [turn for turn in turns if isinstance(turn, dict)]
     openai = any(turn.get("role") is not None for turn in objects)
-    sharegpt = any(turn.get("from") is not None or ("human" in turn and "assistant" in turn) for turn in objects)
+    sharegpt = any(turn.get("from") is not None or _pair_of(turn) for turn in objects)
     if openai == sharegpt:
         return None
     return "messages" if openai else "sharegpt"
@@ -72,19 +92,19 @@ def read_turns(row: SourceRow, column: str, turns: Any, style: Style, names: Map
         at = f"{column}[{place}]"
         if not isinstance(turn, dict):
             raise row.error(f"`{at}`: expected {pair}, got {shown(turn)}")
-        is_pair = "human" in turn and "assistant" in turn
+        pair = _pair_of(turn)
         turn = {key: item for key, item in turn.items() if item is not None}
         if style == "messages":
-            read = _openai(row, at, turn, names)
-        elif is_pair and "from" not in turn:
-            read = [
-                {"role": role, "content": _said(row, f"{at}.{key}", turn.get(key), role)}
-                for key, role in (("human", "user"), ("assistant", "assistant"))
-            ]
+            read, in_pieces = _openai(row, at, turn, names)
+        elif pair and "from" not in turn:
+            read, in_pieces = _pair(row, at, turn, pair), False
         else:
-            read = [_sharegpt(row, at, turn, names)]
+            read, in_pieces = [_sharegpt(row, at, turn, names)], False
+        flag = _flag(row, at, turn)
+        if in_pieces and messages and not flag:
+            _join(messages, read)
         messages += read
-        flag, is_answer = _flag(row, at, turn), read[-1]["role"] == "assistant"
+        is_answer = messages[-1]["role"] == "assistant"
         if flag and not (is_answer and flag.learnt):
             messages[-1]["flag"] = flag
             if is_answer:
@@ -92,28 +112,85 @@ def read_turns(row: SourceRow, column: str, turns: Any, style: Style, names: Map
     return messages, frozenset(masked)
 
 
-def _openai(row: SourceRow, at: str, turn: dict[str, Any], names: Mapping[str, str]) -> list[Message]:
+def unread_keys(turn: dict[str, Any]) -> set[str]:
+    """The keys of a turn that say something and that nothing is read from."""
+    return {key for key in turn.keys() - _READ if turn[key] not in (None, "", [], {})}
+
+
+def _pair_of(turn: dict[str, Any]) -> tuple[str, str] | None:
+    if "human" in turn and "assistant" in turn:
+        return "human", "assistant"
+    if "input" in turn and "output" in turn:
+        return "input", "output"
+    return None
+
+
+def _pair(row: SourceRow, at: str, turn: dict[str, Any], pair: tuple[str, str]) -> list[Message]:
+    """What a turn of two says, a system text before it; where nothing was asked, the answer alone."""
+    told = (("system", "system"), (pair[0], "user"), (pair[1], "assistant"))
+    said = [(role, _said(row, f"{at}.{key}", turn.get(key), role)) for key, role in told if key in turn or key in pair]
+    return [{"role": role, "content": text} for role, text in said if text.strip() or role == "assistant"]
+
+
+def _join(messages: list[Message], read: list[Message]) -> None:
+    """Put what an assistant says in pieces into the one message that it is, as long as no flag tells them apart."""
+    last, more = messages[-1], read[0]
+    if last["role"] != "assistant" or more["role"] != "assistant" or "flag" in last:
+        return
+    if "tool_calls" in last and more["content"]:
+        return
+    if any(key in last and key in more for key in REASONING):
+        return
+    joined = last | more | {"content": last["content"] + more["content"]}
+    if calls := [*last.get("tool_calls", ()), *more.get("tool_calls", ())]:
+        joined["tool_calls"] = calls
+    read[0] = joined
+    messages.pop()
+
+
+def _openai(row: SourceRow, at: str, turn: dict[str, Any], names: Mapping[str, str]) -> tuple[list[Message], bool]:
+    """The messages of a turn, and whether they go on with what the assistant said before."""
+    if "role" not in turn and isinstance(turn.get("type"), str):  # an item of OpenAI's Responses
+        parts = read_parts(row, at, [turn])
+        said = {"role": "assistant", "content": parts.text}
+        said |= {"tool_calls": parts.calls} if parts.calls else {}
+        said |= {"reasoning_content": parts.reasoning} if parts.reasoning else {}
+        return parts.results or [said], not parts.results
     key = f"{at}.{names.get('role', 'role')}"
     role = _role(row, key, turn.get("role"))
-    if role == "call":
-        raise row.error(f"`{key}`: a call is an assistant message with `tool_calls`")
     name = next((name for name in _CONTENT if name in turn), "content")
+    if role == "call":
+        at = f"{at}.{names.get(name, name)}"
+        return [_call_in_text(row, at, turn.get(name))], True
+    if role == "tool" and "observation" in turn:
+        return _call_and_result(row, at, turn), True
     content = turn.get(name)
     message: Message = {"role": role, "content": content}
     for one in _PASSED_ON:
         if one in turn:
             message[one] = text_of(row, f"{at}.{one}", turn[one])
-    old = without_nulls(turn.get("function_call"))
-    if old and turn.get("tool_calls"):
-        raise row.error(f"`{at}`: has `function_call` and `tool_calls`; keep one of them")
-    for one, calls in (("tool_calls", turn.get("tool_calls")), ("function_call", old)):
-        if calls:
-            message["tool_calls"] = read_calls(row, f"{at}.{one}", calls)
+    calls = [one for one in _CALLS if turn.get(one) and without_nulls(turn[one])]
+    if len(calls) > 1:
+        raise row.error(f"`{at}`: has `{calls[1]}` and `{calls[0]}`; keep one of them")
+    for one in calls:
+        message["tool_calls"] = read_calls(row, f"{at}.{one}", turn[one])
     key = f"{at}.{names.get(name, name)}"
     if isinstance(content, list):
-        return _in_parts(row, key, message, content)
+        return _in_parts(row, key, message, content), turn.get("type") == "message"
     message["content"] = _said(row, key, content, role)
-    return [message]
+    return [message], turn.get("type") == "message"
+
+
+def _call_and_result(row: SourceRow, at: str, turn: dict[str, Any]) -> list[Message]:
+    call = {key: turn[key] for key in ("name", "parameters") if key in turn}
+    answer: Message = {"role": "assistant", "content": "", "tool_calls": read_calls(row, at, call)}
+    result = read_parts(row, at, [{"type": "tool_result", "name": turn["name"], "content": turn["observation"]}])
+    return [answer, *result.results]
+
+
+def _call_in_text(row: SourceRow, key: str, value: Any) -> Message:
+    calls = read_calls(row, key, json_of(row, key, text_of(row, key, value)), is_json=True)
+    return {"role": "assistant", "content": "", "tool_calls": calls}
 
 
 def _in_parts(row: SourceRow, key: str, message: Message, content: list[Any]) -> list[Message]:
@@ -144,16 +221,15 @@ def _sharegpt(row: SourceRow, at: str, turn: dict[str, Any], names: Mapping[str,
     role = _role(row, f"{at}.{names.get('from', 'from')}", turn.get("from"))
     if role != "call":
         return {"role": role, "content": _said(row, key, turn.get("value"), role)}
-    text = text_of(row, key, turn.get("value"))
-    calls = read_calls(row, key, json_of(row, key, text), is_json=True)
-    return {"role": "assistant", "content": "", "tool_calls": calls}
+    return _call_in_text(row, key, turn.get("value"))
 
 
 def _role(row: SourceRow, key: str, value: Any) -> str:
     role = ROLES.get(value.strip().lower()) if isinstance(value, str) else None
     if role is None:
         known = ", ".join(f"`{name}`" for name in ROLES)
-        fix = f"; data.roles={{{value}: user}} says which it is" if isinstance(value, str) and value.strip() else ""
+        side = "tool" if isinstance(value, str) and _OF_A_TOOL.search(value) else "user"
+        fix = f"; data.roles={{{value}: {side}}} says which it is" if isinstance(value, str) and value.strip() else ""
         raise row.error(f"`{key}`: expected one of {known}, got {shown(value)}{fix}")
     return role
 
@@ -165,7 +241,11 @@ def _said(row: SourceRow, key: str, value: Any, role: str) -> str:
 
 def _flag(row: SourceRow, at: str, turn: dict[str, Any]) -> Flag | None:
     """What a message's flags say; None: it has none."""
+    if _SAY_WHAT_IS_LEARNT.isdisjoint(turn):
+        return None
     flags: dict[str, bool] = {}
+    for key in turn.keys() & _UNCLEAR.keys():
+        raise row.error(f"`{at}.{key}`: {_UNCLEAR[key]}; say with `train` (true or false) whether the turn is learnt")
     for key in _FLAGS:
         if (value := turn.get(key)) is None:
             continue

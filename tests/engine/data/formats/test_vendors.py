@@ -268,3 +268,79 @@ def test_an_object_where_a_text_belongs_has_a_way_out():
     value = {"instruction": "Summarise.", "context": {"tone": "friendly"}, "response": "A text."}
     with pytest.raises(DataError, match=r"`context`: expected text.*data.ignore=\[context\]"):
         read(value)
+
+
+def test_pairs_of_one_turn_each():
+    turns_ = [
+        {"system": "Be brief.", "input": "Which tree?", "output": "An ash."},
+        {"input": "And now?", "output": "It is felled.", "output_with_loss": False},
+    ]
+    row = read({"conversation": turns_})
+    said = [(m["role"], m["content"]) for m in row.messages]
+    assert said == [
+        ("system", "Be brief."), ("user", "Which tree?"), ("assistant", "An ash."),
+        ("user", "And now?"), ("assistant", "It is felled."),
+    ]  # fmt: skip
+    assert row.masked == {4}
+
+
+def test_calls_and_results_in_roles_of_their_own():
+    calls = [
+        {"role": "tool_call", "content": f'{{"name": "weather", "arguments": {{"city": "{city}"}}}}'} for city in "AB"
+    ]
+    results = [{"role": "tool_response", "content": "1"}, {"role": "tool", "content": "2"}]
+    row = read(
+        {"messages": [{"role": "user", "content": "Hi"}, *calls, *results, {"role": "assistant", "content": "3"}]}
+    )
+    assert [m["role"] for m in row.messages] == ["user", "assistant", "tool", "tool", "assistant"]
+    assert [call["function"]["arguments"] for call in row.messages[1]["tool_calls"]] == [{"city": "A"}, {"city": "B"}]
+
+
+def test_a_call_with_its_result_in_one_turn():
+    turn = {"role": "tool", "name": "weather", "parameters": {"city": "Oslo"}, "observation": "9"}
+    row = read({"conversations": [
+        {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "I look."}, turn,
+        {"role": "assistant", "content": "9 degrees"},
+    ]})  # fmt: skip
+    assert [(m["role"], m["content"]) for m in row.messages] == [
+        ("user", "Hi"), ("assistant", "I look."), ("tool", "9"), ("assistant", "9 degrees")
+    ]  # fmt: skip
+    assert row.messages[1]["tool_calls"] == [CALL] and row.messages[2]["name"] == "weather"
+
+
+def test_items_of_responses_are_turns():
+    row = read({"messages": [
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "I look."}]},
+        {"type": "function_call", "call_id": "c", "name": "weather", "arguments": '{"city": "Oslo"}'},
+        {"type": "function_call_output", "call_id": "c", "output": "9"},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "9 degrees"}]},
+    ]})  # fmt: skip
+    assert [(m["role"], m["content"]) for m in row.messages] == [
+        ("user", "Hi"), ("assistant", ""), ("tool", "9"), ("assistant", "9 degrees")
+    ]  # fmt: skip
+    assert row.messages[1]["reasoning_content"] == "I look."
+    assert row.messages[1]["tool_calls"] == [{"id": "c", **CALL}]
+    assert row.messages[2]["tool_call_id"] == "c"
+
+
+def test_one_call_under_the_name_of_one():
+    row = read({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_call": CALL}]})
+    assert row.messages[1]["tool_calls"] == [CALL]
+
+
+def test_flags_of_turns_are_honoured_or_refused():
+    def flagged(**flag):
+        return {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "No", **flag},
+                             {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]}  # fmt: skip
+
+    assert read(flagged(loss_mask=0)).masked == {1}
+    assert read(flagged(loss_mask=1)).masked == set()
+    for unclear in ({"mask": True}, {"train_detail": [{"begin_offset": 0, "end_offset": 1, "train": False}]}):
+        with pytest.raises(DataError, match="say with `train`"):
+            read(flagged(**unclear))
+
+
+def test_an_unknown_role_is_sent_to_its_side():
+    with pytest.raises(DataError, match=r"data\.roles=\{tool_reply: tool\}"):
+        read({"messages": [{"role": "tool_reply", "content": "x"}]}, ["data.format=messages"])
