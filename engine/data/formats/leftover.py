@@ -12,7 +12,9 @@ from typing import Any
 
 from ...config.run_config import DataFormat
 from ..row import SourceRow
+from .columns import TURN_KEYS
 from .fits import Fit
+from .turns import unread_keys
 
 _OF_AN_ANSWER = {
     "history", "context", "contexts", "passage", "input", "inputs", "instruction", "choices", "options", "question",
@@ -35,10 +37,13 @@ _PARTS: dict[DataFormat, set[str]] = {
     "sharegpt": _OF_A_CHAT,
 }
 """Format -> names of columns that are likely part of its row, in small letters."""
+_TURNS = {"messages", "prompt", "completion", "chosen"}
+"""Keys of formats whose columns may hold turns."""
 
 
 def unread_columns(rows: Sequence[SourceRow], shapes: Iterable[Fit], columns: Mapping[str, str]) -> tuple[str, ...]:
-    """Columns, as the file names them, that say something in some row and that no row is read from.
+    """Columns, as the file names them, that say something in some row and that no row is read from; and keys of
+    turns, as `messages[].images`.
 
     Args:
         rows: as they stand in the file.
@@ -48,11 +53,21 @@ def unread_columns(rows: Sequence[SourceRow], shapes: Iterable[Fit], columns: Ma
     read = {columns.get(name, name) for shape in shapes for name in shape.columns.values()}
     if any("tools" in shape.columns or shape.format in ("messages", "sharegpt", "alpaca") for shape in shapes):
         read.add("functions")  # OpenAI's old name, read beside `tools`
+    turns = {
+        columns.get(shape.columns[key], shape.columns[key]) for shape in shapes for key in _TURNS & shape.columns.keys()
+    }
+    own = {columns[key] for key in TURN_KEYS if key in columns}
     found: dict[str, None] = {}
+    inside: dict[str, None] = {}
     for row in rows:
-        if isinstance(row.value, dict):
-            found |= {name: None for name, item in row.value.items() if name not in read and _says(item)}
-    return tuple(found)
+        if not isinstance(row.value, dict):
+            continue
+        found |= {name: None for name, item in row.value.items() if name not in read and _says(item)}
+        for column in turns & row.value.keys():
+            for turn in row.value[column] if isinstance(row.value[column], list) else ():
+                keys = sorted(unread_keys(turn) - own) if isinstance(turn, dict) else ()
+                inside |= {f"{column}[].{key}": None for key in keys}
+    return (*found, *inside)
 
 
 def parts_of_the_row(rows: Sequence[SourceRow], format: DataFormat, unread: Sequence[str]) -> list[str]:

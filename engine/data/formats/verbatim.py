@@ -69,7 +69,7 @@ def _whole_numbers(row: Fields, key: str, length: int | None = None) -> list[int
     if not isinstance(numbers, list):
         raise row.source.error(f"`{name}`: expected a list of whole numbers, got {shown(numbers)}")
     for place, one in enumerate(numbers):
-        if type(one) is not int:
+        if type(one) is not int and not (key == "attention_mask" and isinstance(one, bool)):
             raise row.source.error(f"`{name}[{place}]`: expected a whole number, got {shown(one)}")
     if length is not None and len(numbers) != length:
         raise row.source.error(

@@ -12,7 +12,7 @@ serves whatever is dropped from it.
   written as they stand, they are meant.
 * Tool calls that do not fit the row's tools (`calls.py`). A row that lists no tools is not judged: its tools
   may stand in its system text.
-* Pictures, sound or film beside the text, of which nothing is learnt: the text would answer about what was not shown.
+* Pictures, sound or film beside the text or spelt in it, of which nothing is learnt: the text would answer about what was not shown.
 * Placeholders, markup of a template and other leftovers in what is learnt (`leftovers.py`).
 * An answer whose last tokens, as they are learnt, hold no token that ends a turn. Of segments and token ids, which
   have no turns, the last is judged; what is learnt whole is a document.
@@ -56,7 +56,12 @@ _MEDIA = {
     *("image", "images", "image_path", "image_paths", "image_url", "image_urls", "picture", "pictures"),
     *("audio", "audios", "audio_path", "audio_paths", "video", "videos", "video_path", "video_paths"),
 }
-"""Columns of pictures, sound and film."""
+"""Columns, and keys of turns, of pictures, sound and film."""
+_MEDIA_IN_TEXT = (
+    ("<img>", "</img>"), ("<audio>", "</audio>"), ("<|image_pad|>", ""), ("<|vision_start|>", ""),
+    ("<|audio_bos|>", ""), ("](data:image/", ";base64,"),
+)  # fmt: skip
+"""What a text that spells one of them has in it."""
 _TAIL = 4
 """Tokens at the end of an answer among which the one that ends the turn is: templates put a line break behind it."""
 
@@ -78,7 +83,7 @@ class RowProblems:
         Args:
             encoded: its examples, uncut.
         """
-        found = BIT[PICTURES] if _has_media(row.source.value) else 0
+        found = BIT[PICTURES] if _has_media(row) else 0
         if has_placeholders(row):
             found |= BIT[PLACEHOLDERS]
         texts = list(_texts(row))
@@ -140,8 +145,17 @@ def _has_control(text: str) -> bool:
     return _CONTROL.search(text) is not None
 
 
-def _has_media(value: dict[str, Any] | str) -> bool:
-    return isinstance(value, dict) and any(value.get(key) for key in value.keys() & _MEDIA)
+def _has_media(row: Learnable) -> bool:
+    """Whether pictures, sound or film stand in a column, in a turn, or in a text as their models' markup."""
+    value = row.source.value
+    if isinstance(value, dict):
+        objects = [value]
+        for item in value.values():
+            if type(item) is list:
+                objects += [turn for turn in item if type(turn) is dict]
+        if any(not _MEDIA.isdisjoint(one) and any(one[key] for key in one.keys() & _MEDIA) for one in objects):
+            return True
+    return any(begin in text and end in text for text in _texts(row) for begin, end in _MEDIA_IN_TEXT)
 
 
 def _texts(row: Learnable) -> Iterator[str]:

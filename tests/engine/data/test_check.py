@@ -420,6 +420,26 @@ def test_pictures_end_a_run_unless_they_are_dropped_or_meant(check):
         require_no_red(check(rows, setting))
 
 
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"content": "What is it?", "images": ["a.png"]},
+        {"content": "<img>a.png</img>What is it?"},
+        {"content": "<|vision_start|><|image_pad|><|vision_end|>What is it?"},
+        {"content": "What is it? ![](data:image/png;base64,AAAA)"},
+    ],
+)
+def test_pictures_stand_in_turns_and_in_texts(check, turn):
+    rows = [{"messages": [{"role": "user", **turn}, {"role": "assistant", "content": "A cup."}]}]
+    with pytest.raises(DataError, match=r"data\.keep=\[pictures\]"):
+        require_no_red(check(rows))
+
+
+def test_markup_of_a_page_is_no_picture(check):
+    rows = [pair("Write a page.", '<img src="a.png"> <audio src="b.mp3"></audio> <!-- <img> -->')]
+    require_no_red(check(rows))
+
+
 def model_of(tmp_path, **config) -> str:
     """The setting of a model of which only the config.json is looked at."""
     (tmp_path / "config.json").write_text(json.dumps(config))

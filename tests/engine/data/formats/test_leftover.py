@@ -58,6 +58,8 @@ def told(tmp_path, text: str, *overrides: str, name="f.jsonl"):
         ({"instruction": "i", "output": "o", "text": "i o"}, ("text",)),
         ({"text": "t", "meta": {"a": 1}}, ("meta",)),
         ({"Question": "q", "Answer": "a", "Level": 3}, ("Level",)),
+        ({"messages": [{**CHAT[0], "images": ["a"], "empty": None}, CHAT[1]]}, ("messages[].images",)),
+        ({"prompt": [{**CHAT[0], "mood": "mild"}], "completion": "c", "id": 1}, ("id", "prompt[].mood")),
     ],
 )
 def test_every_column_that_is_not_read_is_named(value, unread):

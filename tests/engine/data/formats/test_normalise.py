@@ -376,3 +376,10 @@ def test_a_row_that_does_not_fit_is_an_error_that_names_it(value, format, messag
 
 def test_documents():
     assert read({"text": " a "}) == Document(rows({"text": " a "})[0], " a ")
+
+
+def test_masks_may_be_true_or_false():
+    one = read({"input_ids": [5, 6, 7, 0], "attention_mask": [True, True, True, False], "labels": [-100, 6, 7, -100]})
+    assert one.ids == (5, 6, 7) and one.trained.tolist() == [False, True, True]
+    with pytest.raises(DataError, match="expected a whole number"):
+        read({"input_ids": [5, True]})
