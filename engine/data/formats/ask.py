@@ -5,18 +5,31 @@ row and would not be read, a text that is the same in every row, and a role that
 the training.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 from ..errors import listed
 from ..row import SourceRow
-from .columns import TURN_KEYS, renamed
+from .answers import by_chat_and_answer, by_columns_of_text, waits_for_an_answer
+from .columns import TURN_KEYS, renamed, row_keys
 from .detect import Detection
 from .dialogue import read_dialogue
-from .fits import Fit
-from .leftover import is_constant
+from .fits import BESIDE, Fit
+from .leftover import is_constant, other_answers, read_as
 from .normalise import columns_text
 from .turns import ROLES
-from .ways import Candidate, UndecidedFormat, by_columns_of_text, columns_of, in_file, settings_of, threads
+from .ways import (
+    SAID_UNDER,
+    Candidate,
+    UndecidedFormat,
+    are_left_out,
+    columns_of,
+    in_file,
+    settings_of,
+    threads,
+    turns_of_other_keys,
+    with_the_rest,
+)
 
 
 def ask_what_to_learn(found: Detection, row: SourceRow, columns: Mapping[str, str]) -> None:
@@ -73,24 +86,31 @@ def ask_about_the_rest(found: Detection, rows: Sequence[SourceRow], columns: Map
 
     Raises:
         UndecidedFormat: there is such a column.
+        DataError: they are chats without a single answer.
     """
     shape = found.shapes[0] if found.shapes else None
-    if shape is not None and shape.format in ("messages", "sharegpt"):
-        _ask_about_speakers(shape, rows, columns)
     first = next((row for row in rows if isinstance(row.value, dict)), None)
     if shape is None or first is None:
         return
+    if shape.format in ("messages", "sharegpt"):
+        _ask_about_speakers(shape, rows, columns)
+        if not row_keys(columns) and waits_for_an_answer(shape.columns["messages"], rows):
+            _ask_for_the_answer(found, shape, rows, first)
     same = shape.format == "text" and is_constant(found.columns["text"], rows)
     if not found.parts and not same:
         return
     picked = [renamed(row, columns) for row in rows]
     ways: list[Candidate] = [*threads(first, picked)]
     if found.format == "text":
-        ways += by_columns_of_text(renamed(first, columns), columns, picked)
+        named = renamed(first, columns)
+        guessed = [*turns_of_other_keys(named, columns, picked), *by_columns_of_text(named, columns, picked)]
+        ways += [more for one in guessed for more in with_the_rest(one, rows)]
+    else:
+        ways += _with_parts(found, shape, rows)
     as_found = Candidate(
         format=found.format,
         columns=settings_of(shape, columns),
-        reason=f"as {shape.reason}; {_left_out(found.parts)}",
+        reason=f"as {shape.reason}; {are_left_out(found.parts)}",
         ignore=found.parts,
     )
     if same:
@@ -102,24 +122,78 @@ def ask_about_the_rest(found: Detection, rows: Sequence[SourceRow], columns: Map
     raise UndecidedFormat(what, ways, list(first.value), first)
 
 
+def _with_parts(found: Detection, shape: Fit, rows: Sequence[SourceRow]) -> Iterator[Candidate]:
+    """The format as it was found, but for another column as the answer; or with parts read under its other keys."""
+    own = settings_of(shape, {})
+    key = "output" if shape.format == "alpaca" else "completion"
+    for answer in other_answers(rows, found.parts) if key in shape.columns else ():
+        rest = [*(part for part in found.parts if part != answer), shape.columns[key]]
+        reason = f"`{answer}` is learnt as the answer; {are_left_out(rest)}"
+        yield Candidate(format=shape.format, columns={**own, key: answer}, reason=reason, ignore=tuple(rest))
+    if more := read_as(rows, shape.format, shape.columns, found.parts):
+        rest = [part for part in found.parts if part not in more.values()]
+        said = [f"`{column}` as `{key}`" for key, column in more.items()]
+        said += [are_left_out(rest)] if rest else []
+        yield Candidate(format=shape.format, columns={**own, **more}, reason="; ".join(said), ignore=tuple(rest))
+
+
+def _ask_for_the_answer(found: Detection, shape: Fit, rows: Sequence[SourceRow], first: SourceRow) -> None:
+    """Refuse chats that wait for their answers where a column beside them may hold it."""
+    chat = shape.columns["messages"]
+    row = next((row for row in rows if isinstance(row.value, dict) and row.value.get(chat)), first)
+    ways = [one for one in by_chat_and_answer(row, {}, rows) if one.columns["prompt"] == chat]
+    answers = [one.columns["completion"] for one in ways if one.columns["completion"] in found.unread]
+    if answers:
+        ways = [more for one in ways for more in with_the_rest(one, rows)]
+        reason = f"as {shape.reason}, with the answers that it has; {are_left_out(answers)}"
+        own = settings_of(shape, {})
+        as_found = Candidate(format=found.format, columns=own, reason=reason, ignore=tuple(answers))
+        what = f"`{chat}` ends without an answer, which may stand in {listed(answers)}"
+        assert isinstance(row.value, dict)
+        raise UndecidedFormat(what, [*ways, *([as_found] if _has_answers(chat, rows) else [])], list(row.value), row)
+    if found.unread and not _has_answers(chat, rows):
+        raise row.error(
+            f"`{chat}` ends without an answer, as the others looked at do, and none is found beside it; not read: "
+            f"{listed(found.unread)}. Where one of them holds it as text, set data.format=prompt_completion "
+            f"data.columns={{prompt: {chat}, completion: COLUMN}}"
+        )
+
+
+def _has_answers(chat: str, rows: Sequence[SourceRow]) -> bool:
+    """Whether an assistant speaks in any of the chats."""
+    turns = (turn for row in rows if isinstance(row.value, dict) for turn in row.value.get(chat) or ())
+    said = (turn.get("role") or turn.get("from") for turn in turns if isinstance(turn, dict))
+    return any(isinstance(role, str) and ROLES.get(role.strip().lower()) in ("assistant", "call") for role in said)
+
+
 def _ask_about_speakers(shape: Fit, rows: Sequence[SourceRow], columns: Mapping[str, str]) -> None:
     """Refuse turns of two speakers whose names nobody knows; other names are for their rows' reader to tell."""
-    key = "role" if shape.format == "messages" else "from"
+    key, content = ("role", "content") if shape.format == "messages" else ("from", "value")
     first: dict[str, SourceRow] = {}
+    texts: Counter[str] = Counter()
     for row in rows:
         value = renamed(row, columns).value
         turns = value.get(shape.columns["messages"]) if isinstance(value, dict) else None
         for turn in turns if isinstance(turns, list) else ():
             if isinstance(turn, dict) and isinstance(turn.get(key), str):
                 first.setdefault(turn[key], row)
+                texts.update(
+                    {
+                        name: len(said)
+                        for name, said in turn.items()
+                        if name not in (key, *BESIDE) and isinstance(said, str)
+                    }
+                )
     if len(first) != 2 or any(name.strip().lower() in ROLES for name in first):
         return
     column = columns.get(shape.columns["messages"], shape.columns["messages"])
     names = dict.fromkeys(first)
+    likely = [*(name for name in SAID_UNDER if name in texts), *(name for name, _ in texts.most_common())]
+    said = {} if content in texts or not likely else {"messages": column, key: key, content: likely[0]}
     ways = [
         Candidate(
             format=shape.format,
-            columns=settings_of(shape, columns),
+            columns=settings_of(shape, columns) | said,
             reason=f"`{answers}` answers `{asks}`",
             settings=(f"data.roles={columns_text({asks: 'user', answers: 'assistant'})}",),
         )
@@ -129,7 +203,3 @@ def _ask_about_speakers(shape: Fit, rows: Sequence[SourceRow], columns: Mapping[
     raise UndecidedFormat(
         f"`{column}` has turns of {listed(names)}, and neither is a role", ways, columns_of(row, columns), row
     )
-
-
-def _left_out(columns: Sequence[str]) -> str:
-    return f"{listed(columns)} {'is' if len(columns) == 1 else 'are'} left out"

@@ -15,11 +15,12 @@ from typing import Literal
 from ...config.run_config import DataFormat
 from ..errors import listed, shown
 from ..row import SourceRow
+from .answers import by_chat_and_answer, by_columns_of_text
 from .columns import CHAT_COLUMNS, renamed, row_keys
 from .fits import Fit, fits_of, without_nulls
 from .leftover import parts_of_the_row, unread_columns
 from .turns import style_of
-from .ways import UndecidedFormat, by_columns_of_text, candidate_of, columns_of, in_file, turns_of_two_keys
+from .ways import UndecidedFormat, candidate_of, columns_of, in_file, turns_of_other_keys, with_the_rest
 
 Confidence = Literal["certain", "likely"]
 
@@ -102,7 +103,7 @@ def detect(
     same = all(shape.required == shapes[0].required for shape in shapes)
     unread = unread_columns(originals, shapes, columns)
     # Whoever names columns has said which.
-    parts = () if row_keys(columns) else tuple(parts_of_the_row(originals, shapes[0].format, unread))
+    parts = () if row_keys(columns) else tuple(parts_of_the_row(originals, shapes[0], unread))
     likely = not given and (any(shape.likely for shape in shapes) or bool(parts))
     return Detection(
         format=shapes[0].format,
@@ -156,7 +157,10 @@ def _shape(row: SourceRow, format: DataFormat, columns: Mapping[str, str], picke
         return shapes[0]
     if shapes:
         ways = "; or ".join(f"{shape.format}: {shape.reason}" for shape in shapes)
-        raise _undecided(row, f"fits more than one format ({ways})", shapes, columns)
+        found = [*by_chat_and_answer(row, columns, picked), *(candidate_of(shape, columns) for shape in shapes)]
+        if not row_keys(columns):
+            found = [more for one in found for more in with_the_rest(one, picked)]
+        raise UndecidedFormat(f"fits more than one format ({ways})", found, columns_of(row, columns), row)
     raise _unknown(row, columns, picked)
 
 
@@ -185,9 +189,12 @@ def _unknown(row: SourceRow, columns: Mapping[str, str], picked: Sequence[Source
                 "JSON (json.dumps(), not str()) of known roles"
             )
     found = [
-        *turns_of_two_keys(row, columns, picked),
+        *turns_of_other_keys(row, columns, picked),
+        *by_chat_and_answer(row, columns, picked),
         *by_columns_of_text(row, columns, picked),
     ]
+    if not row_keys(columns):
+        found = [more for one in found for more in with_the_rest(one, picked)]
     return UndecidedFormat(message, found, columns_of(row, columns), row)
 
 

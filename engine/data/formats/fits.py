@@ -58,6 +58,8 @@ OPTIONAL = {"input", "system", "history", "tools", "context", "attention_mask", 
 """Keys of formats that a row may lack."""
 _SYSTEM = ("system", "system_prompt", "systemInstruction", "system_instruction")
 _TOOLS = ("tools", "toolConfig")
+READ_BESIDE = {*_SYSTEM, *_TOOLS, "functions"}
+"""Columns that go with every conversation."""
 _OPTIONAL_COLUMNS = {*OPTIONAL, *_SYSTEM, *_TOOLS}
 
 _ALPACA = (
@@ -69,7 +71,7 @@ _PAIRS = (
     ("prompt", "completion", False), ("question", "answer", False), ("query", "response", False),
     ("question", "response", True), ("prompt", "response", True), ("prompt", "generation", True),
     ("problem", "solution", True), ("article", "summary", True), ("message_1", "message_2", True),
-    ("input", "output", True),
+    ("input", "output", True), ("inputs", "targets", True),
 )  # fmt: skip
 """(prompt, completion, whether that is merely likely)."""
 _PREFERENCES = (
@@ -91,7 +93,7 @@ _LABEL_WORDS = {
     **dict.fromkeys(("false", "0", "no", "bad", "undesirable"), False),
 }
 _TEXTS = ("content", "document")
-_NO_CHAT = {"prompt", "completion", "chosen", "rejected", "history", "tools", "segments"}
+_NO_CHAT = {"prompt", "completion", "chosen", "rejected", "tools", "segments"}
 """Columns that may hold turns and are not the conversation."""
 _NO_TEXT = {
     *(name for row in (*_ALPACA, *_PAIRS) for name in row[:2]),
@@ -100,16 +102,17 @@ _NO_TEXT = {
 }  # fmt: skip
 """Parts of other formats: alone they are no documents."""
 ANSWERS = {
-    *(completion for _, completion, _ in (*_ALPACA, *_PAIRS)), "target", "targets", "label_text",
+    *(completion for _, completion, _ in (*_ALPACA, *_PAIRS)),
+    *("target", "targets", "label_text", "answers", "ideal", "reply", "assistant"),
 }  # fmt: skip
 """Columns that hold an answer wherever they are found."""
-_BESIDE = {
+BESIDE = {
     "id", "uuid", "index", "idx", "url", "uri", "source", "date", "time", "timestamp", "created",
     "score", "lang", "language", "split", "license", "licence", "author", "category",
     "meta", "metadata", "dataset", "domain", "tags", "role",
 }  # fmt: skip
 """Columns of text that say something about a row, and are not the row."""
-NAMES = {*_NO_TEXT, *ANSWERS, *_BESIDE, *_TEXTS, "text", "segments"}
+NAMES = {*_NO_TEXT, *ANSWERS, *BESIDE, *_TEXTS, "text", "segments"}
 """Names that say what a column is."""
 
 
@@ -144,13 +147,24 @@ def without_nulls(value: Value) -> Value:
     return {**value, **empty}
 
 
+def is_history(column: str) -> bool:
+    """Whether a column's name says that it holds what was said before the row: it is no conversation by itself."""
+    return column.strip().lower().endswith("history")
+
+
+def is_answer_name(column: str) -> bool:
+    """Whether a column's name, or its last word, is one of an answer: `canonical_solution`."""
+    name = column.strip().lower()
+    return name in ANSWERS or name.rpartition("_")[2] in ANSWERS
+
+
 def text_columns(value: Value) -> list[str]:
     """The columns of text that are not about something else."""
     return [
         column
         for column, item in value.items()
         if isinstance(item, str) and len(column) > 2
-        and column.lower() not in _BESIDE and not column.lower().endswith("_id")
+        and column.lower() not in BESIDE and not column.lower().endswith("_id")
     ]  # fmt: skip
 
 
@@ -322,7 +336,7 @@ def _named_chats(value: Value) -> list[Fit]:
 def _loose_chats(value: Value) -> list[Fit]:
     found: list[Fit] = []
     for column, turns in value.items():
-        if isinstance(turns, list) and column not in {*_NO_CHAT, *CHAT_COLUMNS}:
+        if isinstance(turns, list) and column not in {*_NO_CHAT, *CHAT_COLUMNS} and not is_history(column):
             objects = [turn for turn in turns if isinstance(turn, dict)]
             keys = {key for turn in objects for key in turn}
             pairs = ({"role", "content"}, {"from", "value"}, {"human", "assistant"})
@@ -361,7 +375,8 @@ def _alpaca(value: Value) -> list[Fit]:
 
 
 def _pairs(value: Value) -> list[Fit]:
-    return [shape for row in _PAIRS for shape in _pair(value, *row)]
+    found = [shape for row in _PAIRS for shape in _pair(value, *row)]
+    return found or [*_pair(value, "question", "answers", True)]  # SQuAD's and others' accepted answers
 
 
 def _pair(value: Value, prompt: str, completion: str, likely: bool) -> Iterator[Fit]:

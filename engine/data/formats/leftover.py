@@ -7,26 +7,29 @@ read in one of the ways on offer, or `data.ignore` says that it is known.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...config.run_config import DataFormat
 from ..row import SourceRow
 from .columns import TURN_KEYS
-from .fits import Fit
+from .fits import BESIDE, READ_BESIDE, Fit, is_answer_name
 from .turns import unread_keys
 
 _OF_AN_ANSWER = {
     "history", "context", "contexts", "passage", "input", "inputs", "instruction", "choices", "options", "question",
     "prompt", "query", "system", "system_message", "reasoning", "reasoning_content", "thinking", "thought", "thoughts",
-    "rationale", "chain_of_thought", "cot", "steps",
+    "rationale", "chain_of_thought", "cot", "steps", "solution", "solutions", "reflection", "corrected", "correction",
+    "parent_id", "parent", "developer",
 }  # fmt: skip
 _OF_A_DOCUMENT = {
     "role", "parent_id", "parent", "label", "labels", "target", "targets", "class", "intent", "answer", "answers",
     "response", "output", "outputs", "completion", "prompt", "question", "query", "instruction", "summary",
-    "translation", "rejected", "chosen", "input", "inputs", "context", "messages", "conversations",
+    "translation", "rejected", "chosen", "input", "inputs", "context", "messages", "conversations", "annotations",
+    "thread_ts", "speaker", "sender",
 }  # fmt: skip
-_OF_A_CHAT = {"history", "system_message", "instruction", "label"}
+_OF_A_CHAT = {"history", "system_message", "instruction", "label", "developer", "chat_template_kwargs"}
 _PARTS: dict[DataFormat, set[str]] = {
     "alpaca": _OF_AN_ANSWER,
     "prompt_completion": _OF_AN_ANSWER,
@@ -37,6 +40,16 @@ _PARTS: dict[DataFormat, set[str]] = {
     "sharegpt": _OF_A_CHAT,
 }
 """Format -> names of columns that are likely part of its row, in small letters."""
+_GIVEN = {"passage", "evidence", "document", "doc", "context", "history", "paragraph", "tool", "function"}
+"""What the name of a column ends in that holds what an answer was given on: `retrieved_documents`, `chat_history`."""
+_READ_AS = {
+    "system": {"developer", "system_message", "instruction", "instructions", "context", "preamble"},
+    "tools": {"tool", "function"},
+    "history": {"history"},
+}
+"""A format's key -> names, or ends of names, of columns that it may be read from."""
+_OTHER_ANSWERS = ("corrected", "correction", "reflection")
+_WORDS = re.compile(r"[\W_]+")
 _TURNS = {"messages", "prompt", "completion", "chosen"}
 """Keys of formats whose columns may hold turns."""
 
@@ -70,13 +83,99 @@ def unread_columns(rows: Sequence[SourceRow], shapes: Iterable[Fit], columns: Ma
     return (*found, *inside)
 
 
-def parts_of_the_row(rows: Sequence[SourceRow], format: DataFormat, unread: Sequence[str]) -> list[str]:
-    """Those unread columns that are likely part of the row: by their name, and since a row does not say the same in
-    what is read of it."""
-    names = _PARTS.get(format, set())
+def parts_of_the_row(rows: Sequence[SourceRow], shape: Fit, unread: Sequence[str]) -> list[str]:
+    """Those unread columns that are likely part of the row: by their name, or since they hold more text than the only
+    column of text; and since a row does not say the same in what is read of it."""
+    parts = [column for column in unread if _is_named_so(column, shape.format, rows)]
+    if shape.format == "text" and shape.loose:
+        read = _size(shape.columns["text"], rows)
+        parts += [one for one in unread if one not in parts and _is_nested(one, rows) and _size(one, rows) > read]
+    return [column for column in parts if not _said_elsewhere(column, rows, unread)]
+
+
+def left_out(rows: Sequence[SourceRow], format: DataFormat, used: Collection[str]) -> tuple[str, ...]:
+    """What a way to read rows leaves out that may be part of them: by its name, or since it is a list or an object that
+    holds text.
+
+    Args:
+        used: the columns that the way reads.
+    """
+    there = {name: None for row in rows if isinstance(row.value, dict) for name in row.value if _says(row.value[name])}
+    read = {*used, *(() if format == "text" else READ_BESIDE)}
+    unread = [name for name in there if name not in read]
+    parts = [name for name in unread if _is_named_so(name, format, rows) or _is_nested_text(name, rows)]
+    return tuple(name for name in parts if not _said_elsewhere(name, rows, unread))
+
+
+def read_as(
+    rows: Sequence[SourceRow], format: DataFormat, columns: Mapping[str, str], parts: Sequence[str]
+) -> dict[str, str]:
+    """Parts that a format's other keys may be read from: key -> column.
+
+    Args:
+        columns: the format's keys that are read -> the columns that they are read from.
+    """
+    found: dict[str, str] = {}
+    if format not in _PARTS or format == "text":
+        return found
+    chat = format in ("messages", "sharegpt")
+    for part in parts:
+        values = [row.value[part] for row in rows if isinstance(row.value, dict) and _says(row.value.get(part))]
+        text = all(isinstance(value, str) for value in values)
+        fits = {
+            "system": text and (chat or part.lower() != "context"),
+            "tools": all(isinstance(value, list | str) for value in values),
+            "history": not chat and all(map(_is_history, values)),
+        }
+        for key, names in _READ_AS.items():
+            named = part.strip().lower() in names or _noun(part) in names
+            if named and fits[key] and key not in columns and key not in found:
+                found[key] = part
+                break
+    return found
+
+
+def other_answers(rows: Sequence[SourceRow], parts: Sequence[str]) -> list[str]:
+    """Parts of the row that may be its answer as well as what is read for it."""
     return [
-        column for column in unread if column.strip().lower() in names and not _said_elsewhere(column, rows, unread)
+        part
+        for part in sorted(parts, key=lambda part: part.strip().lower() in _OTHER_ANSWERS[-1:])
+        if (is_answer_name(part) or part.strip().lower() in _OTHER_ANSWERS)
+        and all(isinstance(row.value, dict) and isinstance(row.value.get(part), str | None) for row in rows)
     ]
+
+
+def is_part_name(column: str, format: DataFormat) -> bool:
+    return column.strip().lower() in _PARTS.get(format, set())
+
+
+def _is_named_so(column: str, format: DataFormat, rows: Sequence[SourceRow]) -> bool:
+    if is_part_name(column, format):
+        return True
+    return format in _PARTS and format != "text" and _noun(column) in _GIVEN and _size(column, rows) > 0
+
+
+def _noun(column: str) -> str:
+    """What a column's name says that it holds: its last word, of one thing."""
+    return _WORDS.split(column.strip().lower())[-1].removesuffix("s")
+
+
+def _is_history(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
+
+
+def _is_nested_text(column: str, rows: Sequence[SourceRow]) -> bool:
+    return column.strip().lower() not in BESIDE and _is_nested(column, rows) and _size(column, rows) > 0
+
+
+def _is_nested(column: str, rows: Sequence[SourceRow]) -> bool:
+    return any(isinstance(row.value, dict) and isinstance(row.value.get(column), list | dict) for row in rows)
+
+
+def _size(column: str, rows: Sequence[SourceRow]) -> int:
+    """Letters that a column holds in all rows."""
+    values = (row.value.get(column) for row in rows if isinstance(row.value, dict))
+    return sum(len(text) for value in values for text in _texts(value))
 
 
 def _says(value: Any) -> bool:

@@ -40,6 +40,7 @@ _WANTED: dict[str, str] = {
     "kto": "an answer and its `label`",
 }
 NUMBERS_READ = "numbers read as text"
+FIRST_OF_SEVERAL = "of several answers in a list the first is learnt"
 _CELLS = ("prompt", "completion", "context", "instruction", "input", "output")
 """Keys whose columns hold a text, which JSON may have as a number: the answer 4."""
 
@@ -67,27 +68,52 @@ def normalise(
         normal = document(row, "text", row.value)
     else:
         fields = _fields(row, format, columns)
-        numbers = _numbers_as_text(fields)
+        cells, notes = _cells_as_text(fields)
         # A system column goes before it is read: what is written without a template has it in its prompt.
         system = fields.shape.columns.get("system") if drop_system else None
         value = {key: item for key, item in fields.value.items() if key != system}
-        normal = _READERS[format](replace(fields, value=value | numbers))
-        if numbers and isinstance(normal, Conversation):
-            normal = replace(normal, notes=(*normal.notes, NUMBERS_READ))
+        normal = _READERS[format](replace(fields, value=value | cells))
+        if notes and isinstance(normal, Conversation):
+            normal = replace(normal, notes=(*normal.notes, *notes))
     if drop_system and isinstance(normal, Conversation):
         return _without_system(normal)
     return normal
 
 
-def _numbers_as_text(row: Fields) -> dict[str, str]:
-    """Column -> its number, true or false as JSON has it. What is not finite is no JSON."""
-    columns = (row.shape.columns[key] for key in _CELLS if key in row.shape.columns)
-    cells = {column: row.value[column] for column in columns if column in row.value}
-    return {
-        column: json.dumps(cell)
-        for column, cell in cells.items()
-        if isinstance(cell, int) or (isinstance(cell, float) and math.isfinite(cell))
-    }
+def _cells_as_text(row: Fields) -> tuple[dict[str, str], list[str]]:
+    """Column -> the text that it stands for, and what is to be said of that: a number, true or false as JSON has it
+    (what is not finite is no JSON), and the answer of a list of accepted ones."""
+    found: dict[str, str] = {}
+    notes: list[str] = []
+    for key in _CELLS:
+        column = row.shape.columns.get(key)
+        cell = row.value.get(column) if column is not None else None
+        if type(cell) is str or cell is None:
+            continue
+        assert column is not None
+        if isinstance(cell, int) or (isinstance(cell, float) and math.isfinite(cell)):
+            found[column] = json.dumps(cell)
+            notes.append(NUMBERS_READ)
+        elif key in ("completion", "output") and (answers := _accepted(cell)) and not _is_texts(row.get("prompt")):
+            found[column] = answers[0]
+            if len(answers) > 1 and key not in row.columns:
+                name = row.name(key)
+                raise row.source.error(
+                    f"`{name}`: holds {len(answers)} texts, expected one; "
+                    f"data.columns={{{key}: {name}}} learns the first"
+                )
+            notes += [FIRST_OF_SEVERAL] if len(answers) > 1 else []
+    return found, [*dict.fromkeys(notes)]
+
+
+def _accepted(cell: Any) -> list[str]:
+    """The texts of a list of answers, or of SQuAD's {text: [...], answer_start: [...]}; none where it is neither."""
+    texts = cell.get("text") if isinstance(cell, dict) and "answer_start" in cell else cell
+    return [*dict.fromkeys(texts)] if _is_texts(texts) else []
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def _fields(row: SourceRow, format: DataFormat, columns: Mapping[str, str]) -> Fields:
@@ -253,10 +279,9 @@ def _in_turn(row: Fields) -> list[Message] | None:
     """The turns of a row that holds what the user said and what was answered as two lists of texts; None: it does
     not."""
     said, answers = row.get("prompt"), row.get("completion")
-    if not isinstance(said, list) or not isinstance(answers, list) or not all(
-        isinstance(one, str) for one in (*said, *answers)
-    ):  # fmt: skip
+    if not _is_texts(said) or not _is_texts(answers):
         return None
+    assert isinstance(said, list) and isinstance(answers, list)
     if len(said) != len(answers):
         raise row.source.error(
             f"`{row.name('prompt')}` has {len(said)} texts and `{row.name('completion')}` {len(answers)}; expected an "

@@ -41,7 +41,7 @@ _WEIGHTS = ("weight", "loss_weight", "loss_mask")
 _FLAGS = (*_WEIGHTS, "train", "training", "loss", "output_with_loss")
 _UNCLEAR = {
     "mask": "says that it is learnt in some files, that it is not in others",
-    "train_detail": "learns parts of an answer; `segments` with text and label do that",
+    "train_detail": "says which parts of a turn are learnt, which `segments` with text and label can",
 }
 """Keys of a turn that say what is learnt, and why they are not read."""
 _SAY_WHAT_IS_LEARNT = {*_FLAGS, *_UNCLEAR}

@@ -3,21 +3,21 @@
 The form on screen shows them, the command line prints their settings, so each has to work as it stands.
 """
 
-import itertools
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ...config.run_config import DataFormat
-from ..errors import DataError
+from ..errors import DataError, listed
 from ..row import SourceRow
 from .columns import TURN_KEYS, row_keys
-from .fits import ANSWERS, WORSE_ENDINGS, Fit, text_columns
+from .fits import Fit
+from .leftover import left_out, read_as
 from .normalise import ACCEPTED, columns_text
 from .turns import ROLES
 
-_MOST_TEXTS = 5
-_WORSE = {"rejected", "rejected_response", "rejected_messages", "non_preferred_output", "worse", "bad"}
+SAID_UNDER = ("text", "content", "body", "message")
+"""Where a message of another tool says what it says."""
 _FEW_VALUES = 8  # a key of turns that takes no more values is taken for the role, if asked
 
 
@@ -59,6 +59,7 @@ class UndecidedFormat(DataError):
     """
 
     def __init__(self, message: str, candidates: Sequence[Candidate], columns: Sequence[str], row: SourceRow) -> None:
+        self.what = message
         self.candidates = tuple(candidates)
         self.columns = tuple(columns)
         self.row = row
@@ -72,6 +73,10 @@ class UndecidedFormat(DataError):
                 "data.columns={text: COLUMN}"
             )
         super().__init__(f"{row.place}: {message}")
+
+    def or_else(self, way: Candidate) -> "UndecidedFormat":
+        """The same, with one more to choose from."""
+        return UndecidedFormat(self.what, [*self.candidates, way], self.columns, self.row)
 
 
 def in_file(keys: Mapping[str, str], columns: Mapping[str, str]) -> dict[str, str]:
@@ -97,36 +102,48 @@ def settings_of(shape: Fit, columns: Mapping[str, str]) -> dict[str, str]:
     return in_file(own, columns) | row_keys(columns) | turns
 
 
-def turns_of_two_keys(row: SourceRow, columns: Mapping[str, str], picked: Sequence[SourceRow]) -> list[Candidate]:
-    """Columns whose turns have two keys each, of which one takes few values: that may be the role."""
+def turns_of_other_keys(row: SourceRow, columns: Mapping[str, str], picked: Sequence[SourceRow]) -> list[Candidate]:
+    """Columns whose turns have keys of other names: one takes few values, which may be roles, another is the text."""
     assert isinstance(row.value, dict)
     found = []
     for column in row.value:
         lists = [one.value.get(column) for one in picked if isinstance(one.value, dict)]
         turns = [turn for one in lists if isinstance(one, list) for turn in one]
-        keys = list(turns[0]) if turns and isinstance(turns[0], dict) else []
-        if len(keys) != 2 or not all(isinstance(t, dict) and set(t) == set(keys) for t in turns):
+        if not turns or not all(isinstance(turn, dict) and turn.keys() == turns[0].keys() for turn in turns):
             continue
-        values = {key: {turn[key] for turn in turns if isinstance(turn[key], str)} for key in keys}
-        role, content = sorted(keys, key=lambda key: len(values[key]))
-        few = 1 < len(values[role]) <= min(_FEW_VALUES, len(values[content]))
-        known = all(name.strip().lower() in ROLES for name in values[role])
-        if few and not known and len(values[role]) == 2:
-            found += _two_speakers(columns.get(column, column), role, content, turns[0][role], values[role])
-        if few and known:
+        values = {key: [turn[key] for turn in turns if isinstance(turn[key], str)] for key in turns[0]}
+        roles = [key for key, said in values.items() if len(said) == len(turns) and _are_sides(said)]
+        if len(values) == 2:
+            role, content = sorted(values, key=lambda key: len(set(values[key])))
+        elif roles:
+            role = roles[0]
+            content = max((key for key in values if key != role), key=lambda key: sum(map(len, values[key])))
+        else:
+            continue
+        names, name = list(dict.fromkeys(values[role])), columns.get(column, column)
+        few = 1 < len(names) <= min(_FEW_VALUES, len(set(values[content])))
+        if few and len(names) == 2 and not all(one.strip().lower() in ROLES for one in names):
+            found += _two_speakers(name, role, content, names)
+        if few and _are_sides(names):
             found.append(
                 Candidate(
                     format="messages",
-                    columns={"messages": columns.get(column, column), "role": role, "content": content},
-                    reason=f"turns of `{role}` ({', '.join(sorted(values[role]))}) and `{content}`",
+                    columns={"messages": name, "role": role, "content": content},
+                    reason=f"turns of `{role}` ({', '.join(sorted(names))}) and `{content}`",
                 )
             )
     return found
 
 
-def _two_speakers(column: str, role: str, content: str, first: str, names: Iterable[str]) -> list[Candidate]:
+def _are_sides(names: Collection[str]) -> bool:
+    """Whether names are roles, a user's and an assistant's among them."""
+    sides = {ROLES.get(name.strip().lower()) for name in names}
+    return None not in sides and {"user", "assistant"} <= sides
+
+
+def _two_speakers(column: str, role: str, content: str, names: Sequence[str]) -> list[Candidate]:
     """Turns of two speakers whose names say nothing: the one that begins is the user, or the other one."""
-    other = next(name for name in names if name != first)
+    first, other = names
     return [
         Candidate(
             format="messages",
@@ -157,7 +174,7 @@ def threads(row: SourceRow, picked: Sequence[SourceRow]) -> Iterator[Candidate]:
         return
     parent = next((name for name in ("parent_id", "parent", "reply_to", "in_reply_to") if name in value), None)
     own = next((name for name in ("message_id", "id", "uuid") if name in value), None)
-    content = next((name for name in ("text", "content", "body", "message") if isinstance(value.get(name), str)), None)
+    content = next((name for name in SAID_UNDER if isinstance(value.get(name), str)), None)
     if parent and own and content:
         columns = {"id": own, "parent": parent, "role": "role", "content": content}
         yield Candidate(
@@ -167,52 +184,20 @@ def threads(row: SourceRow, picked: Sequence[SourceRow]) -> Iterator[Candidate]:
         )
 
 
-def by_columns_of_text(row: SourceRow, columns: Mapping[str, str], picked: Sequence[SourceRow]) -> list[Candidate]:
-    """Any column of text may be the answer to any other, and a document.
+def with_the_rest(way: Candidate, rows: Sequence[SourceRow]) -> Iterator[Candidate]:
+    """A way, with what it leaves out: read under the format's other keys, or named as left out.
 
-    The likeliest first: an answer has a name that says so, differs from row to row and is no number, stands behind its
-    prompt, and is the longer one.
+    Args:
+        rows: as they stand in the file.
     """
-    assert isinstance(row.value, dict)
-    texts = text_columns(row.value)
-    if not 1 <= len(texts) <= _MOST_TEXTS:
-        return []
-    values = {
-        column: [one.value[column] for one in picked if isinstance(one.value, dict) and one.value.get(column)]
-        for column in texts
-    }
-    length = {column: sum(len(str(value)) for value in values[column]) for column in texts}
-    place = {column: number for number, column in enumerate(texts)}
+    rest = left_out(rows, way.format, way.columns.values())
+    other = read_as(rows, way.format, way.columns, rest)
+    for more in (other, {}) if other else ({},):
+        ignore = tuple(name for name in rest if name not in more.values())
+        said = [way.reason, *(f"`{column}` as `{key}`" for key, column in more.items())]
+        said += [are_left_out(ignore)] if ignore else []
+        yield replace(way, columns=way.columns | more, ignore=ignore, reason="; ".join(said))
 
-    def doubts(column: str) -> int:
-        """Why a column is not the answer."""
-        same = len(values[column]) > 1 and len(set(map(str, values[column]))) == 1
-        number = all(str(value).replace(".", "", 1).strip("+-").isdecimal() for value in values[column])
-        return 2 * (same or number) + (column.lower() in _WORSE or column.endswith(WORSE_ENDINGS))
 
-    def unlikely(pair: tuple[str, str]) -> tuple[object, ...]:
-        prompt, answer = pair
-        return (
-            doubts(answer), doubts(prompt), answer.lower() not in ANSWERS, prompt.lower() in ANSWERS,
-            place[answer] < place[prompt], -length[answer], place[prompt],
-        )  # fmt: skip
-
-    pairs = sorted(itertools.permutations(texts, 2), key=unlikely)
-    documents = sorted(texts, key=lambda column: (doubts(column), column.lower() not in ANSWERS, -length[column]))
-    name = {column: columns.get(column, column) for column in texts}
-    return [
-        *(
-            Candidate(
-                format="prompt_completion", columns=in_file({"prompt": prompt, "completion": answer}, columns),
-                reason=f"`{name[answer]}` is learnt as the answer to `{name[prompt]}`",
-            )
-            for prompt, answer in pairs
-        ),
-        *(
-            Candidate(
-                format="text", columns=in_file({"text": one}, columns),
-                reason=f"each `{name[one]}` a document, learnt whole",
-            )
-            for one in documents[:1]
-        ),
-    ]  # fmt: skip
+def are_left_out(columns: Sequence[str]) -> str:
+    return f"{listed(columns)} {'is' if len(columns) == 1 else 'are'} left out"

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -9,10 +10,12 @@ from ...config.run_config import DataConfig, DatasetConfig
 from ..errors import DataError
 from ..formats.ask import ask_about_the_rest, ask_what_to_learn
 from ..formats.detect import LOOKED_AT, Detection, detect, spread
-from ..formats.ways import UndecidedFormat
+from ..formats.fits import NAMES
+from ..formats.ways import Candidate, UndecidedFormat
 from ..pack.examples import Examples
 from ..problems.codes import BAD, in_words
 from ..read.slices import Slice, slices_of
+from ..read.sniff import sniff
 from .ahead import Ahead
 from .block import CUT_AWAY, TOO_LONG, Account, Block, BlockSettings
 from .dropping import LEAVE_OUT, Dropping
@@ -77,7 +80,10 @@ def begin(data: DataConfig, source: DatasetConfig, size: int, slice_bytes: int, 
     if not good or (len(good) < len(first.rows) and BAD not in data.drop):
         broken = next(row.broken for row in first.rows if row.broken)
         raise DataError(f"{broken}; {LEAVE_OUT}" if good else broken)
-    detection = detect(good, source.columns, format=source.format)
+    try:
+        detection = detect(good, source.columns, format=source.format)
+    except UndecidedFormat as question:
+        raise _or_no_header(question, source) from question
     if source.format == "auto":
         ask_what_to_learn(detection, good[0], source.columns)
         if ask:
@@ -92,6 +98,22 @@ def begin(data: DataConfig, source: DatasetConfig, size: int, slice_bytes: int, 
         slice_bytes=slice_bytes,
         first=first,
     )
+
+
+def _or_no_header(question: UndecidedFormat, source: DatasetConfig) -> UndecidedFormat:
+    """A question about columns of which none has a name that is known: they may be a row."""
+    file = Path(source.path).expanduser()
+    if source.header is not None or any(name.strip().lower() in NAMES for name in question.columns):
+        return question
+    if not question.columns or not file.is_file() or sniff(file, source.path) != "table":
+        return question
+    way = Candidate(
+        format="auto",
+        columns={},
+        reason="the first line is a row: the columns are column_1, column_2, ...",
+        settings=("data.header=false",),
+    )
+    return question.or_else(way)
 
 
 def whole_block(source: Source, ahead: Ahead, data: DataConfig, dropping: Dropping) -> Block:

@@ -12,7 +12,8 @@ serves whatever is dropped from it.
   written as they stand, they are meant.
 * Tool calls that do not fit the row's tools (`calls.py`). A row that lists no tools is not judged: its tools
   may stand in its system text.
-* Pictures, sound or film beside the text or spelt in it, of which nothing is learnt: the text would answer about what was not shown.
+* Pictures, sound or film beside the text or spelt in it, of which nothing is learnt: the text would answer about what
+  was not shown.
 * Placeholders, markup of a template and other leftovers in what is learnt (`leftovers.py`).
 * An answer whose last tokens, as they are learnt, hold no token that ends a turn. Of segments and token ids, which
   have no turns, the last is judged; what is learnt whole is a document.

@@ -164,7 +164,11 @@ def test_of_a_tie_each_setting_reads_its_own_columns():
     with pytest.raises(UndecidedFormat) as raised:
         read(TIES[0])
     one, other = raised.value.candidates
-    assert one.override == ("data.format=prompt_completion 'data.columns={prompt: prompt, completion: completion}'")
+    assert one.overrides == [
+        "data.format=prompt_completion",
+        "data.columns={prompt: prompt, completion: completion}",
+        "data.ignore=[question]",
+    ]
     assert learnt(read(TIES[0], one.overrides)) == [None, "a"]
     assert learnt(read(TIES[0], other.overrides)) == [None, "a2"]
 

@@ -213,3 +213,162 @@ def test_a_header_that_looks_like_data_is_asked_about(tmp_path):
 def test_a_header_is_not_asked_about(tmp_path, head):
     (tmp_path / "f.csv").write_text(f"{head}\nWhere?,There.\n")
     assert len(list(read_rows(DatasetConfig(path=str(tmp_path / "f.csv"))))) == 1
+
+
+ASK = {"role": "user", "content": "Name a nut."}
+
+
+@pytest.mark.parametrize(
+    ("value", "chat", "answer"),
+    [
+        ({"messages": [*CHAT, ASK], "response": "Hazel."}, "messages", "response"),
+        ({"input": [ASK], "output": "Hazel."}, "input", "output"),
+        ({"input": [ASK], "ideal": ["Hazel."], "note": "Short it is."}, "input", "ideal"),
+        ({"conversations": [{"from": "human", "value": "q"}], "Target": "Hazel."}, "conversations", "Target"),
+        ({"messages": [ASK], "reply": {"role": "assistant", "content": "Hazel."}}, "messages", "reply"),
+        ({"input": [ASK], "output": [{"role": "assistant", "content": "Hazel."}]}, "input", "output"),
+    ],
+)
+def test_a_chat_that_waits_for_its_answer_is_asked_about(tmp_path, value, chat, answer):
+    with pytest.raises(UndecidedFormat) as caught:
+        ask_about_the_rest(detect(rows(value)), rows(value), {})
+    way = caught.value.candidates[0]
+    assert way.columns == {"prompt": chat, "completion": answer}
+    (said,) = told(tmp_path, json.dumps(value) + "\n", *way.overrides)
+    assert said[-1] == ("assistant", "Hazel.") and said[-2][0] == "user"
+
+
+def test_the_answers_that_a_waiting_chat_has_are_the_other_way(tmp_path):
+    value = {"messages": [*CHAT, ASK], "response": "Hazel."}
+    last = asked(value).candidates[-1]
+    assert last.overrides == ["data.format=messages", "data.ignore=[response]"]
+    told(tmp_path, json.dumps(value) + "\n", *last.overrides)
+
+
+def test_a_chat_without_answers_names_what_is_beside_it():
+    value = {"messages": [ASK], "reference": {"final": 7}}
+    with pytest.raises(DataError, match=r"ends without an answer.*not read: `reference`"):
+        ask_about_the_rest(detect(rows(value)), rows(value), {})
+
+
+def test_a_chat_that_ends_in_an_answer_is_not_asked_about():
+    not_asked({"messages": CHAT, "response": "a"})
+    not_asked({"messages": [*CHAT, ASK], "source": "web"})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"title": "Tea", "turns": [{"q": "How long?", "a": "Four minutes."}]},
+        {"status": "done", "fields": {"question": "How long does it take?"}},
+        {"text": "hello", "annotations": [{"text": "bonjour"}]},
+        {"question": "Who?", "answer": "Ida.", "passages": ["Ida made it."]},
+        {"question": "Who?", "answer": "Ida.", "supporting_evidence": "Ida made it."},
+        {"id": 2, "parent_id": 1, "instruction": "i", "output": "o"},
+        {"messages": CHAT, "chat_template_kwargs": {"custom_instructions": "Be brief."}},
+    ],
+)
+def test_what_holds_more_than_is_read_is_asked_about(value):
+    other = {key: f"{item} too" if isinstance(item, str) else item for key, item in value.items()}
+    assert "would not be read" in str(asked(value, other))
+
+
+def test_metadata_is_not_asked_about():
+    not_asked({"title": "A long text of its own, and more of it", "meta": {"url": "x"}})
+    not_asked({"text": "t", "meta": {"words": "more than the text has"}})
+    not_asked({"question": "Who?", "answer": "Ida.", "document_id": "d7", "context_length": 7})
+
+
+def test_another_answer_is_offered_first():
+    value = {"instruction": "i", "output": "wrong", "reflection": "It is wrong.", "corrected": "right"}
+    first, *_, last = asked(value).candidates
+    assert first.overrides == [
+        "data.format=alpaca", "data.columns={output: corrected}", "data.ignore=[reflection, output]"
+    ]  # fmt: skip
+    assert last.ignore == ("reflection", "corrected")
+    limo = asked({"question": "q", "solution": "First this.", "answer": "7"}).candidates[0]
+    assert limo.columns == {"prompt": "question", "completion": "solution"}
+
+
+def test_what_a_chat_is_given_is_read_from_its_column(tmp_path):
+    tool = {"name": "clock", "parameters": {"type": "object"}}
+    value = {"messages": CHAT, "developer": "Be brief.", "available_tools": [tool]}
+    first = asked(value).candidates[0]
+    assert first.columns == {"system": "developer", "tools": "available_tools"}
+    (said,) = told(tmp_path, json.dumps(value) + "\n", *first.overrides)
+    assert said[0] == ("system", "Be brief.")
+
+
+def unknown(*values) -> UndecidedFormat:
+    with pytest.raises(UndecidedFormat) as caught:
+        detect(rows(*values))
+    return caught.value
+
+
+def test_a_way_names_what_it_leaves_out(tmp_path):
+    turns = [{"author": "user", "content": "A?"}, {"author": "assistant", "content": "b"}]
+    value = {"context": "You are a clerk.", "messages": turns}
+    first, second, *_ = unknown(value).candidates
+    assert first.columns["system"] == "context" and first.ignore == ()
+    assert second.ignore == ("context",)
+    (said,) = told(tmp_path, json.dumps(value) + "\n", *first.overrides)
+    assert said == [("system", "You are a clerk."), ("user", "A?"), ("assistant", "b")]
+    choices = {"question": "Which?", "choices": {"text": ["x", "y"]}, "answerKey": "B"}
+    assert unknown(choices).candidates[0].ignore == ("choices",)
+
+
+def test_turns_of_more_keys_are_offered():
+    turns = [
+        {"uuid": "1", "sender": "human", "text": "How long?", "files": []},
+        {"uuid": "2", "sender": "assistant", "text": "Four minutes.", "files": []},
+    ]
+    first = asked({"name": "Tea", "chat_messages": turns}).candidates[0]
+    assert first.columns == {"messages": "chat_messages", "role": "sender", "content": "text"}
+
+
+def test_speakers_whose_words_stand_elsewhere(tmp_path):
+    turns = [{"from": "Anna", "date": "2026-01-01T10:00:00", "text": "A?"}, {"from": "Ben", "text": "b"}]
+    value = {"messages": turns}
+    first = asked(value).candidates[0]
+    (said,) = told(tmp_path, json.dumps(value) + "\n", *first.overrides)
+    assert said == [("user", "A?"), ("assistant", "b")]
+
+
+def test_ways_that_teach_nothing_are_not_offered():
+    only_asked = {
+        "question": "q",
+        "chat_history": [{"role": "user", "content": "x"}, {"role": "system", "content": "y"}],
+    }
+    assert not any(way.format in ("messages", "prompt_completion") for way in unknown(only_asked).candidates)
+    dates = {"created_at": "2026-01-01T10:00:00Z", "updated_at": "2026-01-02", "data": {"text": "t"}}
+    assert not unknown(dates).candidates
+    constants = {"prompt": [ASK], "ability": "math", "kind": "sum"}
+    assert not unknown(constants, constants).candidates
+    empty = asked({"note": "", "label": "15", "text": "Poor."}, {"note": "", "label": "17", "text": "Good."})
+    assert empty.candidates[0].columns == {"prompt": "text", "completion": "label"}
+    talk = {"system": "s", "chat": "USER: Hi\n\n\nASSISTANT: Hello"}
+    assert [way.format for way in unknown(talk).candidates] == ["text"]
+
+
+def test_the_likely_answer_is_the_first_on_offer():
+    code = {"prompt": "def f():", "entry_point": "f", "canonical_solution": "return 1", "test": "assert f() == 1, 'no'"}
+    first = unknown(code, {key: f"{item} # 2" for key, item in code.items()}).candidates[0]
+    assert first.columns == {"prompt": "prompt", "completion": "canonical_solution"}
+    listed = unknown({"inputs": "Q? A) x", "targets": "A) x", "question": "Q?", "answer": 0}).candidates
+    assert {"prompt": "inputs", "completion": "targets"} in [way.columns for way in listed]
+    waits = unknown({"prompt": [ASK], "answer": "Hazel."}).candidates[0]
+    assert waits.columns == {"prompt": "prompt", "completion": "answer"}
+
+
+@pytest.mark.parametrize("answer", [["b"], ["b", "b"], {"text": ["b"], "answer_start": [3]}])
+def test_an_answer_may_stand_in_a_list(tmp_path, answer):
+    key = "answers" if isinstance(answer, dict) else "answer"
+    assert told(tmp_path, json.dumps({"question": "A?", key: answer}) + "\n")[0][1] == ("assistant", "b")
+
+
+def test_of_several_answers_the_first_is_learnt_where_that_is_said(tmp_path):
+    line = json.dumps({"question": "A?", "answer": ["b", "c"]}) + "\n"
+    with pytest.raises(DataError, match=r"holds 2 texts.*data\.columns=\{completion: answer\}"):
+        told(tmp_path, line)
+    (said,) = told(tmp_path, line, "data.columns={prompt: question, completion: answer}")
+    assert said[1] == ("assistant", "b")
