@@ -80,8 +80,32 @@ def _config(source: str, overrides: list[str]) -> "RunConfig":
     if (Path(source) / "run.yaml").is_file():  # a run
         source = str(Path(source) / "run.yaml")
     if Path(source).suffix in (".yaml", ".yml"):
-        return load_config(source, overrides)
+        try:
+            return load_config(source, overrides)
+        except ConfigError as error:
+            if not _has_none_of_the_keys(source):
+                raise
+            raise ConfigError(
+                f"{source}: is no run.yaml: it has none of its sections",
+                "rows in YAML are not read: write them as JSON Lines, one object in each line; another tool's "
+                "configuration is read by evenfall import",
+            ) from error
     return parse_config({"data": {"path": source}}).with_overrides(overrides)
+
+
+def _has_none_of_the_keys(source: str) -> bool:
+    import yaml
+
+    from ...engine.config.run_config import RunConfig
+    from ...engine.config.yaml12 import load_yaml
+
+    try:
+        tree = load_yaml(Path(source).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(tree, list) or (
+        isinstance(tree, dict) and bool(tree) and not tree.keys() & RunConfig.model_fields.keys()
+    )
 
 
 def _tell(stage: str, fraction: float | None) -> None:

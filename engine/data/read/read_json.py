@@ -3,8 +3,9 @@
 * JSON Lines: one object in each line, blank lines skipped; a line is held at a time.
 * An array of objects.
 * One object: a single row; rows under a key such as `data`, or under the name of the split that is asked for; or
-  columns (`{"prompt": [...], "completion": [...]}`, or pandas' `{"prompt": {"0": ...}}`). What looks like a row is
-  one, whatever else is in it, and so is what stands in a file named `.jsonl`.
+  columns (`{"prompt": [...], "completion": [...]}`, or pandas' `{"prompt": {"0": ...}}`, or its
+  `{"columns": [...], "data": [[...], ...]}`). What looks like a row is one, whatever else is in it, and so is what
+  stands in a file named `.jsonl`.
 
 Arrays and objects are read whole, as JSON wants it; what is larger than memory belongs in JSON Lines. Which of the
 two it is, the first lines tell: one fault in the first does not make a file of lines one document.
@@ -142,20 +143,19 @@ def _object_of(line: bytes, name: str, number: int) -> dict[str, Any]:
                 f"one whole object in each line, got {shown(text.strip())}"
             ) from error
     if not isinstance(value, dict):
-        fix = '; write each as {"messages": [...]}' if _holds_objects(value) else ""
-        raise DataError(f"{name}: line {number}: expected an object in each line, got {shown(value)}{fix}")
+        raise DataError(f"{name}: line {number}: expected an object in each line, got {shown(value)}{_fix_of(value)}")
     return value
 
 
 def _of_object(whole: Any, name: str, split: str, *, is_row: bool = False) -> Iterator[SourceRow]:
     """The rows of one object; `is_row`: its file's name says that each line is a row, so it holds no columns."""
     if not isinstance(whole, dict):
-        raise DataError(f"{name}: row 1: expected an object, got {shown(whole)}")
+        raise DataError(f"{name}: row 1: expected an object, got {shown(whole)}{_fix_of(whole)}")
     if _is_row(whole):
         return _objects([whole], name)
     if key := _wrapper(whole, name, split):
         return _objects(whole[key], name)
-    if not is_row and (rows := _from_columns(whole, name)):
+    if not is_row and (rows := _from_split(whole) or _from_columns(whole, name)):
         return _objects(rows, name)
     empty = [key for key in (*_WRAPPERS, *SPLITS) if whole.get(key) == []]
     if empty:
@@ -212,6 +212,16 @@ def _wrapper(whole: dict[str, Any], name: str, split: str) -> str | None:
     return found[0] if found else None
 
 
+def _from_split(whole: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """Rows of what pandas writes with orient="split"; None where it is none."""
+    names, data = whole.get("columns"), whole.get("data")
+    if not whole.keys() <= {"columns", "index", "data"} or not isinstance(names, list) or not isinstance(data, list):
+        return None
+    if not data or not all(isinstance(row, list) and len(row) == len(names) for row in data):
+        return None
+    return [dict(zip(map(str, names), row, strict=True)) for row in data]
+
+
 def _from_columns(whole: dict[str, Any], name: str) -> list[dict[str, Any]] | None:
     """Rows of an object of columns; None where it is none."""
     columns = {key: list(value.values()) if _is_indexed(value) else value for key, value in whole.items()}
@@ -233,8 +243,15 @@ def _objects(rows: list[Any], name: str, size: int = 0) -> Iterator[SourceRow]:
         raise DataError(f"{name}: holds no rows: the list is empty")
     for number, value in enumerate(rows, 1):
         if not isinstance(value, dict):
-            raise DataError(f"{name}: row {number}: expected an object, got {shown(value)}")
+            raise DataError(f"{name}: row {number}: expected an object, got {shown(value)}{_fix_of(value)}")
         yield SourceRow(file=name, number=number, value=value, size=size)
+
+
+def _fix_of(value: Any) -> str:
+    """How what is no object becomes a row."""
+    if isinstance(value, str):
+        return '; write each as {"text": ...}'
+    return '; write each as {"messages": [...]}' if _holds_objects(value) else ""
 
 
 def _array_error(text: str, name: str, error: orjson.JSONDecodeError) -> str:

@@ -2,8 +2,10 @@
 
 The first line of delimited text names the columns, spaces around a name left out; all values are text, but for token
 ids, which stand in a cell as JSON. What separates the cells is what separates the first line into most: `,`, `;`, tab
-or `|`. A first column without a name is what pandas writes of its index, and is called so; last ones are what a
-spreadsheet leaves behind, and are left out as long as nothing is in them.
+or `|`; in a file named `.tsv` it is the tab, and quotes are letters where they enclose no cells. Lines above the header
+that begin with `#`, and have not as many cells, are comments. A first column without a name is what pandas writes of
+its index, and is called so; last ones are what a spreadsheet leaves behind, and are left out as long as nothing is in
+them.
 
 A row with too many cells or too few is a row that cannot be read: the next one begins in a line of its own. A quote
 at fault is an error: nobody knows where its cell ends.
@@ -12,12 +14,13 @@ at fault is an error: nobody knows where its cell ends.
 import contextlib
 import csv
 import itertools
+import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -30,6 +33,8 @@ from .sniff import decoded, find_delimiter, is_gzipped, lines_of, opened, suffix
 
 _BATCH = 1024
 _LONGEST_NAME = 60
+_LINES_SEEN = 1000
+_QUOTED = re.compile('"(?:[^"]|"")*"')
 _TOKEN_COLUMNS = ("input_ids", "attention_mask", "labels")
 
 
@@ -53,10 +58,9 @@ def read_table(file: Path, name: str, header: bool | None = None, keep_broken: b
             read += len(line)
             yield decoded(line, name, line_number)
 
-    whole = itertools.dropwhile(str.isspace, lines())
-    first = next(whole)
-    delimiter = find_delimiter([first]) or ("\t" if suffix_of(file) == ".tsv" else ",")
-    reader = csv.reader(itertools.chain([first], whole), delimiter=delimiter, strict=True)
+    above, delimiter, quoting = _layout(file, name)
+    whole = itertools.islice(itertools.dropwhile(str.isspace, lines()), above, None)
+    reader = csv.reader(whole, delimiter=delimiter, quoting=quoting, strict=True)
     number = before = 0
     try:
         cells = next(reader)
@@ -95,6 +99,37 @@ def read_table(file: Path, name: str, header: bool | None = None, keep_broken: b
         ) from error
     if not number:
         raise DataError(f"{name}: holds a header and no rows")
+
+
+def _layout(file: Path, name: str) -> tuple[int, str, Literal[0, 3]]:
+    """How a table is written: the lines of comment above its header, what separates its cells, and whether quotes are
+    letters like any other."""
+    with contextlib.closing(lines_of(file, name)) as lines:
+        head = [line.decode(errors="replace") for _, line in itertools.islice(lines, _LINES_SEEN)]
+    head = [line.rstrip("\r\n") for line in itertools.dropwhile(str.isspace, head)]
+    is_tsv = suffix_of(file) == ".tsv"
+    above = sum(1 for _ in itertools.takewhile(lambda line: line.startswith("#") or not line.strip(), head))
+    if above == len(head) or not _are_comments(head[:above], head[above], is_tsv):
+        above = 0
+    delimiter = _delimiter(head[above], is_tsv)
+    cells = [line.split(delimiter) for line in head[above:] if line]
+    plain = is_tsv and len(set(map(len, cells))) == 1 and any(map(_is_open, itertools.chain(*cells)))
+    return above, delimiter, csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
+
+
+def _delimiter(line: str, is_tsv: bool) -> str:
+    return "\t" if is_tsv and "\t" in line else find_delimiter([line]) or ("\t" if is_tsv else ",")
+
+
+def _are_comments(lines: list[str], header: str, is_tsv: bool) -> bool:
+    """Whether lines above what may be the header are none of the table: they have not as many cells."""
+    delimiter = _delimiter(header, is_tsv)
+    return all(line.count(delimiter) != header.count(delimiter) for line in lines)
+
+
+def _is_open(cell: str) -> bool:
+    """Whether a cell begins with a quote that does not enclose it."""
+    return cell.startswith('"') and not _QUOTED.fullmatch(cell)
 
 
 def _looks_like_data(cells: list[str]) -> bool:

@@ -2,8 +2,9 @@
 
 Names lie: JSON arrays come as `.txt`, JSON Lines as `.json`, tables separated by semicolons as `.csv`, and anything
 may be gzipped. So the beginning decides; the name only where the beginning leaves it open, which is between a
-table and running text. What begins like JSON is JSON if it goes on as such: a list of things to do that begins with
-`[ ]` is text, as is what begins with a brace and ends in prose.
+table and running text, and for text whose markup holds the rows (YAML, XML, HTML). What begins like JSON is JSON if it
+goes on as such: a list of things to do that begins with `[ ]` is text, as is what begins with a brace and ends in
+prose.
 """
 
 import contextlib
@@ -65,6 +66,14 @@ _CLOSED = {
     ),
     b"%PDF": ("a PDF", "extract its text first"),
 }
+_MARKED_UP = {
+    **dict.fromkeys((".yaml", ".yml"), "YAML"),
+    **dict.fromkeys((".xml", ".tmx", ".xlf", ".xliff", ".tei", ".rss"), "XML"),
+    **dict.fromkeys((".html", ".htm", ".xhtml"), "HTML"),
+    ".toml": "TOML",
+}
+"""Suffixes of text whose markup is hardly meant to be learnt."""
+_BEGINNINGS = {"<?xml": "XML", "<!doctype html": "HTML", "<html": "HTML"}
 _COLUMNS = {
     "answer", "chosen", "completion", "content", "input", "instruction", "label", "messages", "output",
     "prompt", "query", "question", "rejected", "response", "system", "text",
@@ -164,7 +173,17 @@ def sniff(file: Path, name: str) -> Kind:
         return "json"
     if suffix in TABLE_SUFFIXES or _is_table(text, whole):
         return "table"
+    if what := _MARKED_UP.get(suffix) or (suffix not in TEXT_SUFFIXES and _markup_of(text)):
+        raise ClosedFile(
+            f"{name}: is {what}, of which no rows are read; write them as JSON Lines, one object in each line, or, to "
+            "learn it as it stands, give it a name that ends in .txt"
+        )
     return "text"
+
+
+def _markup_of(text: str) -> str:
+    begin = text.lstrip()[:64].lower()
+    return next((what for word, what in _BEGINNINGS.items() if begin.startswith(word)), "")
 
 
 def _article(suffix: str) -> str:

@@ -153,3 +153,11 @@ def test_the_pace_is_that_of_the_last_run_of_the_model(tmp_path):
     assert last_pace(config) == 2000
     other = config.model_copy(update={"model": config.model.model_copy(update={"name_or_path": "x"})})
     assert last_pace(other) is None
+
+
+@pytest.mark.parametrize("content", ["- prompt: A?\n  completion: b\n", "nlu:\n- intent: greet\n"])
+def test_rows_in_yaml_are_no_configuration(tmp_path, capsys, content):
+    (tmp_path / "rows.yaml").write_text(content)
+    assert main(["data", "check", str(tmp_path / "rows.yaml")]) == 2
+    told = capsys.readouterr().err
+    assert "rows.yaml: is no run.yaml" in told and "rows in YAML are not read: write them as JSON Lines" in told

@@ -164,3 +164,24 @@ def test_whole_numbers_of_any_size_stay_as_written(tmp_path, number, form):
     file.write_text(form.format(number))
     first = next(iter(read_rows(DatasetConfig(path=str(file)))))
     assert first.value == {"id": number} and "." not in repr(first.value)
+
+
+def test_a_table_of_pandas_is_one(tmp_path):
+    whole = {"columns": ["question", "answer"], "index": [0, 1], "data": [["a", "b"], ["c", "d"]]}
+    (tmp_path / "a.json").write_text(json.dumps(whole))
+    there = [row.value for row in read_rows(DatasetConfig(path=str(tmp_path / "a.json")))]
+    assert there == [{"question": "a", "answer": "b"}, {"question": "c", "answer": "d"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fix"),
+    [
+        ("a.json", ["One text.", "Two."], r'\{"text": \.\.\.\}'),
+        ("a.jsonl", "One text.", r'\{"text": \.\.\.\}'),
+        ("a.json", [[{"role": "user", "content": "Hi"}]], r'\{"messages": \[\.\.\.\]\}'),
+    ],
+)
+def test_what_is_no_object_is_told_how_to_become_one(tmp_path, name, content, fix):
+    (tmp_path / name).write_text(json.dumps(content) + "\n")
+    with pytest.raises(DataError, match=f"expected an object.*write each as {fix}"):
+        list(read_rows(DatasetConfig(path=str(tmp_path / name))))

@@ -116,3 +116,41 @@ def test_columns_may_be_gzipped(tmp_path, kind, monkeypatch):
         with pytest.raises(DataError, match=message) as error:
             read(packed)
         assert str(error.value).startswith(f"{packed}: ")
+
+
+def test_a_tsv_is_separated_by_tabs(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text("question (short, plain)\tanswer\nred, green, and blue thing\tflag\n")
+    assert [row.value for row in read(path)] == [
+        {"question (short, plain)": "red, green, and blue thing", "answer": "flag"}
+    ]
+
+
+def test_quotes_that_enclose_no_cell_of_a_tsv_are_letters(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text('question\tanswer\n"Up" means what?\tHigh\n"Left out"\tNo\n')
+    assert [row.value["question"] for row in read(path)] == ['"Up" means what?', '"Left out"']
+    path.write_text('question\tanswer\n"He said ""up"""\t"a\nb"\n')
+    assert [row.value for row in read(path)] == [{"question": 'He said "up"', "answer": "a\nb"}]
+
+
+@pytest.mark.parametrize("above", ["# made in 2026\n", "# made, of old\n\n# and new\n"])
+def test_comments_above_the_header_are_left_out(tmp_path, above):
+    (row,) = read(table(tmp_path, above + "id,prompt,completion\n1,q,a\n"))
+    assert row.value == {"id": "1", "prompt": "q", "completion": "a"}
+    (row,) = read(table(tmp_path, "# id,prompt\n1,q\n"))
+    assert row.value == {"# id": "1", "prompt": "q"}
+
+
+def test_pairs_without_a_header_may_be_read_with_their_first(tmp_path, run):
+    path = tmp_path / "a.tsv"
+    path.write_text("Good day\tGuten Tag\nThank you\tDanke\n")
+    with pytest.raises(DataError, match=r"data\.header=false"):
+        run(path)
+    with pytest.raises(DataError) as raised:
+        run(path, header=False)
+    assert "data.header" not in str(raised.value) and "column_1" in str(raised.value)
+    path.write_text("Question\tRemark\nThank you\tDanke\n")
+    with pytest.raises(DataError) as raised:
+        run(path)
+    assert "data.header" not in str(raised.value)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from evenfall.engine.config.run_config import DatasetConfig
+from evenfall.engine.data.errors import DataError
 from evenfall.engine.data.read.read import read_rows
 from evenfall.engine.data.read.sniff import sniff
 
@@ -59,3 +60,18 @@ def test_json_is_json_behind_any_name(tmp_path, name, content):
 ])  # fmt: skip
 def test_a_table_behind_any_name(tmp_path, content):
     assert kind(tmp_path, "a.txt", content) == "table"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("rows.yaml", "- prompt: A?\n  completion: b\n", "YAML"),
+        ("rows.tmx", "<tmx></tmx>", "XML"),
+        ("page", "<!DOCTYPE html>\n<p>a</p>", "HTML"),
+        ("page.data", '<?xml version="1.0"?><a/>', "XML"),
+    ],
+)
+def test_markup_that_holds_rows_is_no_running_text(tmp_path, name, content, what):
+    with pytest.raises(DataError, match=f"is {what}, of which no rows are read; write them as JSON Lines"):
+        kind(tmp_path, name, content)
+    assert kind(tmp_path, "a.txt", content) == "text"
