@@ -17,11 +17,12 @@ from .columns import TURN_KEYS
 from .fits import BESIDE, READ_BESIDE, Fit, is_answer_name
 from .turns import unread_keys
 
+_TALKS = {"chat_history", "conversation_history", "dialogue_history", "dialog_history", "message_history"}
 _OF_AN_ANSWER = {
     "history", "context", "contexts", "passage", "input", "inputs", "instruction", "choices", "options", "question",
     "prompt", "query", "system", "system_message", "reasoning", "reasoning_content", "thinking", "thought", "thoughts",
     "rationale", "chain_of_thought", "cot", "steps", "solution", "solutions", "reflection", "corrected", "correction",
-    "parent_id", "parent", "developer",
+    "parent_id", "parent", "developer", *_TALKS,
 }  # fmt: skip
 _OF_A_DOCUMENT = {
     "role", "parent_id", "parent", "label", "labels", "target", "targets", "class", "intent", "answer", "answers",
@@ -29,7 +30,7 @@ _OF_A_DOCUMENT = {
     "translation", "rejected", "chosen", "input", "inputs", "context", "messages", "conversations", "annotations",
     "thread_ts", "speaker", "sender",
 }  # fmt: skip
-_OF_A_CHAT = {"history", "system_message", "instruction", "label", "developer", "chat_template_kwargs"}
+_OF_A_CHAT = {"history", "system_message", "instruction", "label", "developer", "chat_template_kwargs", *_TALKS}
 _PARTS: dict[DataFormat, set[str]] = {
     "alpaca": _OF_AN_ANSWER,
     "prompt_completion": _OF_AN_ANSWER,
@@ -40,11 +41,13 @@ _PARTS: dict[DataFormat, set[str]] = {
     "sharegpt": _OF_A_CHAT,
 }
 """Format -> names of columns that are likely part of its row, in small letters."""
-_GIVEN = {"passage", "evidence", "document", "doc", "context", "history", "paragraph", "tool", "function"}
-"""What the name of a column ends in that holds what an answer was given on: `retrieved_documents`, `chat_history`."""
+_GIVEN = {"passage", "evidence", "document", "doc", "context", "paragraph"}
+"""What the name of a column ends in that holds what an answer was given on: `retrieved_documents`."""
+_TOOLS = {"tool", "function"}
+"""What that of a column of definitions of tools ends in."""
 _READ_AS = {
     "system": {"developer", "system_message", "instruction", "instructions", "context", "preamble"},
-    "tools": {"tool", "function"},
+    "tools": _TOOLS,
     "history": {"history"},
 }
 """A format's key -> names, or ends of names, of columns that it may be read from."""
@@ -87,6 +90,8 @@ def parts_of_the_row(rows: Sequence[SourceRow], shape: Fit, unread: Sequence[str
     """Those unread columns that are likely part of the row: by their name, or since they hold more text than the only
     column of text; and since a row does not say the same in what is read of it."""
     parts = [column for column in unread if _is_named_so(column, shape.format, rows)]
+    if "tools" in shape.columns:
+        parts = [column for column in parts if _noun(column) not in _TOOLS]
     if shape.format == "text" and shape.loose:
         read = _size(shape.columns["text"], rows)
         parts += [one for one in unread if one not in parts and _is_nested(one, rows) and _size(one, rows) > read]
@@ -152,7 +157,10 @@ def is_part_name(column: str, format: DataFormat) -> bool:
 def _is_named_so(column: str, format: DataFormat, rows: Sequence[SourceRow]) -> bool:
     if is_part_name(column, format):
         return True
-    return format in _PARTS and format != "text" and _noun(column) in _GIVEN and _size(column, rows) > 0
+    if format not in _PARTS or format == "text":
+        return False
+    noun = _noun(column)
+    return (noun in _GIVEN and _size(column, rows) > 0) or (noun in _TOOLS and _holds_objects(column, rows))
 
 
 def _noun(column: str) -> str:
@@ -170,6 +178,13 @@ def _is_nested_text(column: str, rows: Sequence[SourceRow]) -> bool:
 
 def _is_nested(column: str, rows: Sequence[SourceRow]) -> bool:
     return any(isinstance(row.value, dict) and isinstance(row.value.get(column), list | dict) for row in rows)
+
+
+def _holds_objects(column: str, rows: Sequence[SourceRow]) -> bool:
+    """Whether a column holds lists of objects, or the JSON text of such."""
+    values = [row.value[column] for row in rows if isinstance(row.value, dict) and _says(row.value.get(column))]
+    firsts = [value[0] if isinstance(value, list) else value for value in values]
+    return all(isinstance(one, dict) or (isinstance(one, str) and one.lstrip().startswith("[{")) for one in firsts)
 
 
 def _size(column: str, rows: Sequence[SourceRow]) -> int:

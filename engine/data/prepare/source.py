@@ -101,9 +101,9 @@ def begin(data: DataConfig, source: DatasetConfig, size: int, slice_bytes: int, 
 
 
 def _or_no_header(question: UndecidedFormat, source: DatasetConfig) -> UndecidedFormat:
-    """A question about columns of which none has a name that is known: they may be a row."""
+    """A question about columns of which none has a name that is known, or that only a column has: they may be a row."""
     file = Path(source.path).expanduser()
-    if source.header is not None or any(name.strip().lower() in NAMES for name in question.columns):
+    if source.header is not None or any(name.strip().lower() in NAMES or "_" in name for name in question.columns):
         return question
     if not question.columns or not file.is_file() or sniff(file, source.path) != "table":
         return question

@@ -150,13 +150,18 @@ def _has_media(row: Learnable) -> bool:
     """Whether pictures, sound or film stand in a column, in a turn, or in a text as their models' markup."""
     value = row.source.value
     if isinstance(value, dict):
-        objects = [value]
-        for item in value.values():
-            if type(item) is list:
-                objects += [turn for turn in item if type(turn) is dict]
-        if any(not _MEDIA.isdisjoint(one) and any(one[key] for key in one.keys() & _MEDIA) for one in objects):
+        if not _MEDIA.isdisjoint(value) and any(value[key] for key in value.keys() & _MEDIA):
             return True
-    return any(begin in text and end in text for text in _texts(row) for begin, end in _MEDIA_IN_TEXT)
+        for item in value.values():
+            for turn in item if type(item) is list else ():
+                if (
+                    type(turn) is dict
+                    and not _MEDIA.isdisjoint(turn)
+                    and any(turn[key] for key in turn.keys() & _MEDIA)
+                ):
+                    return True
+    text = "\n".join(_texts(row))
+    return any(begin in text and end in text for begin, end in _MEDIA_IN_TEXT)
 
 
 def _texts(row: Learnable) -> Iterator[str]:

@@ -104,8 +104,8 @@ def read_table(file: Path, name: str, header: bool | None = None, keep_broken: b
 def _layout(file: Path, name: str) -> tuple[int, str, Literal[0, 3]]:
     """How a table is written: the lines of comment above its header, what separates its cells, and whether quotes are
     letters like any other."""
-    with contextlib.closing(lines_of(file, name)) as lines:
-        head = [line.decode(errors="replace") for _, line in itertools.islice(lines, _LINES_SEEN)]
+    with contextlib.closing(line.decode(errors="replace") for _, line in lines_of(file, name)) as lines:
+        head = [*itertools.islice(lines, _LINES_SEEN)]
     head = [line.rstrip("\r\n") for line in itertools.dropwhile(str.isspace, head)]
     is_tsv = suffix_of(file) == ".tsv"
     above = sum(1 for _ in itertools.takewhile(lambda line: line.startswith("#") or not line.strip(), head))
