@@ -84,11 +84,11 @@ class RowProblems:
         Args:
             encoded: its examples, uncut.
         """
-        found = BIT[PICTURES] if _has_media(row) else 0
-        if has_placeholders(row):
-            found |= BIT[PLACEHOLDERS]
         texts = list(_texts(row))
         together = "\n".join(texts)
+        found = BIT[PICTURES] if _has_media(row.source.value, together) else 0
+        if has_placeholders(row):
+            found |= BIT[PLACEHOLDERS]
         if _has_control(together):
             found |= BIT[CONTROL_CHARACTERS]
         if not isinstance(row, Segments) and self._spells_special(texts, together):
@@ -146,9 +146,8 @@ def _has_control(text: str) -> bool:
     return _CONTROL.search(text) is not None
 
 
-def _has_media(row: Learnable) -> bool:
-    """Whether pictures, sound or film stand in a column, in a turn, or in a text as their models' markup."""
-    value = row.source.value
+def _has_media(value: dict[str, Any] | str, texts: str) -> bool:
+    """Whether pictures, sound or film stand in a column, in a turn, or in the texts as their models' markup."""
     if isinstance(value, dict):
         if not _MEDIA.isdisjoint(value) and any(value[key] for key in value.keys() & _MEDIA):
             return True
@@ -160,8 +159,7 @@ def _has_media(row: Learnable) -> bool:
                     and any(turn[key] for key in turn.keys() & _MEDIA)
                 ):
                     return True
-    text = "\n".join(_texts(row))
-    return any(begin in text and end in text for begin, end in _MEDIA_IN_TEXT)
+    return any(begin in texts and end in texts for begin, end in _MEDIA_IN_TEXT)
 
 
 def _texts(row: Learnable) -> Iterator[str]:

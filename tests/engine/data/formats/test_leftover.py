@@ -34,7 +34,7 @@ def not_asked(*values):
     return found
 
 
-def told(tmp_path, text: str, *overrides: str, name="f.jsonl"):
+def told(tmp_path, text: str, *overrides: str, name="f.jsonl") -> list[Any]:
     """What a file holds under settings: detected, asked, read."""
     (tmp_path / name).write_text(text)
     data = RunConfig().with_overrides([f"data.path={tmp_path / name}", *overrides]).data

@@ -19,6 +19,7 @@ from evenfall.engine.data.formats.normal import (
     Document,
     Dropped,
     Flag,
+    Tokens,
 )
 from evenfall.engine.data.formats.normalise import NUMBERS_READ, normalise
 from evenfall.engine.data.read.read import read_rows
@@ -381,6 +382,6 @@ def test_documents():
 
 def test_masks_may_be_true_or_false():
     one = read({"input_ids": [5, 6, 7, 0], "attention_mask": [True, True, True, False], "labels": [-100, 6, 7, -100]})
-    assert one.ids == (5, 6, 7) and one.trained.tolist() == [False, True, True]
+    assert isinstance(one, Tokens) and one.ids == (5, 6, 7) and one.trained.tolist() == [False, True, True]
     with pytest.raises(DataError, match="expected a whole number"):
         read({"input_ids": [5, True]})
