@@ -45,8 +45,9 @@ _GIVEN = {"passage", "evidence", "document", "doc", "context", "paragraph"}
 """What the name of a column ends in that holds what an answer was given on: `retrieved_documents`."""
 _TOOLS = {"tool", "function"}
 """What that of a column of definitions of tools ends in."""
+_SYSTEM_TEXTS = {"developer", "system_message"}
 _READ_AS = {
-    "system": {"developer", "system_message", "instruction", "instructions", "context", "preamble"},
+    "system": {*_SYSTEM_TEXTS, "instruction", "instructions", "context", "preamble"},
     "tools": _TOOLS,
     "history": {"history"},
 }
@@ -128,7 +129,7 @@ def read_as(
         values = [row.value[part] for row in rows if isinstance(row.value, dict) and _says(row.value.get(part))]
         text = all(isinstance(value, str) for value in values)
         fits = {
-            "system": text and (chat or part.lower() != "context"),
+            "system": text and (chat or part.strip().lower() in _SYSTEM_TEXTS),
             "tools": all(isinstance(value, list | str) for value in values),
             "history": not chat and all(map(_is_history, values)),
         }

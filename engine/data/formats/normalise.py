@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from ...config.run_config import DataFormat
 from ..errors import DataError, listed, shown
@@ -112,7 +112,7 @@ def _accepted(cell: Any) -> list[str]:
     return [*dict.fromkeys(texts)] if _is_texts(texts) else []
 
 
-def _is_texts(value: Any) -> bool:
+def _is_texts(value: Any) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
@@ -281,7 +281,6 @@ def _in_turn(row: Fields) -> list[Message] | None:
     said, answers = row.get("prompt"), row.get("completion")
     if not _is_texts(said) or not _is_texts(answers):
         return None
-    assert isinstance(said, list) and isinstance(answers, list)
     if len(said) != len(answers):
         raise row.source.error(
             f"`{row.name('prompt')}` has {len(said)} texts and `{row.name('completion')}` {len(answers)}; expected an "
