@@ -13,7 +13,7 @@ from ..row import SourceRow
 from .dialogue import read_dialogue
 from .fits import ANSWERS, BESIDE, READ_BESIDE, WORSE_ENDINGS, is_answer_name, is_history, text_columns
 from .leftover import is_part_name
-from .turns import ROLES, style_of
+from .turns import ROLES, served, style_of
 from .ways import Candidate, in_file
 
 _MOST_TEXTS = 5
@@ -127,7 +127,8 @@ def waits_for_an_answer(column: str, picked: Sequence[SourceRow]) -> bool:
 
 def _last_side(chat: Any) -> str | None:
     """Whose turn the last one of a list of turns is; None: it is no such list."""
-    if not isinstance(chat, list) or not isinstance(last := chat[-1], dict) or style_of(chat) is None:
+    chat = served(chat)
+    if not isinstance(chat, list) or not chat or not isinstance(last := chat[-1], dict) or style_of(chat) is None:
         return None
     role = last.get("role") or last.get("from")
     return ROLES.get(role.strip().lower()) if isinstance(role, str) else None
@@ -135,12 +136,11 @@ def _last_side(chat: Any) -> str | None:
 
 def _is_answer(value: Any) -> bool:
     """Whether a value may answer a chat: a text, a list of texts, a message or messages of the assistant."""
+    value = served(value)
     if isinstance(value, list):
         value = value[0] if value else None
     if not isinstance(value, dict):
         return isinstance(value, str) and bool(value.strip())
-    if isinstance(value.get("choices"), list):
-        return True
     role = value.get("role") or value.get("from")
     if isinstance(role, str):
         return ROLES.get(role.strip().lower()) in ("assistant", "call")

@@ -14,7 +14,7 @@ from .cells import text_of
 from .fits import Fit
 from .normal import Message
 from .parts import read_parts
-from .turns import Style, Turns, read_turns, style_of
+from .turns import Style, Turns, read_turns, served, style_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +67,7 @@ class Fields:
         Raises:
             DataError: they cannot be read.
         """
-        request = self.request(key)
-        turns = request["messages"] if request else self.get(key)
+        turns = served(self.get(key))
         style = style or style_of(turns) or "messages"
         one = [turns] if isinstance(turns, dict) else turns
         return read_turns(self.source, self.name(key), one, style, self.columns)

@@ -94,7 +94,8 @@ def parts_of_the_row(rows: Sequence[SourceRow], shape: Fit, unread: Sequence[str
     if "tools" in shape.columns:
         parts = [column for column in parts if _noun(column) not in _TOOLS]
     if shape.format == "text" and shape.loose:
-        read = _size(shape.columns["text"], rows)
+        column = shape.columns["text"]
+        read = 0 if _is_json(column, rows) else _size(column, rows)
         parts += [one for one in unread if one not in parts and _is_nested(one, rows) and _size(one, rows) > read]
     return [column for column in parts if not _said_elsewhere(column, rows, unread)]
 
@@ -186,6 +187,12 @@ def _holds_objects(column: str, rows: Sequence[SourceRow]) -> bool:
     values = [row.value[column] for row in rows if isinstance(row.value, dict) and _says(row.value.get(column))]
     firsts = [value[0] if isinstance(value, list) else value for value in values]
     return all(isinstance(one, dict) or (isinstance(one, str) and one.lstrip().startswith("[{")) for one in firsts)
+
+
+def _is_json(column: str, rows: Sequence[SourceRow]) -> bool:
+    """Whether the texts of a column look like JSON, which is no document."""
+    texts = [row.value[column].strip() for row in rows if isinstance(row.value, dict) and row.value.get(column)]
+    return all((text[:1], text[-1:]) in (("[", "]"), ("{", "}")) for text in texts)
 
 
 def _size(column: str, rows: Sequence[SourceRow]) -> int:

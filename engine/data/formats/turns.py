@@ -112,6 +112,18 @@ def read_turns(row: SourceRow, column: str, turns: Any, style: Style, names: Map
     return messages, frozenset(masked)
 
 
+def served(value: Any) -> Any:
+    """The messages of what a service was asked, {messages: [...]}, or the one of what it answered,
+    {choices: [{message}]}; any other value as it is."""
+    if not isinstance(value, dict):
+        return value
+    if isinstance(value.get("messages"), list):
+        return value["messages"]
+    choices = value.get("choices")
+    only = choices[0] if isinstance(choices, list) and len(choices) == 1 else None
+    return only["message"] if isinstance(only, dict) and isinstance(only.get("message"), dict) else value
+
+
 def unread_keys(turn: dict[str, Any]) -> set[str]:
     """The keys of a turn that say something and that nothing is read from."""
     return {key for key in turn.keys() - _READ if turn[key] not in (None, "", [], {})}

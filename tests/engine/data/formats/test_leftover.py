@@ -216,6 +216,7 @@ def test_a_header_is_not_asked_about(tmp_path, head):
 
 
 ASK = {"role": "user", "content": "Name a nut."}
+ANSWER = {"role": "assistant", "content": "Hazel."}
 
 
 @pytest.mark.parametrize(
@@ -225,8 +226,9 @@ ASK = {"role": "user", "content": "Name a nut."}
         ({"input": [ASK], "output": "Hazel."}, "input", "output"),
         ({"input": [ASK], "ideal": ["Hazel."], "note": "Short it is."}, "input", "ideal"),
         ({"conversations": [{"from": "human", "value": "q"}], "Target": "Hazel."}, "conversations", "Target"),
-        ({"messages": [ASK], "reply": {"role": "assistant", "content": "Hazel."}}, "messages", "reply"),
-        ({"input": [ASK], "output": [{"role": "assistant", "content": "Hazel."}]}, "input", "output"),
+        ({"messages": [ASK], "reply": ANSWER}, "messages", "reply"),
+        ({"input": [ASK], "output": [ANSWER]}, "input", "output"),
+        ({"messages": [ASK], "response": {"choices": [{"message": ANSWER}]}}, "messages", "response"),
     ],
 )
 def test_a_chat_that_waits_for_its_answer_is_asked_about(tmp_path, value, chat, answer):
@@ -236,6 +238,14 @@ def test_a_chat_that_waits_for_its_answer_is_asked_about(tmp_path, value, chat, 
     assert way.columns == {"prompt": chat, "completion": answer}
     (said,) = told(tmp_path, json.dumps(value) + "\n", *way.overrides)
     assert said[-1] == ("assistant", "Hazel.") and said[-2][0] == "user"
+
+
+def test_what_a_service_was_asked_and_answered_is_offered(tmp_path):
+    answer = {"choices": [{"index": 0, "message": ANSWER}]}
+    value = {"request": {"model": "m", "messages": [ASK]}, "response": answer}
+    way = unknown(value).candidates[0]
+    (said,) = told(tmp_path, json.dumps(value) + "\n", *way.overrides)
+    assert said == [("user", "Name a nut."), ("assistant", "Hazel.")]
 
 
 def test_the_answers_that_a_waiting_chat_has_are_the_other_way(tmp_path):
@@ -271,6 +281,11 @@ def test_a_chat_that_ends_in_an_answer_is_not_asked_about():
 def test_what_holds_more_than_is_read_is_asked_about(value):
     other = {key: f"{item} too" if isinstance(item, str) else item for key, item in value.items()}
     assert "would not be read" in str(asked(value, other))
+
+
+def test_a_text_that_is_json_is_no_document_beside_others():
+    value = {"queue": '["a long text that is JSON"]', "state": {"memory": "one"}}
+    assert "`state` would not be read" in str(asked(value))
 
 
 def test_metadata_is_not_asked_about():
