@@ -108,7 +108,8 @@ def left_out(rows: Sequence[SourceRow], format: DataFormat, used: Collection[str
         used: the columns that the way reads.
     """
     there = {name: None for row in rows if isinstance(row.value, dict) for name in row.value if _says(row.value[name])}
-    read = {*used, *(() if format == "text" else READ_BESIDE)}
+    beside = (name for name in READ_BESIDE if _noun(name) not in _TOOLS or _holds_objects(name, rows))
+    read = {*used, *(() if format == "text" else beside)}
     unread = [name for name in there if name not in read]
     parts = [name for name in unread if _is_named_so(name, format, rows) or _is_nested_text(name, rows)]
     return tuple(name for name in parts if not _said_elsewhere(name, rows, unread))
@@ -131,7 +132,7 @@ def read_as(
         text = all(isinstance(value, str) for value in values)
         fits = {
             "system": text and (chat or part.strip().lower() in _SYSTEM_TEXTS),
-            "tools": all(isinstance(value, list | str) for value in values),
+            "tools": _holds_objects(part, rows),
             "history": not chat and all(map(_is_history, values)),
         }
         for key, names in _READ_AS.items():

@@ -8,6 +8,7 @@
 | `{type: thinking, thinking}`, `{type: tool_use, id, name, input}` | Anthropic |
 | `{type: tool_result, tool_use_id, content}` | Anthropic |
 | `{text}`, `{text, thought: true}`, `{functionCall}`, `{functionResponse}` | Gemini |
+| `{type: link, text, href}`, and other kinds of text | Telegram |
 | `{text}`, `{reasoningContent}`, `{toolUse}`, `{toolResult}`, `{cachePoint}` | Bedrock |
 
 Text and reasoning of several parts are joined as they stand. A user's message that holds results of calls is those
@@ -94,6 +95,8 @@ def _kind(part: Any) -> tuple[str, Any]:
         ):  # fmt: skip
             if kind in kinds:
                 return name, part
+        if isinstance(part.get("text"), str) and part.keys() <= {"type", "text", "href"}:
+            return "text", part
         return "", part
     if isinstance(part.get("text"), str):
         return ("reasoning" if part.get("thought") is True else "text"), part

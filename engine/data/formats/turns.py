@@ -99,7 +99,7 @@ def read_turns(row: SourceRow, column: str, turns: Any, style: Style, names: Map
         elif pair and "from" not in turn:
             read, in_pieces = _pair(row, at, turn, pair), False
         else:
-            read, in_pieces = [_sharegpt(row, at, turn, names)], False
+            read, in_pieces = _sharegpt(row, at, turn, names), False
         flag = _flag(row, at, turn)
         if in_pieces and messages and not flag:
             _join(messages, read)
@@ -228,12 +228,15 @@ def _in_parts(row: SourceRow, key: str, message: Message, content: list[Any]) ->
     return [*parts.results, *([message] if parts.text else [])]
 
 
-def _sharegpt(row: SourceRow, at: str, turn: dict[str, Any], names: Mapping[str, str]) -> Message:
+def _sharegpt(row: SourceRow, at: str, turn: dict[str, Any], names: Mapping[str, str]) -> list[Message]:
     key = f"{at}.{names.get('value', 'value')}"
     role = _role(row, f"{at}.{names.get('from', 'from')}", turn.get("from"))
-    if role != "call":
-        return {"role": role, "content": _said(row, key, turn.get("value"), role)}
-    return _call_in_text(row, key, turn.get("value"))
+    value = turn.get("value")
+    if role == "call":
+        return [_call_in_text(row, key, value)]
+    if isinstance(value, list):
+        return _in_parts(row, key, {"role": role, "content": value}, value)
+    return [{"role": role, "content": _said(row, key, value, role)}]
 
 
 def _role(row: SourceRow, key: str, value: Any) -> str:

@@ -330,6 +330,8 @@ def test_a_way_names_what_it_leaves_out(tmp_path):
     assert said == [("system", "You are a clerk."), ("user", "A?"), ("assistant", "b")]
     choices = {"question": "Which?", "choices": {"text": ["x", "y"]}, "answerKey": "B"}
     assert unknown(choices).candidates[0].ignore == ("choices",)
+    names = {"task": "Do it.", "answer": "Done.", "tools": ["hammer"]}
+    assert unknown(names).candidates[0].ignore == ("tools",)
 
 
 def test_turns_of_more_keys_are_offered():

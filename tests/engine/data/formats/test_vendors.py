@@ -344,3 +344,10 @@ def test_flags_of_turns_are_honoured_or_refused():
 def test_an_unknown_role_is_sent_to_its_side():
     with pytest.raises(DataError, match=r"data\.roles=\{tool_reply: tool\}"):
         read({"messages": [{"role": "tool_reply", "content": "x"}]}, ["data.format=messages"])
+
+
+def test_kinds_of_text_are_text():
+    link = {"type": "text_link", "text": "the list", "href": "https://example.org"}
+    turns_ = [{"from": "human", "value": ["I see ", link]}, {"from": "gpt", "value": "Good."}]
+    assert turns({"conversations": turns_}) == [("user", "I see the list"), ("assistant", "Good.")]
+    assert turns(chat([{"type": "bold", "text": "Hello"}]))[1] == ("assistant", "Hello")
