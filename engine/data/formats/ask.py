@@ -1,8 +1,8 @@
 """What has to be asked before anything is learnt, though the format is certain.
 
 Of preference data and of labelled answers supervised fine-tuning learns a part. A column that is likely part of the
-row and would not be read, a text that is the same in every row, and a role that nobody knows would be found out after
-the training.
+row and would not be read, the answer that a chat waits for, a text that is the same in every row, and a role that
+nobody knows would be found out after the training.
 """
 
 from collections import Counter

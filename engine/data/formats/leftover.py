@@ -2,8 +2,9 @@
 
 A column that is left out in silence is the fault that nobody finds: the loss falls, the screen is green, and the model
 never saw the turns before. So every column that nothing is read from is named in the account. One whose name says that
-it belongs to the row, and that holds what the row does not say already, is asked about before anything is learnt: it is
-read in one of the ways on offer, or `data.ignore` says that it is known.
+it belongs to the row, or that holds more text than the only column of text, is asked about before anything is learnt
+where the row does not say the same already: it is read in one of the ways on offer, or `data.ignore` says that it is
+known. A way on offer names what it leaves out.
 """
 
 import json
@@ -108,11 +109,12 @@ def left_out(rows: Sequence[SourceRow], format: DataFormat, used: Collection[str
         used: the columns that the way reads.
     """
     there = {name: None for row in rows if isinstance(row.value, dict) for name in row.value if _says(row.value[name])}
-    beside = (name for name in READ_BESIDE if _noun(name) not in _TOOLS or _holds_objects(name, rows))
-    read = {*used, *(() if format == "text" else beside)}
-    unread = [name for name in there if name not in read]
+    beside = set() if format == "text" else READ_BESIDE & there.keys()
+    beside -= set(used)
+    wrong = [name for name in there if name in beside and _noun(name) in _TOOLS and not _holds_objects(name, rows)]
+    unread = [name for name in there if name not in used and name not in beside]
     parts = [name for name in unread if _is_named_so(name, format, rows) or _is_nested_text(name, rows)]
-    return tuple(name for name in parts if not _said_elsewhere(name, rows, unread))
+    return (*(name for name in parts if not _said_elsewhere(name, rows, unread)), *wrong)
 
 
 def read_as(

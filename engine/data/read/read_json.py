@@ -3,7 +3,7 @@
 * JSON Lines: one object in each line, blank lines skipped; a line is held at a time.
 * An array of objects.
 * One object: a single row; rows under a key such as `data`, or under the name of the split that is asked for; or
-  columns (`{"prompt": [...], "completion": [...]}`, or pandas' `{"prompt": {"0": ...}}`, or its
+  columns (`{"prompt": [...], "completion": [...]}`, or pandas' `{"prompt": {"0": ...}}`, `{"0": {"prompt": ...}}` and
   `{"columns": [...], "data": [[...], ...]}`). What looks like a row is one, whatever else is in it, and so is what
   stands in a file named `.jsonl`.
 
@@ -154,8 +154,8 @@ def _of_object(whole: Any, name: str, split: str, *, is_row: bool = False) -> It
     if _is_row(whole):
         return _objects([whole], name)
     if key := _wrapper(whole, name, split):
-        return _objects(whole[key], name)
-    if not is_row and (rows := _from_split(whole) or _from_columns(whole, name)):
+        return _objects(_of_pages(whole[key]), name)
+    if not is_row and (rows := _from_split(whole) or _from_index(whole) or _from_columns(whole, name)):
         return _objects(rows, name)
     empty = [key for key in (*_WRAPPERS, *SPLITS) if whole.get(key) == []]
     if empty:
@@ -220,6 +220,17 @@ def _from_split(whole: dict[str, Any]) -> list[dict[str, Any]] | None:
     if not data or not all(isinstance(row, list) and len(row) == len(names) for row in data):
         return None
     return [dict(zip(map(str, names), row, strict=True)) for row in data]
+
+
+def _from_index(whole: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """Rows of what pandas writes with orient="index"; None where it is none."""
+    return [*whole.values()] if _is_indexed(whole) and _holds_objects([*whole.values()]) else None
+
+
+def _of_pages(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the hub's viewer, which stand in objects of their own; others as they are."""
+    inside = [row["row"] for row in rows if "row_idx" in row and isinstance(row.get("row"), dict)]
+    return inside if len(inside) == len(rows) else rows
 
 
 def _from_columns(whole: dict[str, Any], name: str) -> list[dict[str, Any]] | None:

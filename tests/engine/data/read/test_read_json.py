@@ -166,8 +166,21 @@ def test_whole_numbers_of_any_size_stay_as_written(tmp_path, number, form):
     assert first.value == {"id": number} and "." not in repr(first.value)
 
 
-def test_a_table_of_pandas_is_one(tmp_path):
-    whole = {"columns": ["question", "answer"], "index": [0, 1], "data": [["a", "b"], ["c", "d"]]}
+@pytest.mark.parametrize(
+    "whole",
+    [
+        {"columns": ["question", "answer"], "index": [0, 1], "data": [["a", "b"], ["c", "d"]]},
+        {"0": {"question": "a", "answer": "b"}, "1": {"question": "c", "answer": "d"}},
+        {
+            "features": [],
+            "rows": [
+                {"row_idx": 0, "row": {"question": "a", "answer": "b"}, "truncated_cells": []},
+                {"row_idx": 1, "row": {"question": "c", "answer": "d"}, "truncated_cells": []},
+            ],
+        },
+    ],
+)
+def test_tables_of_pandas_and_of_the_hub_s_viewer_are_ones(tmp_path, whole):
     (tmp_path / "a.json").write_text(json.dumps(whole))
     there = [row.value for row in read_rows(DatasetConfig(path=str(tmp_path / "a.json")))]
     assert there == [{"question": "a", "answer": "b"}, {"question": "c", "answer": "d"}]
