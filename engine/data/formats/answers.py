@@ -20,7 +20,8 @@ _MOST_TEXTS = 5
 _WORSE = {"rejected", "rejected_response", "rejected_messages", "non_preferred_output", "worse", "bad"}
 _CLASSES = {"label", "labels", "class", "intent"}
 """Columns that hold what a text is to be told for; often a number."""
-_NO_ANSWERS = BESIDE | READ_BESIDE
+_NO_ANSWERS = {*BESIDE, *READ_BESIDE, "criteria", "rubric", "rubrics"}
+"""Columns beside a chat that do not answer it, the measure of its answers among them."""
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ][\d:.,+\-Z ]*)?")
 _RESPONSES = ("function_call", "reasoning")
 """Items of OpenAI's Responses that are an assistant's, though they have no role."""

@@ -256,7 +256,7 @@ def test_the_answers_that_a_waiting_chat_has_are_the_other_way(tmp_path):
 
 
 def test_a_chat_without_answers_names_what_is_beside_it():
-    value = {"messages": [ASK], "reference": {"final": 7}}
+    value = {"messages": [ASK], "reference": {"final": 7}, "criteria": "It is short and right."}
     with pytest.raises(DataError, match=r"ends without an answer.*not read: `reference`"):
         ask_about_the_rest(detect(rows(value)), rows(value), {})
 
