@@ -479,19 +479,13 @@ def test_studios_steps_decide_over_no_epochs(tmp_path):
     report = import_config(write(tmp_path, tree))
     assert report.config is not None
     assert (report.config.train.max_steps, report.config.train.warmup_steps) == (30, 0.1)
+    logs = {"enable_wandb": True, "log_frequency": 10, "tensorboard_dir": "logs"}
+    training = {"max_steps": 30, "logging_steps": 5, "report_to": "none"}
+    layers = {"lora_r": 16, "target_modules": ["all-linear"]}
+    report = import_config(write(tmp_path, {**tree, "training": training, "lora": layers, "logging": logs}))
+    assert report.config is not None and report.config.adapter.target_modules == "all-linear"
     tree["training"] = {"num_epochs": 0}
     assert import_config(write(tmp_path, tree)).config is None
-
-
-def test_studios_logs_and_its_word_for_all_layers_need_no_answer(tmp_path):
-    tree = {
-        "model": "some/model", "data": {"dataset": "some/rows"},
-        "lora": {"lora_r": 16, "target_modules": ["all-linear"]},
-        "training": {"max_steps": 30, "logging_steps": 5, "report_to": "none"},
-        "logging": {"enable_wandb": True, "log_frequency": 10, "tensorboard_dir": "logs"},
-    }  # fmt: skip
-    report = import_config(write(tmp_path, tree))
-    assert report.config is not None and report.config.adapter.target_modules == "all-linear"
 
 
 def test_an_optimiser_without_a_counterpart_is_a_question_that_an_override_answers(tmp_path):
