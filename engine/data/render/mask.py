@@ -14,7 +14,7 @@ Which characters are learnt is told by `template.py`, and by `message_spans.py` 
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -23,13 +23,20 @@ from .chat_template import Spans
 from .special import special_ids
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
 
 EOS_ADDED = "the chat template ends an answer with no special token: end-of-sequence token added"
 TOKENS_APART = "an answer begins with what its prompt's last token would take in: tokenised apart, as chat does"
 _PROMPT_ENDS = 4096  # kept
+
+
+class Offsets(Protocol):
+    """Where the tokens of a text stand in it, as the tokenizer's own encoding tells."""
+
+    def __len__(self) -> int: ...
+    def char_to_token(self, character: int, /) -> int | None: ...
+    def token_to_chars(self, token: int, /) -> tuple[int, int] | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +82,7 @@ class TokenMask:
         self._special = special_ids(tokenizer)
         self._added = {*self._special, *tokenizer.added_tokens_decoder}
 
-    def encode(self, one: Rendering, ids: np.ndarray, encoding: "Encoding") -> tuple[Encoded, list[str]]:
+    def encode(self, one: Rendering, ids: np.ndarray, encoding: Offsets) -> tuple[Encoded, list[str]]:
         """The tokens of a rendering, and notes on what was done to it.
 
         Args:
@@ -90,7 +97,7 @@ class TokenMask:
         encoded, notes = self._masked(one, np.array(pieces.ids, np.int32), pieces)
         return encoded, [TOKENS_APART, *notes]
 
-    def _begins_a_token(self, text: str, ids: np.ndarray, encoding: "Encoding | _Pieces", start: int) -> bool:
+    def _begins_a_token(self, text: str, ids: np.ndarray, encoding: Offsets, start: int) -> bool:
         """Whether the tokens before a character are those of the text before it.
 
         Tokens between two that are added are told from the text between these alone. So it is enough to look at what
@@ -115,7 +122,7 @@ class TokenMask:
                 self._ends_of_prompts[piece] = expected
         return ids[first:token].tolist() == expected
 
-    def _masked(self, one: Rendering, ids: np.ndarray, encoding: "Encoding | _Pieces") -> tuple[Encoded, list[str]]:
+    def _masked(self, one: Rendering, ids: np.ndarray, encoding: Offsets) -> tuple[Encoded, list[str]]:
         trained = np.full(len(ids), one.spans is None)
         ended = eos_added = False
         spans = ((0, len(one.text)),) if one.spans is None else one.spans
@@ -190,7 +197,7 @@ class _Pieces:
         return self._places[token]
 
 
-def _tokens_of(encoding: "Encoding | _Pieces", start: int, end: int) -> range:
+def _tokens_of(encoding: Offsets, start: int, end: int) -> range:
     """The tokens that hold a character of [start, end). Asked for one by one: the offsets of all
     tokens, as Python objects, take longer than the tokenising."""
     first = next(_found(encoding, range(start, end)), None)
@@ -205,12 +212,12 @@ def _tokens_of(encoding: "Encoding | _Pieces", start: int, end: int) -> range:
     return range(first, last + 1)
 
 
-def _found(encoding: "Encoding | _Pieces", characters: range) -> Iterator[int]:
+def _found(encoding: Offsets, characters: range) -> Iterator[int]:
     for character in characters:
         token = encoding.char_to_token(character)
         if token is not None:
             yield token
 
 
-def _characters(encoding: "Encoding | _Pieces", token: int) -> tuple[int, int]:
+def _characters(encoding: Offsets, token: int) -> tuple[int, int]:
     return encoding.token_to_chars(token) or (0, 0)

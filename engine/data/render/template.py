@@ -35,6 +35,7 @@ from .chat_template import Spans, Tools, shared
 from .mask import Encoded, Rendering, TokenMask
 from .message_spans import spans_of_messages
 from .template_fit import Fitted, FittedTemplate
+from .word_cache import WordCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -79,6 +80,8 @@ class Renderer:
         first = next(iter(tokenizer("a", add_special_tokens=True)["input_ids"]), None)
         self._begin = str(tokenizer.bos_token) if first is not None and first == tokenizer.bos_token_id else ""
         """What the tokenizer puts before each text."""
+        self._adds_nothing = len(tokenizer("", add_special_tokens=True)["input_ids"]) == 0
+        self._words = WordCache.of(tokenizer)
 
     @overload
     def render(self, row: Conversation | Document | Segments) -> list[Rendering]: ...
@@ -138,9 +141,16 @@ class Renderer:
         """Tokenise; uncut. One call for many rows is much faster than one for each."""
         encoded = [one if isinstance(one, Encoded) else None for one in renderings]
         for chat in (True, False):
-            batch_of = {
-                place: one for place, one in enumerate(renderings) if isinstance(one, Rendering) and one.chat is chat
-            }
+            batch_of = {}
+            for place, one in enumerate(renderings):
+                if not isinstance(one, Rendering) or one.chat is not chat:
+                    continue
+                words = self._words.encode(one.text) if self._words and (chat or self._adds_nothing) else None
+                if words is None:
+                    batch_of[place] = one
+                    continue
+                encoded[place], notes = self._mask.encode(one, np.array(words.ids, dtype=np.int32), words)
+                self._note_all(notes, one.source)
             if not batch_of:
                 continue
             batch = self.tokenizer(
