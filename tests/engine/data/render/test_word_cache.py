@@ -13,7 +13,8 @@ from evenfall.engine.data.render import template as t
 from evenfall.engine.data.render.word_cache import WordCache
 from evenfall.presets.load import demo_folder
 
-LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_BLANKS = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _BLANKS
 PARTS = (
     "a", "He", "naïve", "ß", " ", "  ", "\n", "\n\n", "\t", "\r\n", "0", "12", "3456", "'s", "'LL", "“x”", "—", "…",
     "€5", "\u00a0", "²", "日本", "e\u0301", "<|im_end|>", "<|im_start|>", "<|im", "don't", "x_y", "//", "!?",
