@@ -66,6 +66,8 @@ class ChatScreen(EvenfallScreen):
         self._recalled = 0
         self._temperature, self._max_tokens = 0.0, 256
         self._system = ""
+        self._own_system = False
+        """Whether somebody wrote it here."""
 
     def compose_body(self) -> ComposeResult:
         yield Static("", id="chat-run", markup=False)
@@ -112,6 +114,7 @@ class ChatScreen(EvenfallScreen):
         self._unload()
         if not same_run:
             self._talk = Talk()
+            self._own_system = False
             self.run_worker(self.query_one(Conversation).clear())
         self._key, self._error = key, ""
         closing = self._closing_job
@@ -176,7 +179,8 @@ class ChatScreen(EvenfallScreen):
             self._error = job.error
         else:
             self._chat = job.result
-            self._put_system(job.result.system if job.result else "")
+            if job.result and not self._own_system:
+                self._put_system(job.result.system)
         self._show()
 
     def _poll_answer(self, job: Job[None]) -> None:
@@ -281,7 +285,8 @@ class ChatScreen(EvenfallScreen):
 
     @on(TextField.Committed, "#chat-system")
     def _set_system(self, event: TextField.Committed) -> None:
-        self._system = event.text.strip()
+        if event.text != safe_str(self._system, 4096):  # what is shown has no lines, what is asked does
+            self._system, self._own_system = event.text.strip(), True
 
     @on(TextField.Committed, "#chat-temperature")
     def _set_temperature(self, event: TextField.Committed) -> None:

@@ -229,7 +229,9 @@ class Renderer:
         places = [place for place, message in enumerate(fitted.messages[:end]) if message["role"] == "assistant"]
         starts = []
         for place in places:
-            prompt = self._template.render(row.source, fitted.asked(place), tools, prompt=True)
+            asked = fitted.asked(place)
+            # What the assistant says first nobody asks for, and many templates refuse to.
+            prompt = self._template.render(row.source, asked, tools, prompt=True) if asked else ""
             if not text.startswith(prompt):
                 return None
             starts.append(len(prompt))
@@ -238,7 +240,7 @@ class Renderer:
             inside = [(max(begin, start), stop) for begin, stop in marked if start < stop < following]
             if not inside or place in training.masked:
                 continue
-            spans += [(start, inside[0][1]), *inside[1:]]
+            spans += [(start, inside[0][1]), *inside[1:]] if start else inside
         if not spans:
             return None
         self._note_all(training.notes, row.source)

@@ -33,6 +33,8 @@ CALLS_LEFT_OUT = "the chat template writes one call of several made at once: the
 TOOLS_LEFT_OUT = "the chat template has no place for tools: their definitions left out"
 CALLS_AS_TEXT = "the chat template has no tool calls: calls written as JSON in the answer"
 CALLS_ONE_BY_ONE = "the chat template takes one call at a time: calls made at once written one after the other"
+CALL_UNENDED = "the chat template writes no end of turn behind a single call: to stop there is not learnt"
+HEAD_LEFT_OUT = "the chat template takes all that stands before </think> for reasoning: text before <think> left out"
 IDS_SHORTENED = "the chat template takes ids of calls of nine letters: longer ones shortened"
 
 _OPENS, _CLOSES = "<think>", "</think>"
@@ -150,7 +152,11 @@ class FittedTemplate(ChatTemplate):
         if any("tool_calls" in message for message in messages):
             messages, masked, flags = self._with_calls_fitted(messages, masked, flags, notes)
         for place, message in enumerate(messages):
-            if message["role"] != "assistant" or not (lost := self._reasoning_lost(message)):
+            if message["role"] != "assistant":
+                continue
+            if _CLOSES in message["content"] and _head(message["content"]) and not self._keeps_head:
+                notes.append(HEAD_LEFT_OUT)
+            if not (lost := self._reasoning_lost(message)):
                 continue
             if self._answers and self.opening.close:
                 reasoning[place] = lost
@@ -200,6 +206,8 @@ class FittedTemplate(ChatTemplate):
         if self._takes_calls == "no":
             yield CALLS_AS_TEXT
             return
+        if len(message["tool_calls"]) == 1 and self._forgets_to_end_a_call:
+            yield CALL_UNENDED
         if message["content"].strip() and not self._takes_text_beside_calls:
             yield TEXT_LEFT_OUT
         if len(message["tool_calls"]) > 1 and self._takes_several_calls == "first":
@@ -304,6 +312,13 @@ class FittedTemplate(ChatTemplate):
         return not text or PROBE in text
 
     @functools.cached_property
+    def _keeps_head(self) -> bool:
+        """Whether what an answer says before its reasoning reaches the rendering."""
+        answer = {"role": "assistant", "content": f"{PROBE} {_OPENS}Hm{_CLOSES} Yes"}
+        text = self.try_render([{"role": "user", "content": "Hi"}, answer])
+        return not text or PROBE in text
+
+    @functools.cached_property
     def _takes_reasoning(self) -> dict[tuple[str, bool], bool]:
         """(The key of reasoning, whether tools are called beside it) -> whether it reaches the rendering."""
         taken = {}
@@ -364,6 +379,16 @@ class FittedTemplate(ChatTemplate):
         return "all" if PROBE in text else "first" if text else "refused"
 
     @functools.cached_property
+    def _forgets_to_end_a_call(self) -> bool:
+        """Whether a message of one call lacks the end that one of several has: DeepSeek's templates do so."""
+        user, asks = {"role": "user", "content": "Hi"}, self._call_and_result("done")[0]
+        (call,) = asks["tool_calls"]
+        one = self.try_render([user, asks])
+        several = self.try_render([user, {**asks, "tool_calls": [call, {**call, "id": "e4d3c2b1a"}]}])
+        eos = self.tokenizer.eos_token
+        return isinstance(eos, str) and several.rstrip().endswith(eos) and not one.rstrip().endswith(eos)
+
+    @functools.cached_property
     def _takes_text_beside_calls(self) -> bool:
         asks = {**self._call_and_result("done")[0], "content": PROBE}
         text = self.try_render([{"role": "user", "content": "Hi"}, asks])
@@ -380,6 +405,12 @@ class FittedTemplate(ChatTemplate):
         _fit_calls(asks, self._takes_calls)
         answer = {"role": "tool", "content": result, "name": "look", "tool_call_id": _call("look")["id"]}
         return [asks, answer]
+
+
+def _head(content: str) -> str:
+    """What an answer says before reasoning that stands inside it."""
+    head, opens, _ = content.partition(_OPENS)
+    return head.strip() if opens else ""
 
 
 def _call(name: str) -> dict[str, Any]:

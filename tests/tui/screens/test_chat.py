@@ -116,6 +116,39 @@ def test_loading_shows_how_far_it_is(app, drive, see, same_as_snapshot, monkeypa
     drive(app, scenario, size)
 
 
+def test_a_system_text_of_several_lines_is_asked_as_it_is_and_one_written_while_loading_stays(
+    app, drive, see, monkeypatch
+):
+    fake, go_on = FakeChat(), threading.Event()
+    fake.system = "Be brief.\n\tBe kind.\n"
+    saved_run()
+    monkeypatch.setattr(chat_screen, "open_chat", lambda run, job: (go_on.wait(60), fake)[1])
+
+    async def scenario(pilot):
+        go_on.set()
+        await show_chat(pilot)
+        field = app.screen.query_one("#chat-system", TextField)
+        field.focus()
+        await pilot.press("enter")
+        app.screen.query_one("#chat-prompt", TextField).focus()
+        await send(pilot, "one")
+        await until(pilot, answered(pilot))
+        go_on.clear()
+        app.screen.action_unload()
+        app.screen.action_write()
+        field.focus()
+        field.value = "Be long."
+        await pilot.press("enter")
+        go_on.set()
+        await until(pilot, lambda: app.screen._loading is None)
+        app.screen.query_one("#chat-prompt", TextField).focus()
+        await send(pilot, "two")
+        await until(pilot, answered(pilot))
+
+    drive(app, scenario, (120, 36))
+    assert [messages[0]["content"] for messages, _ in fake.asked] == [fake.system, "Be long."]
+
+
 def test_the_system_text_of_the_rows_is_asked_until_another_is_written(app, chat, drive, see):
     chat.system = "Be brief."
 

@@ -212,6 +212,26 @@ def test_a_prompt_that_goes_on_otherwise_than_any_answer_is_told(make_tokenizer)
     assert renderer.tokenizer.decode(one.ids[one.trained]) == "No.\n<|im_end|>\n"
 
 
+def test_what_the_assistant_says_first_is_learnt_though_nobody_can_ask_for_it(make_tokenizer):
+    first = "{{ messages[0].role }}:" + CHATML_MARKED
+    texts, _ = encode(make_tokenizer(first), {"messages": [A2, U1, A1]})
+    assert [learnt for _, learnt in texts] == ["No.\n<|im_end|>\n 🎈 Yes<|im_end|>\n"]
+
+
+def test_text_before_reasoning_that_the_template_drops_is_told(make_tokenizer):
+    drops = CHATML.replace(
+        "{{ m.content }}",
+        "{% if '</think>' in m.content %}<think>{{ m.content.split('</think>')[0].split('<think>')[-1] }}</think>"
+        "{% endif %}{{ m.content.split('</think>')[-1] }}",
+    )
+    answer = {"role": "assistant", "content": "First. Use <think>x</think> in it."}
+    texts, renderer = encode(make_tokenizer(drops), {"messages": [U1, answer]})
+    assert "First." not in texts[0][1] and renderer.take_notes() == {fit.HEAD_LEFT_OUT: 1}
+    plain = {"role": "assistant", "content": "<think>x</think> Yes"}
+    assert encode(make_tokenizer(drops), {"messages": [U1, plain]})[1].take_notes() == {}
+    assert encode(make_tokenizer(), {"messages": [U1, answer]})[1].take_notes() == {}
+
+
 def test_reasoning_inside_an_answer_that_the_template_drops_is_told(make_tokenizer):
     drops = CHATML.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] }}")
     inside = {"role": "assistant", "content": "<think>\nHm.\n</think>\n\nNo."}

@@ -90,6 +90,15 @@ def test_calls_made_at_once_are_written_one_after_the_other_where_a_template_tak
     assert encode(make_tokenizer(ONE_CALL), masked)[0][0][1] == "No.\n<|im_end|>\n"
 
 
+def test_a_single_call_that_a_template_does_not_end_is_told(make_tokenizer):
+    several = TOOLS.replace("ARGUMENTS", "c.function.arguments | tojson")
+    end = "{% if not m.tool_calls or m.tool_calls | length > 1 %}<|im_end|>{% endif %}"
+    several = several.replace("<|im_end|>\n{% endfor %}{% if add", end + "\n{% endfor %}{% if add")
+    one, two = ({"role": "assistant", "content": "", "tool_calls": _calls(*names)} for names in ("x", "xy"))
+    assert encode(make_tokenizer(several), {"messages": [U1, one]})[1].take_notes()[fit.CALL_UNENDED] == 1
+    assert encode(make_tokenizer(several), {"messages": [U1, two]})[1].take_notes() == {}
+
+
 NINE = (
     "{% for m in messages %}{% for c in m.tool_calls or [] %}{% if not c.id or c.id | length != 9 %}"
     "{{ raise_exception('ids have 9 letters') }}{% endif %}{% endfor %}{% endfor %}"
