@@ -57,7 +57,7 @@ class Chat:
 
     Attributes:
         name: of the run. device: what it runs on, in words. system: the system text that all of its rows had; empty:
-            none, or not one for all.
+            none, or not one for all. takes_system: there is a chat template to write it with.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class Chat:
         self._tokenizer = tokenizer
         self._device = device
         self._ends = ends
+        self.takes_system = bool(tokenizer.chat_template)
 
     @classmethod
     def open(cls, run: RunDirectory, report: TellStage, overrides: Sequence[str] = ()) -> "Chat":

@@ -98,9 +98,19 @@ def _no_initial_values():
 
 
 def load_adapter(model: Any, folder: Path) -> PeftModel:
-    """Put a saved adapter on a base, for chat and export (not trainable)."""
+    """Put a saved adapter on a base, for chat and export (not trainable).
+
+    Raises:
+        LoadError: it was trained on a base of other sizes.
+    """
     config = PeftConfig.from_pretrained(str(folder))
-    return PeftModel.from_pretrained(model, str(folder), config=config)
+    try:
+        return PeftModel.from_pretrained(model, str(folder), config=config)
+    except (RuntimeError, ValueError) as error:
+        raise LoadError(
+            f"{folder}: does not fit {model.config.name_or_path}: it was trained on a model of other sizes or names "
+            f"({str(error).splitlines()[0]}); name its own base (model.name_or_path=PLACE)"
+        ) from error
 
 
 def adapted_weights(model: PeftModel) -> set[str]:

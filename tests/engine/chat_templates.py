@@ -24,6 +24,9 @@ BARE = (
     "{% if add_generation_prompt %}assistant:\n{% endif %}"
 )
 
+# As Qwen3's: only the last answer keeps its reasoning.
+REWRITES = CHATML.replace("{{ m.content }}", "{{ m.content if loop.last else m.content.split('</think>')[-1] }}")
+
 U1, A1 = {"role": "user", "content": "Hi é"}, {"role": "assistant", "content": " 🎈 Yes"}
 U2, A2 = {"role": "user", "content": "So?"}, {"role": "assistant", "content": "No.\n"}
 """A leading space, a character of four tokens and trailing white space."""

@@ -170,7 +170,7 @@ def test_chat(app, drive, monkeypatch, tmp_path, text):
             raise RuntimeError(text)
         return SimpleNamespace(text=text, tokens=1, seconds=1.0, ended="eos")
 
-    model = SimpleNamespace(device=text, system=text, reply=reply, close=lambda: None)
+    model = SimpleNamespace(device=text, system=text, takes_system=True, reply=reply, close=lambda: None)
 
     def open_chat(run, job):
         job.report(text)

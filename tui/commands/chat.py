@@ -74,6 +74,7 @@ def talk(chat: "Chat", *, system: str, max_new_tokens: int, temperature: float) 
 
 
 def _chat(args: argparse.Namespace) -> int:
+    from ...engine.config.run_config import ConfigError
     from ...engine.run.find import find_run
     from ...engine.session.imports import import_engine
 
@@ -82,6 +83,8 @@ def _chat(args: argparse.Namespace) -> int:
     from ...engine.inference.chat import Chat
 
     chat = Chat.open(run, report, args.overrides)
+    if args.system and not chat.takes_system:
+        raise ConfigError("--system: this model has no chat template, so it is asked without a system text")
     system = chat.system if args.system is None else args.system.strip()
     if system and args.system is None:
         report(f"system text of the training rows: {safe_str(system, 200)} (--system takes another)", None)

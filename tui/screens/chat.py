@@ -181,6 +181,9 @@ class ChatScreen(EvenfallScreen):
             self._chat = job.result
             if job.result and not self._own_system:
                 self._put_system(job.result.system)
+            field = self.query_one("#chat-system", TextField)
+            field.disabled = bool(job.result and not job.result.takes_system)
+            field.placeholder = "none: this model has no chat template" if field.disabled else "none"
         self._show()
 
     def _poll_answer(self, job: Job[None]) -> None:

@@ -71,9 +71,9 @@ class Renderer:
         self.assistant_only = assistant_only
         self.last_only = last_only
         self._template = FittedTemplate(tokenizer, answers=assistant_only, date=date)
-        self._training = FittedTemplate(tokenizer, answers=True, training=True, date=date)
-        if self._training.is_the_models_own and assistant_only:
-            self._template = self._training  # it has its own markers, if any
+        self._for_answers = FittedTemplate(tokenizer, answers=True, training=assistant_only, date=date)
+        if self._for_answers.is_the_models_own and assistant_only:
+            self._template = self._for_answers  # it has its own markers, if any
         self._noted: collections.Counter[str] = collections.Counter()
         self._noted_of: dict[str, SourceRow] = {}
         self._mask = TokenMask(tokenizer)
@@ -125,10 +125,10 @@ class Renderer:
             return []
         if not self.assistant_only:
             self._note_all(fitted.notes, row.source)
-            return [self._whole(row.source, fitted, tools)]
+            return [self._whole(row, fitted, tools)]
         if self.last_only:
             fitted, answers = fitted.last_only(), answers[-1:]
-        if not fitted.system and not self._template.tail and self._training.marked(tools):
+        if not fitted.system and not self._template.tail and self._for_answers.marked(tools):
             one = self._as_marked(row, fitted, tools)
             if one is not None:
                 return [one]
@@ -189,15 +189,22 @@ class Renderer:
         trained[0] = False
         return Encoded(source=row.source, ids=np.array(row.ids, np.int32), trained=trained)
 
-    def _whole(self, source: SourceRow, fitted: Fitted, tools: Tools) -> Rendering:
+    def _whole(self, row: Conversation, fitted: Fitted, tools: Tools) -> Rendering:
         """All of a conversation, but for the messages that are not to be learnt."""
+        source = row.source
         text = self._template.render(source, fitted.messages, tools)
         skipped = {place: "an empty answer" for place in fitted.masked if is_empty(fitted.messages[place])}
         skipped |= {place: f"`{flag.key}`" for place, flag in fitted.flags.items() if not flag.learnt}
         unlearnt: Spans = ()
         if skipped:
             unlearnt = spans_of_messages(self._template, source, fitted.messages, tools, text, skipped)
-        return Rendering(source=source, text=text, spans=None, chat=True, unlearnt=unlearnt)
+        asking = self._for_answers.fit(row)
+        asked = [asking.asked(place) for place in asking.answers if place]
+        prompts = (self._for_answers.render(source, turns, tools, prompt=True) for turns in asked)
+        differs = not all(map(text.startswith, prompts))
+        return Rendering(
+            source=source, text=text, spans=None, chat=True, unlearnt=unlearnt, prompt_differs=differs
+        )  # fmt: skip
 
     def _note_all(self, notes: list[str], source: SourceRow) -> None:
         for note in notes:
@@ -219,13 +226,13 @@ class Renderer:
     def _as_marked(self, row: Conversation, fitted: Fitted, tools: Tools) -> Rendering | None:
         """The conversation as the markers have it; None: they do not say what is learnt behind each prompt."""
         training = fitted
-        if self._training is not self._template:
-            training = self._training.fit(row)
+        if self._for_answers is not self._template:
+            training = self._for_answers.fit(row)
             training = training.last_only() if self.last_only else training
             if [m["role"] for m in training.messages] != [m["role"] for m in fitted.messages] or training.system:
                 return None
         end = training.answers[-1] + 1
-        text, marked = self._training.render_marked(row.source, training.messages[:end], tools)
+        text, marked = self._for_answers.render_marked(row.source, training.messages[:end], tools)
         places = [place for place, message in enumerate(fitted.messages[:end]) if message["role"] == "assistant"]
         starts = []
         for place in places:
@@ -244,7 +251,7 @@ class Renderer:
         if not spans:
             return None
         self._note_all(training.notes, row.source)
-        closed = self._training.markers_close
+        closed = self._for_answers.markers_close
         return Rendering(source=row.source, text=text, spans=tuple(spans), chat=True, closed=closed)
 
     def _derive(self, source: SourceRow, fitted: Fitted, tools: Tools, answers: list[int]) -> list[Rendering]:

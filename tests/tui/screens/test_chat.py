@@ -21,6 +21,7 @@ class FakeChat:
 
     device = "NVIDIA H200"
     system = ""
+    takes_system = True
 
     def __init__(self) -> None:
         self.asked: list[tuple[list[dict[str, str]], dict]] = []
