@@ -9,6 +9,7 @@ from peft import PeftConfig
 from ..config.run_config import RunConfig
 from ..data.render.turn_end import learnt_turn_end
 from ..machine.jobs import TellStage
+from ..model.same_base import check_same_base
 from ..model.source import model_source
 from ..model.tokenizer import load_tokenizer
 from ..model.tokenizer_files import tokenizer_files
@@ -26,8 +27,9 @@ def export_adapter(config: RunConfig, source: Path, target: Path, chats: bool, r
         chats: the run learnt conversations.
 
     Raises:
-        ExportError: what was written is not what was trained.
+        ExportError: what was written is not what was trained. LoadError: the base named is another model.
     """
+    check_same_base(source, config.model.name_or_path)
     report("reading the tokenizer", None)
     tokenizer = load_tokenizer(config)
     files = tokenizer_files(config, tokenizer, learnt_turn_end(config.model, tokenizer, chats), alone=True)

@@ -26,6 +26,7 @@ def add(commands: Commands) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     from ...engine.config.run_config import ConfigError, load_config
+    from ...engine.model.same_base import check_same_base
     from ...engine.run.find import create_run, find_run
     from ...engine.session.ready import check_ready
 
@@ -35,6 +36,8 @@ def _train(args: argparse.Namespace) -> int:
         config = run.config().with_overrides(overrides)  # before anything starts: it may not do
         check_ready(config)
         if overrides:
+            if steps := run.checkpoints():
+                check_same_base(run.checkpoint(steps[-1]), config.model.name_or_path)
             run.write_config(config.with_whole_paths())
         return train_run(args, run, resume=True)
     if args.config is None or ("=" in args.config and not os.path.exists(args.config)):
