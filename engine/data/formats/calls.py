@@ -64,7 +64,7 @@ def _call(row: SourceRow, at: str, call: Any, is_json: bool) -> dict[str, Any]:
         arguments = without_nulls(arguments)
     if not isinstance(arguments, dict | None):
         raise row.error(f"`{at}.{key}`: expected an object, got {shown(arguments)}")
-    name = next((call[key] for key in _IDS if isinstance(call.get(key), str) and call[key]), None)
+    name = next((name for key in _IDS if (name := id_of(call.get(key)))), "")
     part = {"name": function["name"], "arguments": arguments or {}}
     return {**({"id": name} if name else {}), "type": "function", "function": part}
 
@@ -102,6 +102,12 @@ def _definition(tool: dict[str, Any]) -> dict[str, Any]:
         tool = {("parameters" if key == "input_schema" else key): item for key, item in tool.items()}
     function = {key: item for key, item in tool.items() if key != "type"} if tool.get("type") == "function" else tool
     return {"type": "function", "function": function}
+
+
+def id_of(value: Any) -> str:
+    """The id of a call as text, which templates take; empty: it is none."""
+    number = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if number else value if isinstance(value, str) else ""
 
 
 def with_short_ids(messages: list[Message]) -> bool:

@@ -42,8 +42,8 @@ _PARTS: dict[DataFormat, set[str]] = {
     "sharegpt": _OF_A_CHAT,
 }
 """Format -> names of columns that are likely part of its row, in small letters."""
-_GIVEN = {"passage", "evidence", "document", "doc", "context", "paragraph"}
-"""What the name of a column ends in that holds what an answer was given on: `retrieved_documents`."""
+_GIVEN = {"passage", "evidence", "document", "doc", "context", "paragraph", "cot", "reasoning", "rationale", "thought"}
+"""What the name of a column ends in that holds what an answer was given on: `retrieved_documents`, `complex_cot`."""
 _TOOLS = {"tool", "function"}
 """What that of a column of definitions of tools ends in."""
 _SYSTEM_TEXTS = {"developer", "system_message"}

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from ..errors import shown
 from ..row import SourceRow
-from .calls import read_calls
+from .calls import id_of, read_calls
 from .cells import json_of, text_of, without_nulls
 from .normal import REASONING, Flag, Message
 from .parts import read_parts
@@ -180,7 +180,8 @@ def _openai(row: SourceRow, at: str, turn: dict[str, Any], names: Mapping[str, s
     message: Message = {"role": role, "content": content}
     for one in _PASSED_ON:
         if one in turn:
-            message[one] = text_of(row, f"{at}.{one}", turn[one])
+            name = id_of(turn[one]) if one == "tool_call_id" else ""
+            message[one] = name or text_of(row, f"{at}.{one}", turn[one])
     calls = [one for one in _CALLS if turn.get(one) and without_nulls(turn[one])]
     if len(calls) > 1:
         raise row.error(f"`{at}`: has `{calls[1]}` and `{calls[0]}`; keep one of them")

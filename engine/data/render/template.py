@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 TURNS_SPLIT = "the chat template rewrites earlier turns: answers learnt in examples of their own"
 ENDS_THERE = "the text has the tokenizer's begin or end of sequence already: not added again"
+FIRST_UNASKED = "the assistant speaks first, which the chat template cannot ask for: not learnt, kept as context"
 TAIL_LEFT_OUT = "the chat template writes its generation prompt behind answers too: that is not learnt"
 SYSTEM_UNASKED = "the chat template writes system text only while a user turn is the last: answers behind tools without"
 
@@ -258,7 +259,13 @@ class Renderer:
         groups: list[tuple[str, list[tuple[int, int]]]] = []
         differ: set[str] = set()
         for place in reversed(answers):
-            through, start, asked = self._behind(source, fitted, place, tools)
+            try:
+                through, start, asked = self._behind(source, fitted, place, tools)
+            except DataError:
+                if place or len(answers) < 2:
+                    raise
+                self._note(FIRST_UNASKED, source)  # nobody asks for it, and the template cannot
+                break
             if not asked:
                 differ.add(through)
             if len(through) <= start:

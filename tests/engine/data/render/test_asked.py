@@ -2,6 +2,7 @@
 
 import datetime
 
+import pytest
 from chat_templates import A1, A2, CHATML, CHATML_MARKED, REWRITES, U1, U2, encode, row
 
 from evenfall.engine.data.render import template as t
@@ -35,6 +36,15 @@ def test_what_the_assistant_says_first_is_learnt_though_nobody_can_ask_for_it(ma
     first = "{{ messages[0].role }}:" + CHATML_MARKED
     texts, _ = encode(make_tokenizer(first), {"messages": [A2, U1, A1]})
     assert [learnt for _, learnt in texts] == ["No.\n<|im_end|>\n 🎈 Yes<|im_end|>\n"]
+
+
+def test_what_comes_first_and_cannot_be_asked_for_is_context(make_tokenizer):
+    first = "{{ messages[0].role }}:" + REWRITES
+    texts, renderer = encode(make_tokenizer(first), {"messages": [A2, U1, {**A1, "content": "<think>x</think>a"}]})
+    assert [learnt for _, learnt in texts] == ["<think>x</think>a<|im_end|>\n"]
+    assert renderer.take_notes() == {t.FIRST_UNASKED: 1}
+    with pytest.raises(DataError, match="chat template refuses it"):
+        encode(make_tokenizer(first), {"messages": [A2]})
 
 
 def test_text_before_reasoning_that_the_template_drops_is_told(make_tokenizer):
