@@ -5,6 +5,7 @@ import datetime
 import pytest
 from chat_templates import A1, A2, CHATML, CHATML_MARKED, REWRITES, U1, U2, encode, row
 
+from evenfall.engine.data.errors import DataError
 from evenfall.engine.data.render import template as t
 from evenfall.engine.data.render import template_fit as fit
 from evenfall.engine.data.render.template import Renderer
