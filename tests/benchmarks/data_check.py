@@ -10,6 +10,7 @@ that it started, shared pages counted once (PSS), at its highest.
 """
 
 import argparse
+import copy
 import json
 import os
 import statistics
@@ -53,11 +54,13 @@ def write_rows(source: Path, times: int, out: Path) -> int:
     """Write the rows of a file over and over; returns how many there are."""
     text = source.read_text(encoding="utf-8")
     rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
-    key = next(name for name in _ANSWERS if name in rows[0])
+    key = next((name for name in _ANSWERS if name in rows[0]), "")
     with out.open("w", encoding="utf-8") as file:
         for number in range(times * len(rows)):
-            row = dict(rows[number % len(rows)])
-            row[key] = f"{row[key]} {number + 1}"
+            row = copy.deepcopy(rows[number % len(rows)])
+            # The answer's column, or what the last turn says.
+            place, name = (row, key) if key else (row["conversations"][-1], "value")
+            place[name] = f"{place[name]} {number + 1}"
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     return times * len(rows)
 

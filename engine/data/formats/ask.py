@@ -166,8 +166,13 @@ def _has_answers(chat: str, rows: Sequence[SourceRow]) -> bool:
     return any(isinstance(role, str) and ROLES.get(role.strip().lower()) in ("assistant", "call") for role in said)
 
 
+_MOST_SPEAKERS = 6
+"""Of rows that are looked at; more are people, not roles."""
+
+
 def _ask_about_speakers(shape: Fit, rows: Sequence[SourceRow], columns: Mapping[str, str]) -> None:
-    """Refuse turns of two speakers whose names nobody knows; other names are for their rows' reader to tell."""
+    """Refuse turns of speakers whose names nobody knows, none of them; other names are for their rows' reader to
+    tell."""
     key, content = ("role", "content") if shape.format == "messages" else ("from", "value")
     first: dict[str, SourceRow] = {}
     texts: Counter[str] = Counter()
@@ -184,7 +189,7 @@ def _ask_about_speakers(shape: Fit, rows: Sequence[SourceRow], columns: Mapping[
                         if name not in (key, *BESIDE) and isinstance(said, str)
                     }
                 )
-    if len(first) != 2 or any(name.strip().lower() in ROLES for name in first):
+    if not 2 <= len(first) <= _MOST_SPEAKERS or any(name.strip().lower() in ROLES for name in first):
         return
     column = columns.get(shape.columns["messages"], shape.columns["messages"])
     names = dict.fromkeys(first)
@@ -197,9 +202,8 @@ def _ask_about_speakers(shape: Fit, rows: Sequence[SourceRow], columns: Mapping[
             reason=f"`{answers}` answers `{asks}`",
             settings=(f"data.roles={columns_text({asks: 'user', answers: 'assistant'})}",),
         )
-        for asks, answers in (tuple(names), tuple(names)[::-1])
+        for asks, answers in ((tuple(names), tuple(names)[::-1]) if len(names) == 2 else ())
     ]
     row = next(iter(first.values()))
-    raise UndecidedFormat(
-        f"`{column}` has turns of {listed(names)}, and neither is a role", ways, columns_of(row, columns), row
-    )
+    what = f"`{column}` has turns of {listed(names)}, and none is a role"
+    raise UndecidedFormat(what, ways, columns_of(row, columns), row, tuple(names), shape.format)

@@ -3,6 +3,7 @@
 The form on screen shows them, the command line prints their settings, so each has to work as it stands.
 """
 
+import itertools
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -56,16 +57,31 @@ class UndecidedFormat(DataError):
         candidates: what there is to choose from, the likeliest first; may be empty.
         columns: the row's columns.
         row: the row that it was seen in.
+        speakers: names that turns have for roles, and that nobody knows.
+        format: of the rows, where that is known.
     """
 
-    def __init__(self, message: str, candidates: Sequence[Candidate], columns: Sequence[str], row: SourceRow) -> None:
+    def __init__(
+        self,
+        message: str,
+        candidates: Sequence[Candidate],
+        columns: Sequence[str],
+        row: SourceRow,
+        speakers: Sequence[str] = (),
+        format: DataFormat = "auto",
+    ) -> None:
         self.what = message
+        self.speakers = tuple(speakers)
+        self.format: DataFormat = format
         self.candidates = tuple(candidates)
         self.columns = tuple(columns)
         self.row = row
         if candidates:
             ways = "".join(f"\n  {one.override}\n    {one.reason}" for one in self.candidates)
             message += f". To choose, set one of:{ways}"
+        elif speakers:
+            likely = columns_text(dict(zip(speakers, itertools.cycle(("user", "assistant")), strict=False)))
+            message += f". data.roles={likely} says which is which; system and tool are roles too"
         else:
             message += (
                 f"; {ACCEPTED}. Name a format and its columns, such as data.format=prompt_completion "
@@ -76,7 +92,7 @@ class UndecidedFormat(DataError):
 
     def or_else(self, way: Candidate) -> "UndecidedFormat":
         """The same, with one more to choose from."""
-        return UndecidedFormat(self.what, [*self.candidates, way], self.columns, self.row)
+        return UndecidedFormat(self.what, [*self.candidates, way], self.columns, self.row, self.speakers, self.format)
 
 
 def in_file(keys: Mapping[str, str], columns: Mapping[str, str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The Data screen: what the check found, and what it asks where a format cannot be told."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -170,6 +171,27 @@ def test_rows_that_fit_two_formats_are_asked_about(app, drive, see, same_as_snap
         assert "3 read" in see(app)
 
     drive(app, scenario, size)
+
+
+def test_speakers_that_are_no_roles_get_them_by_hand(app, drive, see, tmp_path):
+    turns = [{"from": name, "value": f"says {name}"} for name in ("Client", "Clerk", "Notice", "Client", "Clerk")]
+    (tmp_path / "rows.jsonl").write_text((json.dumps({"conversations": turns}) + "\n") * 3)
+
+    async def scenario(pilot):
+        app.desk.update_draft(["data.path=rows.jsonl"])
+        await pilot.press("f3")
+        await until(pilot, lambda: "How are these rows to be read?" in see(app))
+        assert all(name in see(app) for name in ("Client", "Clerk", "Notice"))
+        modal = app.screen
+        notice = modal.query_one("#columns-role-2", Choice)
+        notice.focus()
+        while notice.value != "system":
+            await pilot.press("right")
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: getattr(app.screen, "_preview", None) is not None)
+        assert app.desk.draft.data.roles == {"Client": "user", "Clerk": "assistant", "Notice": "system"}
+
+    drive(app, scenario)
 
 
 def test_columns_are_mapped_by_hand(app, drive, see, tmp_path):

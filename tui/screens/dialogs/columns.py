@@ -1,10 +1,11 @@
 """The dialog that asks how rows are to be read, where that cannot be told from them.
 
 What fits stands first, each way with its reason; below, any format can be taken and its keys mapped to columns by
-hand. The row itself is shown, since nobody knows the columns by heart.
+hand, and roles given to speakers whose names are none. The row itself is shown, since nobody knows the columns by
+heart.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from textual import on
 from textual.app import ComposeResult
@@ -12,6 +13,7 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
+from ....engine.config.run_config import Role
 from ....engine.data.formats.columns import FORM_KEYS
 from ...safe_text import safe_text
 from ...widgets.field import Choice
@@ -54,6 +56,12 @@ class ColumnsModal(EvenfallModal):
                 with Horizontal(classes="columns-field", id=f"columns-key-{place}"):
                     yield Static("", classes="columns-name", markup=False)
                     yield Choice(columns)
+            for place, name in enumerate(question.speakers):
+                with Horizontal(classes="columns-field"):
+                    yield Static(safe_text(name, 20), classes="columns-name", markup=False)
+                    choice = Choice([(role, role) for role in get_args(Role)], id=f"columns-role-{place}")
+                    choice.value = ("user", "assistant")[place % 2]
+                    yield choice
             yield Static("", id="columns-error", markup=False)
             yield Static(
                 Content.assemble(
@@ -73,7 +81,8 @@ class ColumnsModal(EvenfallModal):
             [PickRow(str(place), (one.format, one.reason)) for place, one in enumerate(self._question.candidates)]
         )
         ways.display = bool(self._question.candidates)
-        first = next((one.format for one in self._question.candidates if one.format in FORM_KEYS), None)
+        likely = (self._question.format, *(one.format for one in self._question.candidates))
+        first = next((format for format in likely if format in FORM_KEYS), None)
         if first is not None:
             self.query_one("#columns-format", Choice).put(first)
         self._show_keys()
@@ -120,6 +129,7 @@ class ColumnsModal(EvenfallModal):
 
     def action_take(self) -> None:
         """Take the format and the columns that stand below."""
+        from ....engine.data.formats.normalise import columns_text
         from ....engine.data.formats.ways import Candidate
 
         given = {key: choice.value for key, choice in self._fields() if choice.value != _NONE}
@@ -130,4 +140,14 @@ class ColumnsModal(EvenfallModal):
             self.query_one("#columns-error", Static).update(Content.styled(error, "$text-error"))
             return
         columns = {key: column for key, column in given.items() if key != column}
-        self.dismiss(Candidate(format=self._format, columns=columns, reason="").overrides)  # type: ignore[arg-type]
+        named = {
+            name: self.query_one(f"#columns-role-{place}", Choice).value
+            for place, name in enumerate(self._question.speakers)
+        }
+        way = Candidate(
+            format=self._format,  # type: ignore[arg-type]
+            columns=columns,
+            reason="",
+            settings=(f"data.roles={columns_text(named)}",) if named else (),
+        )
+        self.dismiss(way.overrides)

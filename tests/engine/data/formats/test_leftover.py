@@ -164,7 +164,7 @@ def test_two_speakers_of_names_that_say_nothing_are_asked_about(tmp_path):
 
 def test_a_role_that_is_not_known_says_how_to_name_it(tmp_path):
     line = '{"messages": [{"role": "Client", "content": "Hi"}, {"role": "Chatbot", "content": "Hello"}]}\n'
-    with pytest.raises(UndecidedFormat, match="turns of `Client`, `Chatbot`, and neither is a role") as caught:
+    with pytest.raises(UndecidedFormat, match="turns of `Client`, `Chatbot`, and none is a role") as caught:
         told(tmp_path, line)
     way = caught.value.candidates[0].overrides
     assert told(tmp_path, line, *way) == [[("user", "Hi"), ("assistant", "Hello")]]
