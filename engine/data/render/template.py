@@ -200,9 +200,8 @@ class Renderer:
         if skipped:
             unlearnt = spans_of_messages(self._template, source, fitted.messages, tools, text, skipped)
         asking = self._for_answers.fit(row)
-        asked = [asking.asked(place) for place in asking.answers if place]
-        prompts = (self._for_answers.render(source, turns, tools, prompt=True) for turns in asked)
-        differs = not all(map(text.startswith, prompts))
+        prompts = (self._for_answers.try_render(asking.asked(place), tools, prompt=True) for place in asking.answers)
+        differs = not all(map(text.startswith, prompts))  # what cannot be asked for is not asked otherwise
         return Rendering(
             source=source, text=text, spans=None, chat=True, unlearnt=unlearnt, prompt_differs=differs
         )  # fmt: skip
@@ -237,9 +236,7 @@ class Renderer:
         places = [place for place, message in enumerate(fitted.messages[:end]) if message["role"] == "assistant"]
         starts = []
         for place in places:
-            asked = fitted.asked(place)
-            # What the assistant says first nobody asks for, and many templates refuse to.
-            prompt = self._template.render(row.source, asked, tools, prompt=True) if asked else ""
+            prompt = self._prompt(row.source, fitted.asked(place), tools)
             if not text.startswith(prompt):
                 return None
             starts.append(len(prompt))
@@ -255,6 +252,12 @@ class Renderer:
         closed = self._for_answers.markers_close
         return Rendering(source=row.source, text=text, spans=tuple(spans), chat=True, closed=closed)
 
+    def _prompt(self, source: SourceRow, asked: list[Message], tools: Tools) -> str:
+        """What asks for an answer; nothing where nobody does, and the template refuses to."""
+        if _is_asked_for(asked):
+            return self._template.render(source, asked, tools, prompt=True)
+        return self._template.try_render(asked, tools, prompt=True)
+
     def _derive(self, source: SourceRow, fitted: Fitted, tools: Tools, answers: list[int]) -> list[Rendering]:
         groups: list[tuple[str, list[tuple[int, int]]]] = []
         differ: set[str] = set()
@@ -262,10 +265,10 @@ class Renderer:
             try:
                 through, start, asked = self._behind(source, fitted, place, tools)
             except DataError:
-                if place or len(answers) < 2:
+                if _is_asked_for(fitted.asked(place)) or len(answers) < 2:
                     raise
-                self._note(FIRST_UNASKED, source)  # nobody asks for it, and the template cannot
-                break
+                self._note(FIRST_UNASKED, source)
+                continue
             if not asked:
                 differ.add(through)
             if len(through) <= start:
@@ -348,6 +351,11 @@ class Renderer:
             )
         offsets = self.tokenizer(before, add_special_tokens=False, return_offsets_mapping=True)
         return max((end for _, end in offsets["offset_mapping"] if end <= common), default=0)
+
+
+def _is_asked_for(turns: list[Message]) -> bool:
+    """Whether somebody else has spoken before an answer."""
+    return any(message["role"] in ("user", "tool") for message in turns)
 
 
 def _is_plain(message: Message) -> bool:

@@ -50,18 +50,18 @@ class WordCache:
     def of(tokenizer: "PreTrainedTokenizerBase") -> "WordCache | None":
         """The words of a tokenizer; None: it does not make tokens of each word by itself."""
         backend: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
-        told = json.loads(backend.to_str())
-        split = _split_of(told["pre_tokenizer"] or {})
-        model, normalizer = told["model"], told["normalizer"]
-        odd = model.get("dropout") or model.get("unk_token") or model.get("end_of_word_suffix")
-        odd = odd or model.get("continuing_subword_prefix") or (normalizer and normalizer["type"] != "NFC")
-        added = told["added_tokens"]
-        if split is None or model["type"] != "BPE" or odd or not added:
+        # Part by part: all of a large vocabulary as JSON takes a second and 200 MB.
+        split, normalizer = _split_of(_state_of(backend.pre_tokenizer)), _state_of(backend.normalizer)
+        model = backend.model
+        added = [token for _, token in sorted(backend.get_added_tokens_decoder().items())]
+        if split is None or type(model).__name__ != "BPE" or normalizer.get("type", "NFC") != "NFC" or not added:
             return None
-        if any(token["lstrip"] or token["rstrip"] or token["single_word"] for token in added):
+        if model.dropout or model.unk_token or model.continuing_subword_prefix or model.end_of_word_suffix:
             return None
-        cache = WordCache(backend, *split, [token["content"] for token in added])
-        text = added[-1]["content"].join([_PROBE, _PROBE.upper(), "", _PROBE[::-1]])
+        if any(token.lstrip or token.rstrip or token.single_word for token in added):
+            return None
+        cache = WordCache(backend, *split, [token.content for token in added])
+        text = added[-1].content.join([_PROBE, _PROBE.upper(), "", _PROBE[::-1]])
         made = cache.encode(text)
         return cache if made and made.ids == backend.encode(text, add_special_tokens=False).ids else None
 
@@ -156,6 +156,11 @@ class Words:
             at += len(word)
             first += count
         raise IndexError(token)
+
+
+def _state_of(part: Any) -> dict[str, Any]:
+    """A part of a tokenizer as its file has it; nothing where it has none."""
+    return json.loads(part.__getstate__()) if part is not None else {}
 
 
 def _split_of(told: dict[str, Any]) -> tuple[str, bool] | None:

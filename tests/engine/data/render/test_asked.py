@@ -39,6 +39,22 @@ def test_what_the_assistant_says_first_is_learnt_though_nobody_can_ask_for_it(ma
     assert [learnt for _, learnt in texts] == ["No.\n<|im_end|>\n 🎈 Yes<|im_end|>\n"]
 
 
+NEEDS_A_USER = (
+    "{% set ns = namespace(user=false) %}"
+    "{% for m in messages if m.role == 'user' %}{% set ns.user = true %}{% endfor %}"
+    "{% if not ns.user %}{{ raise_exception('no user turn') }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("answers_only", [True, False])
+@pytest.mark.parametrize("template", [CHATML, CHATML_MARKED])
+def test_a_greeting_behind_system_text_costs_no_row(make_tokenizer, template, answers_only):
+    """As Qwen 3.5's template, which asks for nothing before a user has spoken."""
+    messages = [{"role": "system", "content": "Be brief."}, A2, U1, A1]
+    ((_, learnt),), _ = encode(make_tokenizer(NEEDS_A_USER + template), {"messages": messages}, answers_only)
+    assert learnt.endswith(" 🎈 Yes<|im_end|>\n")
+
+
 def test_what_comes_first_and_cannot_be_asked_for_is_context(make_tokenizer):
     first = "{{ messages[0].role }}:" + REWRITES
     texts, renderer = encode(make_tokenizer(first), {"messages": [A2, U1, {**A1, "content": "<think>x</think>a"}]})
