@@ -105,8 +105,6 @@ class TokenMask:
         token = next(_found(encoding, range(start, len(text))), None)
         if token is None:
             return True
-        if _characters(encoding, token)[0] < start:
-            return False
         last = token - 1
         while last >= 0 and int(ids[last]) not in self._added:
             last -= 1
