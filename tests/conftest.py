@@ -3,6 +3,8 @@
 import json
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # Kernels run in Triton's interpreter where there is no GPU; Triton reads this when it is imported.
@@ -13,6 +15,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 from word_tokenizer import WORDS, word_tokenizer_into
+
+
+@pytest.fixture(autouse=True)
+def own_state_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Each test has a registry of live runs of its own. Its path is short: sockets lie in it."""
+    with tempfile.TemporaryDirectory(prefix="ev-", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("XDG_STATE_HOME", folder)
+        yield Path(folder) / "evenfall"
 
 
 @pytest.fixture(scope="session", autouse=True)

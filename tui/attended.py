@@ -14,9 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..engine.machine.user_folders import state_folder
 from .app import EvenfallApp
+from .safe_text import safe_str
 from .signals import leave_on_signals
-from .terminal import leave_terminal, native_output_to, state_folder
+from .terminal import leave_terminal, native_output_to
 
 if TYPE_CHECKING:
     from ..engine.run.directory import RunDirectory
@@ -29,7 +31,7 @@ def run_app(
     train: "RunDirectory | None" = None,
     resume: bool = False,
     leave_when_done: bool = False,
-    watch: "RunDirectory | None" = None,
+    watch: Path | None = None,
 ) -> int:
     """Show the app until the user leaves it, then stay as long as a run goes on.
 
@@ -37,6 +39,7 @@ def run_app(
         release: tells the waiting parent process that its user may have the shell back.
         train: a run to train at once, anew or (`resume`) from its last checkpoint.
         leave_when_done: leave the screens once it has ended.
+        watch: the folder of a run to show.
 
     Returns:
         The run's exit code, where `train` was given; else 0.
@@ -65,11 +68,13 @@ def run_app(
             name = app.desk.session.run.name
             with contextlib.suppress(OSError):
                 if not app.hung_up:
-                    print(f"{name} goes on in process {os.getpid()}: `evenfall watch {name}` shows it")
+                    print(_goes_on(name, f"process {os.getpid()}"))
                 sys.stdout.flush()
             leave_terminal(log)
             release()
         app.desk.session.wait()
+    elif not app.hung_up and (source := app.desk.source) and not source.done:
+        print(_goes_on(source.name, source.owner))
     return _exit_code(app, terminated) if train or terminated.is_set() else 0
 
 
@@ -80,3 +85,7 @@ def _exit_code(app: EvenfallApp, terminated: threading.Event) -> int:
 
         code = EXIT_CODES.get(app.desk.session.state, 1)
     return 128 + signal.SIGTERM if terminated.is_set() and code == 0 else code
+
+
+def _goes_on(name: str, owner: str) -> str:
+    return f"{safe_str(name)} goes on in {safe_str(owner)}: `evenfall` opens it again"

@@ -122,7 +122,7 @@ VERBS: tuple[Verb, ...] = (
         id="open_run",
         key="enter",
         title="Open",
-        tooltip="Show the run in Train; one that is not ours read-only",
+        tooltip="Show the run in Train; one that goes on can be steered there",
         screen="runs",
     ),
     Verb(

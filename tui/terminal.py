@@ -17,12 +17,6 @@ from pathlib import Path
 from typing import Any
 
 
-def state_folder() -> Path:
-    """Where the app keeps what belongs to no run."""
-    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "evenfall"
-
-
 class _Terminal(io.FileIO):
     """A terminal to draw on, which swallows what is drawn once it is gone.
 

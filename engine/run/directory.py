@@ -1,22 +1,22 @@
 """Run directories: where a run keeps its story.
 
-    runs/NAME/run.yaml            the resolved configuration
-              events.jsonl        every event, one a line (`log.py`)
-              checkpoints/step-N/ adapter, optimiser and loop state
-              adapter/            the finished adapter, in PEFT's format
-              exports/            what `evenfall export` wrote
-              log.txt             library output and tracebacks
-              run.lock            held (flock) by the process that trains; holds its pid
-
-Liveness is the lock itself, not a pid file, so that a killed process leaves nothing stale.
+runs/NAME/run.yaml            the resolved configuration
+          events.jsonl        every event, one a line (`log.py`)
+          checkpoints/step-N/ adapter, optimiser and loop state
+          adapter/            the finished adapter, in PEFT's format
+          exports/            what `evenfall export` wrote
+          log.txt             library output and tracebacks
+          run.lock            held (flock) by the process that trains; says who that is (`owner.py`)
 """
 
 import contextlib
 import fcntl
 import os
+import socket
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +24,17 @@ from ..config.run_config import RunConfig, load_config
 from ..errors import UserError
 from .files import clear_scratch, write_atomic
 from .log import EventTail
+from .owner import (
+    LOCK,
+    STALE_SECONDS,
+    Owner,
+    is_owned,
+    lives_elsewhere,
+    read_owner,
+    this_place,
+    touch,
+    write_owner,
+)
 from .progress import RunProgress
 
 
@@ -87,37 +98,36 @@ class RunDirectory:
 
     def is_live(self) -> bool:
         """Whether a process trains this run now."""
-        try:
-            with open(self.path / "run.lock", "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
+        return is_owned(self.path)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> Iterator["Hold"]:
         """Hold the run for this process, and clear away what a killed one left half-written.
 
         Raises:
             RunError: another process trains it.
         """
-        with open(self.path / "run.lock", "ab+") as file:
+        with open(os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644), "rb+") as file:
             try:
                 _lock_within(file, 0.2)
             except BlockingIOError:
-                file.seek(0)
-                pid = file.read(32).decode(errors="replace").strip()
+                owner = read_owner(self.path)
+                told = owner.told if owner else "another process"
                 raise RunError(
-                    f"{self.path}: is being trained by process {pid}; follow it with `evenfall watch {self.name}`"
+                    f"{self.path}: is being trained by {told}; open it with `evenfall watch {self.name}`"
                 ) from None
-            file.truncate(0)
-            file.write(str(os.getpid()).encode())
-            file.flush()
+            if owner := lives_elsewhere(self.path):
+                raise RunError(
+                    f"{self.path}: is being trained by {owner.told}, which was heard of within {STALE_SECONDS:.0f} s; "
+                    "if that has ended, try again once they are over"
+                )
+            hold = Hold(file.fileno())
             for folder in (self.path, self.path / "checkpoints"):
                 clear_scratch(folder)
-            yield
+            try:
+                yield hold
+            finally:
+                hold.close()
 
     @contextlib.contextmanager
     def export_lock(self) -> Iterator[None]:
@@ -137,6 +147,45 @@ class RunDirectory:
             yield
         finally:
             os.close(folder)
+
+
+class Hold:
+    """A run that this process holds: what its lock says of it. Thread-safe.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+
+    def __init__(self, lock: int) -> None:
+        self._lock, self._closed = lock, False
+        self._guard = threading.Lock()
+        self._owner = Owner(
+            pid=os.getpid(), host=socket.gethostname(), place=this_place(), socket="", device="", started=time.time()
+        )
+        write_owner(lock, self._owner)
+
+    def tell(self, **changes: str) -> None:
+        """Say which `socket` takes commands, or which `device` computes."""
+        with self._guard:
+            self._owner = replace(self._owner, **changes)
+            self._write(self._owner)
+
+    def touch(self) -> None:
+        """Show those on other machines that this process lives."""
+        with self._guard, contextlib.suppress(OSError):
+            if not self._closed:
+                touch(self._lock)
+
+    def close(self) -> None:
+        """Say that nobody holds it any more."""
+        with self._guard:
+            self._write(None)
+            self._closed = True
+
+    def _write(self, owner: Owner | None) -> None:
+        with contextlib.suppress(OSError):  # a full disk: the lock itself holds
+            if not self._closed:
+                write_owner(self._lock, owner)
 
 
 def _lock_within(file: IO[bytes], seconds: float) -> None:

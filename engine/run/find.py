@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..config.run_config import RunConfig
 from .directory import RunDirectory, RunError
+from .registry import known_places, live_runs
 
 
 def create_run(config: RunConfig) -> RunDirectory:
@@ -44,7 +45,8 @@ _NAME_A_RUN = "give a name, the start of one, or a folder; `evenfall runs` lists
 
 
 def find_run(name: str | Path, root: str | Path = "runs") -> RunDirectory:
-    """The run of that path, or of that name (or unique start of one) under `root`.
+    """The run of that path, or of that name (or unique start of one) under `root`; else a live run of that name or
+    start, wherever it was started, or a run of just that name in another folder of runs that was used.
 
     Raises:
         RunError: there is none, several names start so, or the name is empty.
@@ -54,13 +56,43 @@ def find_run(name: str | Path, root: str | Path = "runs") -> RunDirectory:
     for path in (Path(name), Path(root) / name):
         if (path / "run.yaml").is_file():
             return RunDirectory(path)
-    matches = [run for run in list_runs(root) if run.name.startswith(str(name))]
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        raise RunError(f"{name}: several runs start so: {', '.join(run.name for run in matches)}")
-    there = ", ".join(run.name for run in list_runs(root)[:8]) or "none yet"
+    here = list_runs(root)
+    for runs in (here, [RunDirectory(run.path) for run in live_runs()]):
+        matches = [run for run in runs if run.name.startswith(str(name))]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise RunError(f"{name}: several runs start so: {', '.join(_told(run, here) for run in matches)}")
+    elsewhere = [place / name for place in known_places() if (place / name / "run.yaml").is_file()]
+    if len(elsewhere) == 1:
+        return RunDirectory(elsewhere[0])
+    if elsewhere:
+        raise RunError(f"{name}: several folders have such a run: {', '.join(map(str, elsewhere))}")
+    there = ", ".join(run.name for run in here[:8]) or "none yet"
     raise RunError(f"{name}: no such run in {root}/ (there: {there})")
+
+
+def _told(run: RunDirectory, here: list[RunDirectory]) -> str:
+    return run.name if run in here else str(run.path)
+
+
+def find_live_run(name: str | None, root: str | Path = "runs") -> RunDirectory:
+    """The live run that a command goes to: the named one, or without a name the only one there is.
+
+    Raises:
+        RunError: there is none, several, or the named one is not live (`hint` says how it is taken up).
+    """
+    if name is not None:
+        run = find_run(name, root)
+        if not run.is_live():
+            raise RunError(f"{run.name}: no process trains it now", f"take it up: evenfall train --resume {run.name}")
+        return run
+    live = live_runs([Path(root)])
+    if len(live) == 1:
+        return RunDirectory(live[0].path)
+    if not live:
+        raise RunError("no run is live", "`evenfall runs` lists what there is")
+    raise RunError(f"several runs are live: {', '.join(run.name for run in live)}", "name the one that is meant")
 
 
 def list_runs(root: str | Path = "runs") -> list[RunDirectory]:

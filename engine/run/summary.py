@@ -17,7 +17,9 @@ from . import event_lines
 from . import events as ev
 from .directory import RunDirectory
 from .find import list_runs
+from .owner import Owner, read_owner
 from .progress import RunProgress, ShownState
+from .registry import live_runs
 
 RESUMABLE: frozenset[ShownState] = frozenset({"stopped", "failed", "out-of-memory", "interrupted"})
 """States that a run with a checkpoint can be taken up again from."""
@@ -33,6 +35,8 @@ class RunSummary:
     state: ShownState
     live: bool
     """A process trains it now."""
+    owner: Owner | None
+    """Which one, where it has written itself down."""
     model: str
     """The last part of its base model's name."""
     step: int
@@ -41,12 +45,20 @@ class RunSummary:
     """`RunProgress.loss`: the mean of the last five steps."""
     evaluation: float | None
     """Loss of the last evaluation."""
+    memory_gb: float | None
+    """Held at the last step, as `Step.memory_gb`."""
+    memory_total_gb: float | None
     trained_seconds: float | None
     """`RunProgress.trained_seconds`."""
     when: float
     """Of the last event, seconds since the epoch."""
     megabytes: float
     checkpoints: tuple[int, ...]
+
+    @property
+    def elsewhere(self) -> str:
+        """The machine or container that trains it, where that is another one than this."""
+        return self.owner.host if self.owner and not self.owner.is_here else ""
 
     @property
     def resumable(self) -> bool:
@@ -106,16 +118,24 @@ def summarise(run: RunDirectory) -> RunSummary:
         run=run,
         state=progress.shown_state(live=live),
         live=live,
+        owner=read_owner(run.path) if live else None,
         model=model.rstrip("/").rsplit("/", 1)[-1],
         step=progress.step,
         total_steps=total_steps_of(progress, config),
         loss=progress.loss,
         evaluation=progress.evaluation.loss if progress.evaluation else None,
+        memory_gb=progress.steps[-1].memory_gb if progress.steps else None,
+        memory_total_gb=progress.steps[-1].memory_total_gb if progress.steps else None,
         trained_seconds=progress.trained_seconds,
         when=progress.last_time or _modified(run.config_file),
         megabytes=_megabytes(run.path),
         checkpoints=tuple(run.checkpoints()),
     )
+
+
+def live_elsewhere(root: Path) -> list[RunDirectory]:
+    """Live runs whose folders are not under `root`, the one that was started last first."""
+    return [RunDirectory(run.path) for run in live_runs() if run.path.parent != root.absolute()]
 
 
 def _modified(path: Path) -> float:

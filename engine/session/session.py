@@ -1,4 +1,4 @@
-"""Session: one run in one worker thread, and the two queues that lead in and out.
+"""Session: one run in one worker thread, the two queues that lead in and out, and the socket for other terminals.
 
 The worker is a plain thread, never an executor's: an executor joins its threads at exit, and a run
 must neither be killed nor waited for just because its viewer went. Viewers poll `events_since`; the
@@ -21,6 +21,7 @@ from ..run.control import Control
 from ..run.directory import RunDirectory
 from ..run.log import EventLog
 from .imports import import_for_run
+from .socket import RunSocket
 
 
 class Session:
@@ -34,9 +35,10 @@ class Session:
         self.run = run
         self._resume = resume
         self._held = contextlib.ExitStack()
-        self._held.enter_context(run.lock())
+        hold = self._held.enter_context(run.lock())
         self._log = EventLog(run.events_file)
         self._control = Control(self._log, attended=attended)
+        self._socket = RunSocket(run.path, control=self._control, hold=hold, log_error=lambda: self._log.write_error)
         self._thread = threading.Thread(target=self._work, name="evenfall-worker")
 
     @property
@@ -54,6 +56,7 @@ class Session:
         return self._log.write_error
 
     def start(self) -> None:
+        self._socket.start()
         self._thread.start()
 
     def submit(self, command: cmd.Command) -> None:
@@ -62,7 +65,7 @@ class Session:
 
     def set_attended(self, attended: bool) -> None:
         """Say whether somebody still watches (a detached run answers out-of-memory by itself)."""
-        self._control.attended = attended
+        self._control.has_screens = attended
 
     def events_since(self, n: int) -> list[ev.Event]:
         return self._log.since(n)
@@ -77,7 +80,9 @@ class Session:
         with _library_output_in(self.run):
             try:
                 control.set_state("loading")
-                import_for_run(self.run.config().train.device)
+                device = self.run.config().train.device
+                self._socket.find_device(device)
+                import_for_run(device)
                 from ..training.worker import work
 
                 work(self.run, control, resume=self._resume)
@@ -91,6 +96,8 @@ class Session:
                 control.emit(ev.Failed(message, hint, steps[-1] if steps else None))
                 control.set_state(getattr(error, "state", "failed"), message.splitlines()[0])
             finally:
+                control.close("the run has ended")
+                self._socket.close()
                 self._log.close()
                 self._held.close()
 

@@ -106,8 +106,12 @@ def set_rng_state(states: dict[str, torch.Tensor]) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 
-def save_now(run: Run) -> None:
-    """Write a checkpoint and say so; a disk that refuses it does not end the run."""
+def save_now(run: Run) -> str:
+    """Write a checkpoint and say so; a disk that refuses it does not end the run.
+
+    Returns:
+        Why it was not written; empty where it was.
+    """
     start = time.perf_counter()
     keep = run.config.train.save_total_limit
     try:
@@ -120,10 +124,11 @@ def save_now(run: Run) -> None:
                 "error",
             )
         )
-        return
+        return f"the checkpoint could not be written: {error}"
     path = str(folder.relative_to(run.directory.path))
     seconds = time.perf_counter() - start
     run.control.emit(ev.CheckpointSaved(step=run.state.step, path=path, megabytes=megabytes, seconds=seconds))
+    return ""
 
 
 def save_final_adapter(run: Run, tokenizer: Any) -> str | None:
@@ -147,7 +152,14 @@ def save_final_adapter(run: Run, tokenizer: Any) -> str | None:
                     "error",
                 )
             )
-        if isinstance(run.control.next_command(30.0), cmd.Stop):
+        asked = run.control.next_command(30.0)
+        if asked is None:
+            continue
+        if isinstance(asked.command, cmd.Stop | cmd.SaveNow):
+            run.control.applied(asked, run.state.step)
+        else:
+            run.control.refuse(asked, "the run is over, its adapter waits for room: save tries again, stop gives it up")
+        if isinstance(asked.command, cmd.Stop):
             return None
 
 

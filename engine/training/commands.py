@@ -44,27 +44,38 @@ class StepCommands:
             self._set_rate(change.new, change.mode, replayed=True)
         while True:
             waits = self._paused or not self._run.data.train.ready(state.epoch, state.window)
-            command = control.next_command(0.2 if waits else 0.0)
-            if command is None:
+            asked = control.next_command(0.2 if waits else 0.0)
+            if asked is None:
                 if waits:
                     continue
                 return None
+            command = asked.command
             if refused := self._why_refused(command):
-                control.emit(ev.CommandRefused(type(command).__name__, refused))
+                control.refuse(asked, refused)
                 continue
             if not isinstance(command, cmd.Stop):
-                if ending := self._do(command):
+                ending, failed = self._do(command)
+                if failed:
+                    control.refuse(asked, failed)
+                else:
+                    control.applied(asked, state.step)
+                if ending:
                     return ending
-                control.emit(ev.CommandApplied(type(command).__name__, state.step))
                 continue
             self._figures.settle()
-            control.emit(ev.CommandApplied("Stop", state.step))
+            control.applied(asked, state.step)
             if command.save:
                 save_now(self._run)
             return "stopped" if command.save else "abandoned"
 
-    def _do(self, command: cmd.Command) -> Ending | None:
+    def _do(self, command: cmd.Command) -> tuple[Ending | None, str]:
+        """Obey.
+
+        Returns:
+            How the loop is to end, if it is; and why it could not be done, empty where it was.
+        """
         control = self._run.control
+        ending, failed = None, ""
         match command:
             case cmd.Pause():
                 self._figures.settle()
@@ -76,12 +87,14 @@ class StepCommands:
                 control.set_state("training")
                 self._figures.start_clock()
             case cmd.SaveNow():
-                self._figures.outside_the_clock(lambda: save_now(self._run))
+                with self._figures.outside_the_clock():
+                    failed = save_now(self._run)
             case cmd.EvaluateNow():
-                return self._figures.outside_the_clock(self._evaluate)
+                with self._figures.outside_the_clock():
+                    ending = self._evaluate()
             case cmd.SetLearningRate(value, mode):
                 self._set_rate(value, mode)
-        return None
+        return ending, failed
 
     def _set_rate(self, value: float, mode: cmd.RateMode, *, replayed: bool = False) -> None:
         step = self._run.state.step
@@ -127,12 +140,11 @@ def reporter(control: Control):
 
     def report(stage: str, fraction: float | None = None) -> None:
         nonlocal last
-        while (command := control.next_command()) is not None:
-            if isinstance(command, cmd.Stop):
-                control.emit(ev.CommandApplied("Stop", 0, "before training began"))
+        while (asked := control.next_command()) is not None:
+            if isinstance(asked.command, cmd.Stop):
+                control.applied(asked, 0, "before training began")
                 raise StoppedEarly
-            name = type(command).__name__
-            control.emit(ev.CommandRefused(name, "the run is not training yet"))
+            control.refuse(asked, "the run is not training yet")
         now = time.monotonic()
         if fraction is None or fraction >= 1.0 or now - last > 0.5:
             last = now

@@ -5,9 +5,10 @@ when the next update is already on its way. What a step took is the time from on
 happens outside the clock (saving, evaluating).
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from ..machine.memory import read_memory
 from ..run import events as ev
 from ..run.progress import LOSS_STEPS
-from .state import Ending, Run
+from .state import Run
 
 
 @dataclass
@@ -93,12 +94,12 @@ class LateFigures:
         if step.skipped:
             control.emit(ev.Alert(f"step {step.step}: gradient not finite, update skipped"))
 
-    def outside_the_clock(self, action: Callable[[], Ending | None]) -> Ending | None:
+    @contextlib.contextmanager
+    def outside_the_clock(self) -> Iterator[None]:
         """Do what is no part of a step, behind the report of the last one."""
         self.settle()
-        ending = action()
+        yield
         self._mark = time.perf_counter()
-        return ending
 
     def _read(self, pending: _PendingStep) -> ev.Step:
         if pending.arrived is not None:

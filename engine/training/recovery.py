@@ -13,7 +13,7 @@ from ..memory.ladder import MARGIN_STEP, WIDEST_MARGIN, ModelSizes, deeper_plan,
 from ..memory.oom import free_memory
 from ..run.commands import ApplyRecovery, Stop
 from ..run.control import Control
-from ..run.events import CommandApplied, CommandRefused, OutOfMemory, RecoveryApplied, Rung
+from ..run.events import OutOfMemory, RecoveryApplied, Rung
 from .checkpoint import save_now
 from .state import Ending, OutOfMemoryEnd, Run
 
@@ -72,21 +72,21 @@ def choose(on_oom: str, rungs: Sequence[Rung], control: Control, step: int) -> t
     if on_oom == "recover" and safe:
         return safe[0], True
     while on_oom != "fail" and control.attended:
-        match command := control.next_command(0.5):
-            case None:
-                continue
-            case Stop():
-                control.emit(CommandApplied("Stop", step))
-                return command, False
+        asked = control.next_command(0.5)
+        if asked is None:
+            continue
+        match asked.command:
+            case Stop() as stop:
+                control.applied(asked, step)
+                return stop, False
             case ApplyRecovery(chosen):
                 for rung in rungs:
                     if rung.id == chosen:
-                        control.emit(CommandApplied("ApplyRecovery", step, rung.title))
+                        control.applied(asked, step, rung.title)
                         return rung, False
-                control.emit(CommandRefused("ApplyRecovery", f"there is no rung {chosen!r}"))
+                control.refuse(asked, f"there is no rung {chosen!r}")
             case _:
-                why = "the run waits for an answer: apply a rung or stop"
-                control.emit(CommandRefused(type(command).__name__, why))
+                control.refuse(asked, "the run waits for an answer: apply a rung or stop")
     ways = [" ".join(f"{key}={value}" for key, value in rung.changes.items()) for rung in rungs if rung.changes]
     hint = f"resume with one of: {'; '.join(ways)}" if ways else "take a smaller model"
     raise OutOfMemoryEnd("out of memory, and nobody to ask", hint)

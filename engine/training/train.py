@@ -120,11 +120,14 @@ def train(run: Run) -> Literal["complete"] | Ending:
             )
         if state.step == last_step:
             break
-        due = evaluate_every and state.step % evaluate_every == 0
-        if due and (ending := figures.outside_the_clock(lambda: evaluate(run, micro_step))):
-            return ending
+        if evaluate_every and state.step % evaluate_every == 0:
+            with figures.outside_the_clock():
+                ending = evaluate(run, micro_step)
+            if ending:
+                return ending
         if state.step % save_every == 0:
-            figures.outside_the_clock(lambda: save_now(run))
+            with figures.outside_the_clock():
+                save_now(run)
 
     figures.settle()
     if streamed and state.epoch == 0:

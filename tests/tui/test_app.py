@@ -12,14 +12,12 @@ from evenfall.engine.config.run_config import ConfigError
 from evenfall.engine.machine.jobs import Job
 from evenfall.engine.run import commands as cmd
 from evenfall.engine.run import events as ev
-from evenfall.engine.run.log import EventLog
 from evenfall.engine.session import session as session_module
 from evenfall.tui.app import EvenfallApp
 from evenfall.tui.screens.dialogs.common import QuitModal
 from evenfall.tui.screens.dialogs.out_of_memory import OutOfMemoryModal
 from evenfall.tui.screens.train import TrainScreen
 from evenfall.tui.state.desk import Desk
-from evenfall.tui.state.sources import ReplayRun
 
 
 @pytest.fixture
@@ -255,33 +253,6 @@ def test_another_screen_hears_that_the_run_has_ended(drive, see, train_app, sess
         assert "0412-llama8b: failed, press 3 to see it" in see(train_app)
 
     drive(train_app, scenario)
-
-
-def test_watch_shows_a_run_read_only(drive, see, tmp_path, script, monkeypatch):
-    run = script.make_run(tmp_path / "runs")
-    log = EventLog(run.events_file)
-    for event in script.training(30):
-        log.append(event)
-    app = EvenfallApp(root=tmp_path / "runs", watch=run)
-
-    async def scenario(pilot):
-        for _ in range(50):
-            app.poll()
-            await pilot.pause(0.02)
-            if app.desk.source and not app.desk.source.loading:
-                break
-        with run.lock():
-            monkeypatch.setattr(ReplayRun, "LIVE_CHECK_SECONDS", -1.0)
-            await script.settle(pilot)
-            await pilot.press("space")
-            await pilot.pause()
-            assert "read-only: this run belongs to process 4242" in see(app)
-            log.append(script.step(31))
-            await script.settle(pilot)
-            assert "step 31/3100" in see(app)
-
-    drive(app, scenario)
-    log.close()
 
 
 def test_out_of_memory_is_asked_about_once_an_open_dialog_is_closed(drive, train_app, session, script):

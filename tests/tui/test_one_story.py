@@ -20,7 +20,7 @@ from evenfall.tui.commands import runs as runs_command
 from evenfall.tui.commands import watch as watch_command
 from evenfall.tui.screens.runs import COLUMNS, RunsScreen
 from evenfall.tui.state.history import History
-from evenfall.tui.state.sources import ReplayRun
+from evenfall.tui.state.sources import FollowedRun
 from evenfall.tui.words import export, run, run_plots
 from evenfall.tui.words.run_figures import STATES, loss_words, state_word
 
@@ -126,7 +126,7 @@ def on_disk(directory, case):
 
 def listed(capsys):
     """Cells of the row that `evenfall runs` prints: name, state, steps, loss, eval, trained."""
-    assert runs_command._runs(argparse.Namespace(runs="runs")) == 0
+    assert runs_command._runs(argparse.Namespace(runs="runs", json=False)) == 0
     header, _, row = capsys.readouterr().out.splitlines()
     state = header.index("STATE")
     ends = [header.index(name) + len(name) for name in ("STEP", "LOSS", "EVAL", "TRAINED")]
@@ -136,7 +136,7 @@ def listed(capsys):
 
 def read(directory):
     """The run as Train has it, its history read."""
-    source = ReplayRun(directory)
+    source = FollowedRun(directory)
     assert source._first is not None and source._first.wait(600)
     source.poll()
     return source
@@ -266,6 +266,7 @@ def test_a_followed_run_whose_process_is_killed_turns_interrupted(run_directory,
     with on_disk(run_directory, case):
         source = read(run_directory)
         source.LIVE_CHECK_SECONDS = 0.0
-        assert run.state_of(source) == "training" and not source.poll()
+        assert run.state_of(source) == "training"
+        source.poll()
     assert source.poll(), "that it is gone is news"
     assert run.state_of(source) == "interrupted"

@@ -19,7 +19,10 @@ def open_app(args: argparse.Namespace) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         print("evenfall: the app needs a terminal; see `evenfall --help`", file=sys.stderr)
         return 2
-    return show_screens(root=Path(args.runs))
+    from ...engine.run.registry import live_runs
+
+    live = next((run.path for run in live_runs() if run.owner and run.owner.is_on_this_machine), None)
+    return show_screens(root=Path(args.runs), watch=live)
 
 
 def show_screens(**options: Any) -> int:

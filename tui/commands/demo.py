@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from .parser import Commands, add_overrides, add_plain
-from .train import train_run
+from .train import add_beside, require_alone, train_run
 
 if TYPE_CHECKING:
     from ...engine.run.directory import RunDirectory
@@ -14,13 +14,16 @@ def add(commands: Commands) -> None:
     parser = commands.add("demo", _demo, "train a tiny model offline and show what it learnt")
     add_overrides(parser, "train.learning_rate=1e-4")
     add_plain(parser)
+    add_beside(parser)
 
 
 def _demo(args: argparse.Namespace) -> int:
     from ...engine.inference.demo import demo_config
     from ...engine.run.find import create_run
 
-    run = create_run(demo_config([f"output_dir={args.runs}", *args.overrides]))
+    config = demo_config([f"output_dir={args.runs}", *args.overrides])
+    require_alone(args, config)
+    run = create_run(config)
     code = train_run(args, run, leave_when_done=True)
     if code == 0 and run.adapter.exists():
         return _show_answers(run)

@@ -2,8 +2,9 @@
 
 A command is a file of this folder: its `add` tells its options, the function beside it does the work. Nothing heavy
 loads before it is known that it is needed: the app paints while torch is imported behind it, and `--help` answers at
-once. Exit codes: 0 done; 1 failed; 2 wrong usage or a configuration, file or run that cannot be used; 3 ended because
-memory ran out; 130 ended by Ctrl-C and 143 by SIGTERM (saved first).
+once. Exit codes: 0 done; 1 failed, or refused by the live run that was asked; 2 wrong usage or a configuration, file or
+run that cannot be used (not live, for a command to a live run); 3 ended because memory ran out; 130 ended by Ctrl-C and
+143 by SIGTERM (saved first).
 """
 
 import argparse
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 
 from ...engine.errors import UserError
 from ...engine.machine.allocator import grow_segments
-from . import bench, chat, convert, data, demo, doctor, export, runs, train, watch
+from . import bench, chat, convert, data, demo, doctor, export, runs, steer, train, wait, watch
 from .app import open_app
 from .parser import Commands, Handler, ShowVersion
 
@@ -66,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=ShowVersion, nargs=0, help="show the version")
     parser.set_defaults(handler=open_app, runs="runs")
     commands = Commands(parser)
-    for command in (demo, train, watch, runs, chat, export, convert, data, doctor, bench):
+    for command in (demo, train, watch, steer, wait, runs, chat, export, convert, data, doctor, bench):
         command.add(commands)
     return parser
 

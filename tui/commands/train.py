@@ -12,6 +12,7 @@ from .app import has_screen, show_screens
 from .parser import Commands, add_overrides, add_plain
 
 if TYPE_CHECKING:
+    from ...engine.config.run_config import RunConfig
     from ...engine.run.directory import RunDirectory
     from ...engine.session.session import Session
 
@@ -22,6 +23,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--resume", metavar="RUN", help="take up a run from its last checkpoint")
     add_overrides(parser, "train.learning_rate=1e-4")
     add_plain(parser)
+    add_beside(parser)
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -39,6 +41,7 @@ def _train(args: argparse.Namespace) -> int:
             if steps := run.checkpoints():
                 check_same_base(run.checkpoint(steps[-1]), config.model.name_or_path)
             run.write_config(config.with_whole_paths())
+        require_alone(args, config, run)
         return train_run(args, run, resume=True)
     if args.config is None or ("=" in args.config and not os.path.exists(args.config)):
         raise ConfigError("train: name a run.yaml, or --resume RUN")
@@ -47,7 +50,32 @@ def _train(args: argparse.Namespace) -> int:
         overrides.append(f"output_dir={args.runs}")
     config = load_config(args.config, overrides)
     check_ready(config)  # before there is a run of which nothing can come
+    require_alone(args, config)
     return train_run(args, create_run(config))
+
+
+def add_beside(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--beside", action="store_true", help="start though another run trains on the same device")
+
+
+def require_alone(args: argparse.Namespace, config: "RunConfig", run: "RunDirectory | None" = None) -> None:
+    """See that no other live run has the device, or that this one may go beside it.
+
+    Raises:
+        RunError: another run has it.
+    """
+    from ...engine.run.directory import RunError
+    from ...engine.session.beside import runs_beside
+
+    if args.beside:
+        return
+    if others := runs_beside(config.train.device, str(run.path.absolute()) if run else ""):
+        first = others[0]
+        owner = first.owner.told if first.owner else "another process"
+        raise RunError(
+            f"{first.path}: trains on the same device already ({owner}); two at once are slower, and may not fit",
+            f"evenfall watch {first.name} opens it; --beside starts this one beside it",
+        )
 
 
 def train_run(

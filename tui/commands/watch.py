@@ -1,4 +1,4 @@
-"""`evenfall watch`: follow a run, read-only, from any terminal."""
+"""`evenfall watch`: open a run from any terminal: its screens, with all their keys, or its lines."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ from .parser import Commands, add_plain, add_run
 
 
 def add(commands: Commands) -> None:
-    parser = commands.add("watch", _watch, "follow a run, read-only, from any terminal")
+    parser = commands.add("watch", _watch, "open a run from any terminal: watch it, and steer it while it goes on")
     add_run(parser)
     add_plain(parser)
 
@@ -18,7 +18,7 @@ def _watch(args: argparse.Namespace) -> int:
 
     run = find_run(args.run, args.runs)
     if has_screen(args):
-        return show_screens(root=Path(args.runs), watch=run)
+        return show_screens(root=Path(args.runs), watch=run.path)
     import time
 
     from ...engine.run.log import EventTail

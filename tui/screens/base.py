@@ -44,8 +44,8 @@ class EvenfallLike(Protocol):
         """Why a verb of every screen cannot be done now."""
         ...
 
-    def ask_recovery(self) -> None:
-        """Show what helps against the out-of-memory error that the live run waits with."""
+    def ask_recovery(self, source: "RunSource") -> None:
+        """Show what helps against the out-of-memory error that a run waits with."""
         ...
 
 
@@ -146,7 +146,7 @@ class EvenfallScreen(Screen[None]):
 
     def refresh_nav(self) -> None:
         desk = self.desk
-        self.query_one(NavStrip).set_data(desk.marks(), _memory_gb(desk.live or desk.source))
+        self.query_one(NavStrip).set_data(desk.marks(), _memory_gb(desk.gauged))
 
     # How it is done
 

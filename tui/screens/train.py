@@ -122,10 +122,8 @@ class TrainScreen(EvenfallScreen):
         self._show_card(view.card(source))
 
     def _status_right(self, source: RunSource) -> Content:
-        session = self.desk.session
-        if source is self.desk.live and session and session.log_error:
-            words = view.safe_str(session.log_error, 40)
-            return Content.styled(f"! the run's log is not on disk: {words}", "$error")
+        if source.trouble:
+            return Content.styled(f"! {view.safe_str(source.trouble, 60)}", "$error")
         if self.desk.leaving:
             return Content.styled("○ saving, then leaving …", "$accent")
         return view.status_right(source)
@@ -277,7 +275,8 @@ class TrainScreen(EvenfallScreen):
             self._submit(command)
 
     def action_recover(self) -> None:
-        self.evenfall.ask_recovery()
+        if self.desk.source:
+            self.evenfall.ask_recovery(self.desk.source)
 
     def action_window(self) -> None:
         at = view.WINDOWS.index(self._window)

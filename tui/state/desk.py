@@ -47,8 +47,8 @@ class Host(Protocol):
         """The run that is viewed, or that trains here, has news."""
         ...
 
-    def run_ended(self, session: "Session") -> None:
-        """The session of this process is done. Told once."""
+    def run_ended(self, source: "RunSource") -> None:
+        """The run that trains here, or the viewed one of another process, is over. Told once."""
         ...
 
 
@@ -80,7 +80,8 @@ class Desk:
         if config is not None:
             self._own_marks |= {"model": "done", "data": "done"}
         self._opening: Job[Session] | None = None
-        self._told_end = False
+        self._going: set[RunSource] = set()
+        """Those that a process trained when they were polled last."""
 
     @property
     def busy(self) -> bool:
@@ -152,9 +153,16 @@ class Desk:
 
     def marks(self) -> dict[ScreenName, str]:
         marks = dict(self._own_marks)
-        if self.live:
-            marks["train"] = self.live.mark()
+        if source := self.gauged:
+            marks["train"] = source.mark()
         return marks
+
+    @property
+    def gauged(self) -> "RunSource | None":
+        """The run that the nav strip tells of: the one that goes on, be it viewed or not."""
+        if self.source and not self.source.done:
+            return self.source
+        return self.live or self.source
 
     # Runs
 
@@ -195,23 +203,31 @@ class Desk:
         return True
 
     def view_run(self, run: "RunDirectory") -> None:
-        """Show a run in Train: the own one with its verbs, any other read-only."""
-        from .sources import ReplayRun
-
-        own = self.live is not None and self.live.run.path == run.path
-        self.source = self.live if own else ReplayRun(run)
+        """Show a run in Train, whichever process trains it."""
+        self.look_at(run)
         self._host.show("train")
+
+    def look_at(self, run: "RunDirectory") -> None:
+        """Take a run as the one that Train shows."""
+        from .sources import FollowedRun
+
+        if isinstance(self.source, FollowedRun):
+            self.source.close()
+        own = self.live is not None and self.live.run.path == run.path
+        self.source = self.live if own else FollowedRun(run)
 
     def begin(self, session: "Session") -> None:
         """Start a session, show it, and work on its run from now on."""
-        from .sources import LiveRun
+        from .sources import FollowedRun, LiveRun
 
         self.session = session
+        if isinstance(self.source, FollowedRun):
+            self.source.close()
         self.live = self.source = LiveRun(session)
         self.chosen_run = session.run
         self._own_marks |= {"model": "done", "data": "done"}
-        self._told_end = False
         session.start()
+        self._going.add(self.live)
         self._host.show("train")
         self.poll()
 
@@ -230,13 +246,15 @@ class Desk:
                 self._host.tell(opening.error, "error")
             else:
                 self.begin(opening.result)
-        sources = [self.source] if self.source is self.live else [self.live, self.source]
-        news = [source.poll() for source in sources if source]
+        sources = {source for source in (self.live, self.source) if source}
+        going = {source for source in sources if not source.done}  # before reading: no last event is missed
+        news = [source.poll() for source in sources]
         if any(news):
             self._host.run_changed()
-        if self.session and self.session.done and not self._told_end:
-            self._told_end = True
-            self._host.run_ended(self.session)
+        ended = (self._going - going) & sources
+        self._going = going
+        for source in ended:
+            self._host.run_ended(source)
 
     def _told_busy(self) -> bool:
         if self.busy:

@@ -1,10 +1,11 @@
 """Where a run's events come from: the session of this process, or a run directory on disk.
 
-The screens draw from a RunSource and never ask which kind it is, so the live view, `evenfall watch`
-and a finished run look alike. A source is polled from the UI thread: the engine never waits for a
-terminal.
+The screens draw from a RunSource and never ask which kind it is, so the run of this process, one that another process
+trains and a finished one look alike and are steered alike. A source is polled from the UI thread: the engine never
+waits for a terminal.
 """
 
+import os
 import time
 from collections.abc import Iterable
 from typing import Protocol
@@ -15,7 +16,9 @@ from ...engine.run import commands as cmd
 from ...engine.run import events as ev
 from ...engine.run.directory import RunDirectory
 from ...engine.run.log import EventTail
+from ...engine.run.owner import read_owner
 from ...engine.run.progress import RunProgress
+from ...engine.session.attach import Attachment
 from ...engine.session.session import Session
 from .story import Story
 
@@ -37,6 +40,11 @@ class RunSource(Protocol):
     def name(self) -> str: ...
 
     @property
+    def owner(self) -> str:
+        """The process that trains it: `process 5741`; `no process` where none does."""
+        ...
+
+    @property
     def read_only(self) -> str | None:
         """Why no command can be given; None where it can."""
         ...
@@ -44,6 +52,15 @@ class RunSource(Protocol):
     @property
     def done(self) -> bool:
         """No event will follow from the process that trains."""
+        ...
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong between the run and its viewers: its last events are not on disk, or it does not answer."""
+        ...
+
+    def mark(self) -> str:
+        """Its mark in the nav strip."""
         ...
 
     def poll(self) -> bool:
@@ -68,6 +85,18 @@ class _Folded:
     @property
     def name(self) -> str:
         return self.run.name
+
+    @property
+    def done(self) -> bool:
+        raise NotImplementedError
+
+    def mark(self) -> str:
+        """Its mark in the nav strip."""
+        state = self.progress.shown_state(live=not self.done)
+        if state in ("finished", "stopped"):
+            return "done"
+        asks = ("failed", "out-of-memory", "interrupted", "waiting")
+        return "attention" if state in asks else "running"
 
     def _fold(self, events: Iterable[ev.Event]) -> bool:
         count = 0
@@ -100,6 +129,10 @@ class LiveRun(_Folded):
         self.session = session
 
     @property
+    def owner(self) -> str:
+        return f"process {os.getpid()}"
+
+    @property
     def read_only(self) -> str | None:
         return None
 
@@ -107,13 +140,10 @@ class LiveRun(_Folded):
     def done(self) -> bool:
         return self.session.done
 
-    def mark(self) -> str:
-        """Its mark in the nav strip."""
-        state = self.progress.shown_state(live=not self.done)
-        if state in ("finished", "stopped"):
-            return "done"
-        asks = ("failed", "out-of-memory", "interrupted", "waiting")
-        return "attention" if state in asks else "running"
+    @property
+    def trouble(self) -> str | None:
+        error = self.session.log_error
+        return error and f"the run's log is not on disk: {error}"
 
     def poll(self) -> bool:
         return self._fold(self.session.events_since(self.progress.last_event))
@@ -123,8 +153,8 @@ class LiveRun(_Folded):
         self.session.submit(command)
 
 
-class ReplayRun(_Folded):
-    """A run directory, read only; it is followed as it grows.
+class FollowedRun(_Folded):
+    """A run directory that is followed as it grows; steered through the run's socket while a process trains it.
 
     The history (20,000 steps are some megabytes) is read on a thread; what comes after it is little
     and is read when polled.
@@ -135,8 +165,10 @@ class ReplayRun(_Folded):
     def __init__(self, run: RunDirectory) -> None:
         super().__init__(run)
         self._tail = EventTail(run.events_file)
-        self._live = self._told_live = False
+        self._live = False
+        self._told: tuple[object, ...] = ()
         self._checked = float("-inf")
+        self._attachment: Attachment | None = None
         self.loading = True
         self._first: Job[tuple[RunConfig | None, list[ev.Event]]] | None = Job(
             lambda job: (_config_of(run), self._tail.read_new()), "read-events"
@@ -148,33 +180,77 @@ class ReplayRun(_Folded):
         now = time.monotonic()
         if now - self._checked > self.LIVE_CHECK_SECONDS:
             self._checked, self._live = now, self.run.is_live()
+            self._attach()
         return self._live
+
+    def _attach(self) -> None:
+        """Connect to the process that trains, anew where the connection was lost; let go where there is none."""
+        attachment = self._attachment
+        if attachment and (attachment.over or not self._live):
+            attachment.close()
+            self._attachment = None
+            for name in list(self.pending):
+                self._refused(name, attachment.why_not or "the run has ended")
+        if self._live and self._attachment is None:
+            before = attachment and attachment.why_not
+            self._attachment = Attachment(self.run.path, before) if before else Attachment(self.run.path)
+
+    def _refused(self, name: str, why: str) -> None:
+        self.pending.pop(name, None)
+        self.story.add(ev.CommandRefused(name, why))
+
+    @property
+    def owner(self) -> str:
+        owner = read_owner(self.run.path)
+        return owner.told if owner else "no process"
 
     @property
     def read_only(self) -> str | None:
-        if self.live:
-            started = self.progress.started
-            owner = f"process {started.pid}" if started else "another process"
-            return f"read-only: this run belongs to {owner}"
-        return "read-only: this is the record of a run that no process trains now"
+        if not self.live:
+            return "read-only: no process trains this run now"
+        return self._attachment.why_not if self._attachment else "connecting to the run"
 
     @property
     def done(self) -> bool:
         return not self.live
 
+    @property
+    def trouble(self) -> str | None:
+        attachment = self._attachment
+        if attachment is None:
+            return None
+        if silent := attachment.silent_seconds:
+            return f"the run has not answered for {silent:.0f} s"
+        return attachment.log_error and f"the run's log is not on disk: {attachment.log_error}"
+
     def poll(self) -> bool:
-        if self._first is None:
-            was_live, live = self._told_live, self.live  # before reading: no last event is missed
-            self._told_live = live
-            return self._fold(self._tail.read_new()) or live != was_live
-        if not self._first.done:
-            return False
-        first, self._first, self.loading = self._first, None, False
-        self._told_live = self.live
-        if first.error is None:
-            self.config, events = first.result
-            self._fold(events)
-        return True
+        if self._first is not None:
+            if not self._first.done:
+                return False
+            first, self._first, self.loading = self._first, None, False
+            self._told = self._standing()
+            if first.error is None:
+                self.config, events = first.result
+                self._fold(events)
+            return True
+        told, self._told = self._told, self._standing()  # before reading: no last event is missed
+        for answer in self._attachment.answers() if self._attachment else ():
+            self.pending.pop(answer.command, None)
+        return self._fold(self._tail.read_new()) or self._told != told
+
+    def _standing(self) -> tuple[object, ...]:
+        """What viewers see of the process that trains."""
+        return self.live, self.read_only, self.trouble, tuple(self.pending)
 
     def submit(self, command: cmd.Command) -> None:
-        raise RuntimeError(self.read_only)
+        name = type(command).__name__
+        self.pending[name] = command
+        why = self._attachment.submit(command) if self._attachment else self.read_only
+        if why:
+            self._refused(name, why)
+
+    def close(self) -> None:
+        """Nobody looks at it any more."""
+        if self._attachment:
+            self._attachment.close()
+            self._attachment = None

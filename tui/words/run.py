@@ -60,7 +60,7 @@ def status_right(source: RunSource) -> Content:
         names = ", ".join(COMMANDS.get(name, name) for name in source.pending)
         return Content.styled(f"○ {names} …", "$accent")
     if reason := source.read_only:
-        return Content.styled(reason.split(": ")[0], "$warning")
+        return Content.styled(safe_str(reason.splitlines()[0].split(": ")[0], 70), "$warning")
     alert = source.progress.alerts[-1:]
     if alert and source.progress.last_event - alert[0].n < ALERT_EVENTS:
         return Content.styled(f"! {safe_str(alert[0].message, 60)}", f"bold ${alert[0].level}")

@@ -20,6 +20,7 @@ from evenfall.engine.run.event_lines import encode_event
 from evenfall.engine.run.files import atomic_folder, write_atomic
 from evenfall.engine.run.find import create_run, find_run, list_runs
 from evenfall.engine.run.log import EventLog, EventTail
+from evenfall.engine.run.owner import read_owner
 
 Make = Callable[..., RunDirectory]
 
@@ -300,7 +301,8 @@ def test_a_killed_process_leaves_nothing_stale(make: Make) -> None:
     assert not run.is_live()
     with run.lock():
         assert run.is_live()
-        assert (run.path / "run.lock").read_text() == str(os.getpid())
+        owner = read_owner(run.path)
+        assert owner and owner.pid == os.getpid() and owner.is_here
     assert not run.is_live()
 
 

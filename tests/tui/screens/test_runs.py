@@ -15,7 +15,7 @@ from evenfall.tui.app import EvenfallApp
 from evenfall.tui.screens import runs as runs_screen
 from evenfall.tui.screens.runs import RunsScreen
 from evenfall.tui.state.desk import Desk
-from evenfall.tui.state.sources import ReplayRun
+from evenfall.tui.state.sources import FollowedRun
 
 SIZES = [(120, 36), (80, 24)]
 FINISHED = ev.Finished(
@@ -124,7 +124,7 @@ def test_enter_opens_a_run_read_only(drive, see, tmp_path, four_runs, script):
             if app.desk.source and not app.desk.source.loading:
                 break
         assert app.current_mode == "train"
-        assert isinstance(app.desk.source, ReplayRun) and app.desk.chosen_run == four_runs["0412-live"]
+        assert isinstance(app.desk.source, FollowedRun) and app.desk.chosen_run == four_runs["0412-live"]
         assert "step 1243/3100" in see(app) and "read-only" in see(app)
 
     drive(app, scenario)

@@ -10,6 +10,7 @@ from textual.widgets.option_list import Option
 from ....engine.run.commands import ApplyRecovery, Stop
 from ....engine.run.events import OutOfMemory, Rung
 from ...safe_text import safe_str
+from ...state.sources import RunSource
 from ..base import EvenfallModal
 
 PHASES = {"load": "while loading the model", "step": "in a step", "evaluation": "while evaluating"}
@@ -21,9 +22,9 @@ class OutOfMemoryModal(EvenfallModal):
 
     CSS_PATH = "../../styles/modals.tcss"
 
-    def __init__(self, trouble: OutOfMemory) -> None:
+    def __init__(self, source: RunSource, trouble: OutOfMemory) -> None:
         super().__init__()
-        self._trouble = trouble
+        self._source, self._trouble = source, trouble
 
     def compose(self) -> ComposeResult:
         trouble = self._trouble
@@ -76,8 +77,7 @@ class OutOfMemoryModal(EvenfallModal):
         return Content.styled(f"{number} or enter: apply and go on   {keys}", "$text-muted")
 
     def source_changed(self) -> None:
-        live = self.desk.live
-        now = live.progress.out_of_memory if live else None
+        now = self._source.progress.out_of_memory
         if self.is_current and (now is None or now.n != self._trouble.n):
             self.dismiss(None)
 
