@@ -1,12 +1,15 @@
 """Run directories: where a run keeps its story.
 
-runs/NAME/run.yaml            the resolved configuration
-          events.jsonl        every event, one a line (`log.py`)
-          checkpoints/step-N/ adapter, optimiser and loop state
-          adapter/            the finished adapter, in PEFT's format
-          exports/            what `evenfall export` wrote
-          log.txt             library output and tracebacks
-          run.lock            held (flock) by the process that trains; says who that is (`owner.py`)
+    runs/NAME/run.yaml            the resolved configuration
+              events.jsonl        every event, one a line (`log.py`)
+              checkpoints/step-N/ adapter, optimiser and loop state
+              adapter/            the finished adapter, in PEFT's format
+              exports/            what `evenfall export` wrote
+              log.txt             library output and tracebacks
+              note.txt            a line of the user's own
+              run.lock            held (flock) by the process that trains
+
+Who holds the lock, and whether it still does, is `owner.py`'s.
 """
 
 import contextlib
@@ -37,6 +40,9 @@ from .owner import (
 )
 from .progress import RunProgress
 
+NOTE_LIMIT = 200
+"""Characters of a run's note."""
+
 
 class RunError(UserError):
     """A run directory that cannot be used as asked; the message says which and what to do."""
@@ -65,6 +71,10 @@ class RunDirectory:
         return self.path / "log.txt"
 
     @property
+    def note_file(self) -> Path:
+        return self.path / "note.txt"
+
+    @property
     def adapter(self) -> Path:
         return self.path / "adapter"
 
@@ -90,6 +100,15 @@ class RunDirectory:
 
     def write_config(self, config: RunConfig) -> None:
         write_atomic(self.config_file, config.to_yaml().encode())
+
+    def note(self) -> str:
+        """The line that the user keeps with the run; empty where there is none."""
+        try:
+            with open(self.note_file, "rb") as file:
+                text = file.read(8 * NOTE_LIMIT).decode(errors="replace")
+        except OSError:
+            return ""
+        return text.strip().split("\n")[0][:NOTE_LIMIT]
 
     def progress(self) -> RunProgress:
         progress = RunProgress()

@@ -97,7 +97,8 @@ def find_live_run(name: str | None, root: str | Path = "runs") -> RunDirectory:
 
 def list_runs(root: str | Path = "runs") -> list[RunDirectory]:
     """Runs under a folder, the one that was active last first."""
-    runs = [RunDirectory(file.parent) for file in Path(root).glob("*/run.yaml")]
+    files = Path(root).glob("*/run.yaml")
+    runs = [RunDirectory(file.parent) for file in files if not file.parent.name.startswith(".")]
 
     def last_activity(run: RunDirectory) -> float:
         for file in (run.events_file, run.config_file):

@@ -54,6 +54,13 @@ class RunSummary:
     """Of the last event, seconds since the epoch."""
     megabytes: float
     checkpoints: tuple[int, ...]
+    note: str = ""
+    """The user's own line."""
+
+    @property
+    def failed_start(self) -> bool:
+        """Not live, and it came to no step: there is nothing in it but why."""
+        return not (self.live or self.step or self.checkpoints or self.run.adapter.exists())
 
     @property
     def elsewhere(self) -> str:
@@ -130,6 +137,7 @@ def summarise(run: RunDirectory) -> RunSummary:
         when=progress.last_time or _modified(run.config_file),
         megabytes=_megabytes(run.path),
         checkpoints=tuple(run.checkpoints()),
+        note=run.note(),
     )
 
 
@@ -161,7 +169,7 @@ class RunScanner:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._known: dict[Path, tuple[float, RunSummary]] = {}
+        self._known: dict[Path, tuple[tuple[float, ...], RunSummary]] = {}
 
     def scan(self, at_most: int, report: Callable[[str], None]) -> tuple[list[RunSummary], int]:
         """Summaries of the newest `at_most` runs, the last active first, and how many runs there
@@ -174,7 +182,7 @@ class RunScanner:
         return rows, len(runs)
 
     def _summary(self, run: RunDirectory) -> RunSummary:
-        stamp = max(_modified(run.events_file), _modified(run.adapter), _modified(run.exports))
+        stamp = tuple(map(_modified, (run.events_file, run.adapter, run.exports, run.note_file, run.config_file)))
         known = self._known.get(run.path)
         if known and known[0] == stamp and not known[1].live and not run.is_live():
             return known[1]
