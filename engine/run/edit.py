@@ -94,8 +94,10 @@ def check_name(run: RunDirectory, name: str) -> None:
     """
     try:
         parse_config({"name": name})
-    except ConfigError as error:
-        raise RunError(str(error)) from None
+    except ConfigError:
+        raise RunError(
+            "a run's name is 1 to 64 letters, digits, `.`, `_` and `-`, and begins with none of `.-`"
+        ) from None
     if name != run.name and os.path.lexists(run.path.with_name(name)):
         raise _taken(run.path.with_name(name))
 
@@ -246,4 +248,4 @@ def _move(path: Path, place: Path) -> None:
 
 
 def _taken(place: Path) -> RunError:
-    return RunError(f"{place.name}: is taken in {place.parent}/", "give another name")
+    return RunError(f"{place.name}: another run has this name", "give another one")

@@ -58,6 +58,8 @@ def _print_table(rows: "list[RunSummary]") -> None:
             f"{loss_figure(row.evaluation):>8} {time_figure(row.trained_seconds):>8}  "
             f"{safe_str(row.model, 60)}"
         )
+        if row.note:
+            print(f"    note: {safe_str(row.note)}")
 
 
 def _tree(row: "RunSummary") -> dict[str, Any]:
@@ -83,5 +85,6 @@ def _tree(row: "RunSummary") -> dict[str, Any]:
         "megabytes": row.megabytes,
         "checkpoints": list(row.checkpoints),
         "resumable": row.resumable,
+        "note": row.note,
     }
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in tree.items()}

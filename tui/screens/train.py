@@ -292,6 +292,7 @@ class TrainScreen(EvenfallScreen):
         if source:
             rows = [
                 ("run", view.safe_text(source.run.path)),
+                *([("note", view.safe_text(note))] if (note := source.run.note()) else []),
                 *view.facts(source, source.config),
             ]
             parts = source.progress.parts.parts if source.progress.parts else []

@@ -7,7 +7,7 @@ through a `Host` and knows no screen.
 Light until the first paint: the engine's own modules (pydantic, the events) are imported where they are first used.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -215,6 +215,26 @@ class Desk:
             self.source.close()
         own = self.live is not None and self.live.run.path == run.path
         self.source = self.live if own else FollowedRun(run)
+
+    def run_moved(self, old: "RunDirectory", new: "RunDirectory") -> None:
+        """A run that no process trains has another name now: whatever refers to it follows."""
+        if self.chosen_run and self.chosen_run.path == old.path:
+            self.chosen_run = new
+        if self.live and self.live.run.path == old.path:
+            self.live.run = self.live.session.run = new
+        elif self.source and self.source.run.path == old.path:
+            self.look_at(new)
+
+    def runs_gone(self, gone: Collection[Path], instead: "RunDirectory | None") -> None:
+        """Runs that no process trained were deleted: nothing refers to them any more. `instead` is then the one that
+        Export and Chat work on."""
+        if self.chosen_run and self.chosen_run.path in gone:
+            self.chosen_run = instead
+        if self.source and self.source.run.path in gone:
+            self.source = None
+        if self.live and self.live.run.path in gone:
+            self.live = self.session = None
+            self._host.marks_changed()
 
     def begin(self, session: "Session") -> None:
         """Start a session, show it, and work on its run from now on."""

@@ -222,7 +222,7 @@ def test_a_name_that_cannot_be_one_is_refused(root: Path, make: Make, name: str)
     run = make("old")
     make("taken")
     why = told(run, lambda run: check_name(run, name))
-    assert ("is taken" if name == "taken" else "up to 64 letters") in why
+    assert ("another run has" if name == "taken" else "1 to 64 letters") in why
     assert told(run, lambda run: rename_run(run, name)) == why
     assert names(root) == ["old", "taken"] and run.config().name == "old"
 
@@ -230,7 +230,7 @@ def test_a_name_that_cannot_be_one_is_refused(root: Path, make: Make, name: str)
 def test_an_empty_folder_of_that_name_is_not_taken_over(root: Path, make: Make) -> None:
     run = make("old")
     (root / "new").mkdir()
-    assert "is taken" in told(run, lambda run: rename_run(run, "new"))
+    assert "another run has" in told(run, lambda run: rename_run(run, "new"))
     assert names(root) == ["new", "old"] and names(root / "new") == []
 
 

@@ -1,9 +1,9 @@
 """The Runs screen, and the summaries it shows."""
 
-import time
 from dataclasses import replace
 
 import pytest
+from runs_table import FINISHED, look, shown
 from textual.widgets import DataTable
 
 from evenfall.engine.run import commands as cmd
@@ -13,75 +13,10 @@ from evenfall.engine.run.log import EventLog
 from evenfall.engine.run.summary import RunScanner, read_outline, summarise
 from evenfall.tui.app import EvenfallApp
 from evenfall.tui.screens import runs as runs_screen
-from evenfall.tui.screens.runs import RunsScreen
 from evenfall.tui.state.desk import Desk
 from evenfall.tui.state.sources import FollowedRun
 
 SIZES = [(120, 36), (80, 24)]
-FINISHED = ev.Finished(
-    reason="complete",
-    step=3100,
-    seconds=9000.0,
-    tokens=101_000_000,
-    adapter="adapter",
-    first_loss=2.912,
-    last_loss=0.961,
-)
-NOW = 1_700_100_000.0
-
-
-@pytest.fixture
-def write_run(tmp_path, script, monkeypatch):
-    """`write_run(name, events, age)`: a run on disk, its last event `age` seconds before NOW."""
-
-    def write(name, events, age=0.0):
-        run = script.make_run(tmp_path / "runs", name)
-        stamps = iter([NOW - age - 60.0 * (len(events) - n) for n in range(1, len(events) + 1)])
-        with monkeypatch.context() as patch:
-            patch.setattr(time, "time", lambda: next(stamps))
-            log = EventLog(run.events_file)
-            for event in events:
-                log.append(event)
-            log.close()
-        return run
-
-    return write
-
-
-@pytest.fixture
-def four_runs(write_run, script, monkeypatch):
-    done = [*script.training(3100), FINISHED, ev.StateChanged("finished")]
-    failed = [*script.training(88), ev.Failed("oom", "", None), ev.StateChanged("failed")]
-    runs = [
-        write_run("0409-good", done, 3 * 86_400),
-        write_run("0410-lr3e4", failed, 5 * 3600),
-        write_run("0411-dropped", script.training(700), 20 * 60),
-        write_run("0412-live", script.training(1243), 1),
-    ]
-    (runs[0].adapter).mkdir()
-    for run, step in ((runs[0], 3000), (runs[2], 600)):
-        run.checkpoint(step).mkdir(parents=True)
-        (run.checkpoint(step) / "state.json").write_text("{}")
-    monkeypatch.setattr(runs_screen.time, "time", lambda: NOW)
-    # Sizes on disk differ by a byte from one file system to the next.
-    monkeypatch.setattr(run_list, "_megabytes", lambda folder: 1234.0)
-    with runs[3].lock():
-        yield {run.name: run for run in runs}
-
-
-def shown(app) -> RunsScreen:
-    assert isinstance(app.screen, RunsScreen)
-    return app.screen
-
-
-async def look(pilot, settle):
-    """Let the scan end and the table fill."""
-    for _ in range(100):
-        shown(pilot.app).look()
-        await pilot.pause(0.02)
-        if shown(pilot.app).rows:
-            break
-    await settle(pilot)
 
 
 @pytest.mark.parametrize("size", SIZES)
