@@ -182,6 +182,13 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb(id="advanced", key="a", title="Settings", tooltip="Show or hide the settings of the run", screen="model"),
     Verb(
+        id="undo",
+        key="u",
+        title="Undo",
+        tooltip="Take back the model or recipe that was taken last, and the one before",
+        screen="model",
+    ),
+    Verb(
         id="leave_field",
         key="escape",
         title="Back",

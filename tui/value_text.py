@@ -1,5 +1,6 @@
 """Values as they are shown: numbers short, what a field holds as it would be typed."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,13 +17,16 @@ LEVELS: dict[Level, tuple[str, str]] = {
 
 
 def field_text(value: Any) -> str:
-    """A value as it is shown in a field: null as empty, a list without its brackets."""
+    """A value as it is shown in a field: null as empty, a list without its brackets, pairs as JSON (which is YAML)."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
-        return ", ".join(map(str, value))
+        alone = not any("," in str(one) for one in value)
+        return ", ".join(map(str, value)) if alone else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False) if value else ""
     if isinstance(value, float):
         return short_number(value)
     return str(value)

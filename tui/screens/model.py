@@ -100,6 +100,7 @@ class ModelScreen(EvenfallScreen):
         self._list_models(name)
         self._list_recipes(recipe)
         self.query_one("#model-plan", Static).update(describe.plan(draft, recipe))
+        self._describe()
         for form in self.query(Form):
             form.set_values(self._edit.values(), self.desk.refused.of("model"))
 
@@ -131,30 +132,36 @@ class ModelScreen(EvenfallScreen):
         ]  # fmt: skip
         self.query_one("#models", PickList).set_rows(rows, highlight=cursor)
 
-    @on(PickList.Highlighted, "#models")
-    def _model_under_cursor(self, event: PickList.Highlighted) -> None:
-        entry = next((entry for entry in self._entries if entry.name_or_path == event.row), None)
-        if entry:
-            self._detail = describe.tagline(entry)
-            self.query_one("#model-detail", Static).update(describe.model(entry))
-            self._hint(self._meaning(self.query_one("#model-find", TextField).value))
-
-    @on(PickList.Highlighted, "#recipes")
-    def _recipe_under_cursor(self, event: PickList.Highlighted) -> None:
-        if self.query_one("#recipes", PickList).has_focus_within:
-            self._describe_recipe(event.row)
+    @on(PickList.Highlighted)
+    def _other_row(self) -> None:
+        self._describe()
 
     def on_descendant_focus(self) -> None:
+        self._describe()
+
+    def _describe(self) -> None:
+        """Describe what the cursor is on, in the list that has the focus."""
         recipes, models = self.query_one("#recipes", PickList), self.query_one("#models", PickList)
         if recipes.has_focus_within and recipes.highlighted:
             self._describe_recipe(recipes.highlighted)
-        elif models.has_focus_within and models.highlighted:
-            self._model_under_cursor(PickList.Highlighted(models, models.highlighted))
+        elif models.highlighted:
+            self._describe_model(models.highlighted)
+
+    def _describe_model(self, name: str) -> None:
+        entry = next((entry for entry in self._entries if entry.name_or_path == name), None)
+        if entry is None:
+            return
+        changes = self._edit.changes_of_model(entry) if self.evenfall.painted else []
+        self._detail = describe.tagline(entry)
+        self.query_one("#model-detail", Static).update(describe.model(entry, changes))
+        if not self.query_one("#model-find", TextField).has_class("-bad"):
+            self._hint(self._meaning(self.query_one("#model-find", TextField).value))
 
     def _describe_recipe(self, id: str) -> None:
         recipe = next(preset for preset in recipe_presets() if preset.id == id)
-        self._detail = " ".join(recipe.purpose.split())
-        self.query_one("#model-detail", Static).update(describe.recipe(recipe))
+        changes = self._edit.changes_of_recipe(id) if self.evenfall.painted else []
+        self._detail = describe.what_it_sets(changes)
+        self.query_one("#model-detail", Static).update(describe.recipe(recipe, changes))
         self._hint("")
 
     # The machine
@@ -213,11 +220,24 @@ class ModelScreen(EvenfallScreen):
             return False
         self._hint("")
         self.desk.set_mark("model", "done")
+        self.refresh_keys()
         if keys:
-            self.tell(f"Set {', '.join(keys)}")
+            self.tell(f"Set {', '.join(keys)} · u takes it back")
         else:
             self.tell("Already so: nothing to change. Press 2 to look at the data.")
         return True
+
+    def action_undo(self) -> None:
+        """Take back the model or recipe that was taken last."""
+        from ...engine.config.run_config import ConfigError
+
+        try:
+            undone = self._edit.undo()
+        except ConfigError as error:
+            self._hint(str(error), bad=True)
+            return
+        self.refresh_keys()
+        self.tell(describe.undone(undone))
 
     # The field: search, path or hub id
 
@@ -290,7 +310,8 @@ class ModelScreen(EvenfallScreen):
             text = self._detail
         hint = self.query_one("#model-hint", Static)
         hint.set_class(bad, "-bad")
-        hint.update(safe_text(text, 300, style="$text-error" if bad else "$text-muted"))
+        hint.set_class(self.query_one("#recipes", PickList).has_focus_within, "-long")
+        hint.update(safe_text(text, 500, style="$text-error" if bad else "$text-muted"))
 
     # The settings form
 
@@ -298,9 +319,20 @@ class ModelScreen(EvenfallScreen):
     def _set(self, event: Form.Changed) -> None:
         self.query_one(Form).set_error(event.key, self._edit.set(event.key, event.text))
 
+    @on(Form.Reset)
+    def _reset(self, event: Form.Reset) -> None:
+        self.query_one(Form).set_error(event.key, self._edit.reset(event.key))
+
     @on(Form.GivenUp)
     def _given_up(self, event: Form.GivenUp) -> None:
         self._edit.give_up(event.key)
+
+    @on(Form.Asked)
+    def _go_elsewhere(self, event: Form.Asked) -> None:
+        if event.key == "model.name_or_path":
+            self.action_find()
+        else:
+            self.evenfall.show("data")
 
     def left(self) -> None:
         super().left()
@@ -312,6 +344,14 @@ class ModelScreen(EvenfallScreen):
     def verb_title(self, verb: str) -> str | None:
         return "Close settings" if verb == "advanced" and self.has_class("-advanced") else None
 
+    def why_not(self, verb: str) -> str | None:
+        if verb == "undo" and not (self._editor and self._editor.can_undo):
+            return "no model or recipe was taken that could be taken back"
+        return None
+
+    def in_footer(self, verb: str) -> bool:
+        return verb != "undo" or self.why_not(verb) is None
+
     def action_choose(self) -> None:
         """Enter where nothing has the focus: a list that has it takes the key itself."""
         if self.has_class("-advanced"):
@@ -320,6 +360,8 @@ class ModelScreen(EvenfallScreen):
             self.query_one("#models", PickList).focus_rows()
 
     def action_find(self) -> None:
+        if self.has_class("-narrow"):  # the form lies over it
+            self._close_settings()
         self.query_one("#model-find", TextField).focus()
 
     def action_leave_field(self) -> None:
@@ -331,20 +373,26 @@ class ModelScreen(EvenfallScreen):
             self._hint("")
         if not self.has_class("-advanced"):
             self.query_one("#models", PickList).focus_rows()
-        else:
+        elif self.focused is None:
+            self._close_settings()
+        elif not self.query_one(Form).end_search():
             self.set_focus(None)
 
-    async def action_advanced(self) -> None:
-        opened = not self.has_class("-advanced")
-        self.set_class(opened, "-advanced")
+    def _close_settings(self) -> None:
+        self.set_class(False, "-advanced")
         self.refresh_keys()
-        if not opened:
-            self.query_one("#models", PickList).focus_rows()
+        self.query_one("#models", PickList).focus_rows()
+
+    async def action_advanced(self) -> None:
+        if self.has_class("-advanced"):
+            self._close_settings()
             return
+        self.set_class(True, "-advanced")
+        self.refresh_keys()
         if not self.query(Form):  # made when first wanted: the first paint does without it
             form = Form(self._edit.rows(), id="model-form")
             await self.query_one("#model-panes").mount(form)
-            form.set_values(self._edit.values(), {})
+            form.set_values(self._edit.values(), self.desk.refused.of("model"))
         self.query_one(Form).focus_first()
 
 

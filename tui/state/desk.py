@@ -74,6 +74,8 @@ class Desk:
         self.refused = RefusedValues()
         """What fields hold and the draft does not; no run starts meanwhile."""
         self.warm_up = WarmUp()
+        self.draft_origin = 0
+        """Another number once another draft has taken the place of this one as a whole."""
         self._host = host
         self._draft = config
         self._own_marks: dict[ScreenName, str] = {}
@@ -142,6 +144,7 @@ class Desk:
         """Take another draft as a whole, in place of all that was set and typed."""
         self.refused.clear()
         self._draft = config
+        self.draft_origin += 1
         self._host.draft_changed()
 
     # Marks of the nav strip

@@ -1,6 +1,7 @@
 """Plain words for models, recipes, the machine and what the next run will do."""
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from textual.content import Content
@@ -14,6 +15,7 @@ from .pairs import MUTED, megabytes, pair_lines
 
 if TYPE_CHECKING:
     from ...engine.config.run_config import RunConfig
+    from ..state.settings import Change, Undone
 
 
 def plan(draft: "RunConfig", recipe: str | None) -> Content:
@@ -81,8 +83,8 @@ def one_line(entry: ModelEntry) -> str:
     return f"{entry.name}: {', '.join(fact for fact in facts if fact)}"
 
 
-def model(entry: ModelEntry) -> Content:
-    """The detail pane of a model."""
+def model(entry: ModelEntry, changes: Sequence["Change"] = ()) -> Content:
+    """The detail pane of a model; `changes` are what taking it would do to the next run."""
     preset = entry.preset
     size = f" ({megabytes(1000 * entry.gigabytes)})" if entry.gigabytes else ""
     if entry.where == "hub" and entry.parameters:
@@ -113,19 +115,48 @@ def model(entry: ModelEntry) -> Content:
         note += Content("\n\n") + safe_text(" ".join(preset.note.split()), 600)
     elif entry.where != "hub":
         note = Content("\n\nNo preset knows this model: it takes the settings shown below.")
+    if others := [one for one in changes if one.key != "model.name_or_path"]:
+        note += Content.styled("\n\nTaking it sets", MUTED) + Content("").join(_change(one) for one in others)
     return Content.styled(safe_str(entry.name, 80), "bold") + Content("\n\n") + pair_lines(pairs) + note
 
 
-def recipe(preset: RecipePreset) -> Content:
-    """The detail pane of a recipe: what it is for, and the reason of every setting."""
+def recipe(preset: RecipePreset, changes: Sequence["Change"]) -> Content:
+    """The detail pane of a recipe: what it is for, what taking it would change, and the reason of every setting."""
     parts = [
         Content.styled(preset.title, "bold"),
         Content(f"\n{' '.join(preset.purpose.split())}\n"),
+        Content.styled("\nTaking it sets" if changes else "\nThe next run follows it already", MUTED),
     ]
-    for key, value in preset.settings.items():
-        parts.append(Content.assemble((f"\n{key} ", "$accent"), f"{field_text(value)}\n"))
-        parts.append(Content.styled(" ".join(preset.reasons[key].split()) + "\n", MUTED))
+    parts += map(_change, changes)
+    changed = [one.key for one in changes if one.key in preset.reasons]
+    for key in [*changed, *(key for key in preset.settings if key not in changed)]:
+        parts.append(Content.assemble((f"\n\n{key} ", "$accent"), shown_value(preset.settings[key])))
+        parts.append(Content.styled(f"\n{' '.join(preset.reasons[key].split())}", MUTED))
     return Content("").join(parts)
+
+
+def _change(one: "Change") -> Content:
+    """`adapter.r 16 → 8`, on a line of its own."""
+    values = safe_str(f"{shown_value(one.old)} → {shown_value(one.new)}", 120)
+    return Content.assemble((f"\n{one.key} ", "$accent"), values)
+
+
+def shown_value(value: object) -> str:
+    """A value as run.yaml has it, on one line."""
+    return "null" if value is None else field_text(value) or "[]"
+
+
+def what_it_sets(changes: Sequence["Change"]) -> str:
+    """What taking something would change, in a sentence."""
+    pairs = [f"{one.key} {shown_value(one.old)} → {shown_value(one.new)}" for one in changes]
+    return f"enter sets {', '.join(pairs)}" if pairs else "the next run follows it already"
+
+
+def undone(undone: "Undone") -> str:
+    """What came back."""
+    back = ", ".join(f"{one.key} {shown_value(one.old)}" for one in undone.back)
+    text = f"{undone.what} taken back: {back}" if back else f"{undone.what}: nothing of it is left to take back"
+    return text + (f" · set since, so they stay: {', '.join(undone.kept)}" if undone.kept else "")
 
 
 def machine(facts: Machine | None) -> Content:

@@ -86,7 +86,7 @@ def test_recipe_under_the_cursor_gives_its_reasons(app, drive, see, same_as_snap
     async def scenario(pilot):
         await until(pilot, machine_known(pilot))
         await pilot.press("tab", "down", "down", "down")
-        assert "data.eval_fraction 0.1" in see(app)
+        assert "data.eval_fraction 0 → 0.1" in see(app)
         same_as_snapshot(app, "model-recipe")
 
     drive(app, scenario)
@@ -360,7 +360,7 @@ def test_no_run_starts_while_a_field_holds_what_was_refused(app, drive, see, mon
         refused_rate(app).value = "20"
         await pilot.press("enter", "f4")
         await pilot.pause()
-        assert "learning rate holds a value that does not fit" in see(app)
+        assert "learning_rate holds a value that does not fit" in see(app)
         assert "train.learning_rate: got 20, takes number from 0 to 10" in see(app)
         assert app.screen.why_not("run_draft")
         app.clear_notifications()
@@ -434,7 +434,7 @@ def test_a_refusal_is_told_where_a_run_is_started_from(app, drive, see):
         refused_rate(app).value = "fast"
         await pilot.press("f4")
         await pilot.pause()
-        assert "learning rate holds a value that does not fit" in see(app)
+        assert "learning_rate holds a value that does not fit" in see(app)
 
     drive(app, scenario)
 
@@ -449,7 +449,8 @@ def test_settings_take_lists_words_and_switches(app, drive):
             ("train.learning_rate", "1e-5"),
         ):
             form.post_message(Form.Changed(key, text))
-        await pilot.press("right")  # base weights: nf4 -> none
+        form._rows["model.quantization"].control.focus()
+        await pilot.press("right")  # nf4 -> none
         await pilot.pause()
 
     drive(app, scenario)
