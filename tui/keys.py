@@ -177,7 +177,7 @@ VERBS: tuple[Verb, ...] = (
         id="find",
         key="slash",
         title="Find",
-        tooltip="Filter the list, or type a hub id or a local folder",
+        tooltip="Filter the list, or type a hub id or a local folder (tab completes)",
         screen="model",
     ),
     Verb(id="advanced", key="a", title="Settings", tooltip="Show or hide the settings of the run", screen="model"),
@@ -201,7 +201,7 @@ VERBS: tuple[Verb, ...] = (
         id="data_path",
         key="slash",
         title="Path",
-        tooltip="Type the file, folder or hub id to learn from",
+        tooltip="Type the file, folder or hub id to learn from (tab completes)",
         screen="data",
     ),
     Verb(

@@ -11,7 +11,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.containers import Container, Horizontal
 from textual.content import Content
-from textual.widgets import Static
+from textual.widgets import Input, Static
 
 from ...engine.config.run_config import DataConfig, RunConfig
 from ...engine.machine.jobs import Job
@@ -22,7 +22,9 @@ from ..value_text import field_text
 from ..widgets.field import Choice, TextField
 from ..widgets.histogram import Histogram
 from ..widgets.job_line import JobLine
+from ..widgets.path_field import PathField
 from ..words import data
+from ..words.paths import offered
 from .base import WIDTH_CLASSES, EvenfallScreen
 from .dialogs.columns import ColumnsModal
 from .panes.check_pane import CheckPane
@@ -85,10 +87,7 @@ class DataScreen(EvenfallScreen):
     def compose_body(self) -> ComposeResult:
         with Horizontal(id="data-line"):
             yield Static("Data", classes="data-name", markup=False)
-            yield TextField(
-                placeholder=_PATH,
-                id="data-path",
-            )
+            yield PathField(placeholder=_PATH, id="data-path")
             yield Static("learn", classes="data-label", markup=False)
             yield Choice([("true", "answers"), ("false", "all")], id="data-learn")
         with Horizontal(id="data-options"):
@@ -217,6 +216,16 @@ class DataScreen(EvenfallScreen):
     @on(Choice.Changed)
     def _turned(self, event: Choice.Changed) -> None:
         self._set(event.choice, event.value)
+
+    @on(PathField.Offered)
+    def _offer_paths(self, event: PathField.Offered) -> None:
+        status = self.query_one("#data-status", Static)
+        status.set_class(False, "-error")
+        status.update(safe_text(offered(event.completion), 500, style="$text-muted"))
+
+    @on(Input.Changed, "#data-path")
+    def _path_typed(self) -> None:
+        self._show()  # in place of the names that were offered
 
     def _set(self, control: TextField | Choice, text: str) -> None:
         field = _FIELDS[control.id or ""]

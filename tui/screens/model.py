@@ -22,8 +22,10 @@ from ..state.machine import Machine, read_machine, why_gpu_is_unused
 from ..state.model_catalog import ModelEntry, catalogue, look_up
 from ..widgets.field import TextField
 from ..widgets.form import Form
+from ..widgets.path_field import PathField
 from ..widgets.pick_list import Column, PickList, PickRow
 from ..words import model as describe
+from ..words.paths import offered
 from .base import EvenfallScreen
 
 if TYPE_CHECKING:
@@ -53,9 +55,10 @@ class ModelScreen(EvenfallScreen):
     def compose_body(self) -> ComposeResult:
         with Horizontal(id="model-line"):
             yield Static("Model", id="model-label", markup=False)
-            yield TextField(
+            yield PathField(
                 placeholder="/ to search the list, or type a hub id or a local folder",
                 id="model-find",
+                folders_only=True,
             )
         yield Static("", id="model-hint", markup=False)
         with Horizontal(id="model-panes"):
@@ -247,6 +250,10 @@ class ModelScreen(EvenfallScreen):
         if not event.value.strip():
             self._accept_search()
         self._hint(self._meaning(event.value))
+
+    @on(PathField.Offered)
+    def _offer_paths(self, event: PathField.Offered) -> None:
+        self._hint(offered(event.completion))
 
     def _refuse_search(self, why: str) -> None:
         """What was entered is no model: none but the one before would train, so none does."""
