@@ -196,6 +196,10 @@ class DataScreen(EvenfallScreen):
             keys = "m says how to read them · " if self._question else ""
             keys += "/ gives another path · u reads again"
             status.update(data.failure(self._error, keys))
+        elif field := _FIELDS.get(self.focused.id or "") if self.focused else None:
+            about = FIELDS[field.key]
+            text = f"{about.key}: {about.description}\ntakes {about.takes}"
+            status.update(safe_text(text, 400, lines=True, style="$text-muted"))
         elif preview is None:
             status.update(Content.styled("The first rows appear here.", "$text-muted"))
         else:
@@ -226,6 +230,12 @@ class DataScreen(EvenfallScreen):
     @on(Input.Changed, "#data-path")
     def _path_typed(self) -> None:
         self._show()  # in place of the names that were offered
+
+    def on_descendant_focus(self) -> None:
+        self._show()  # a field explains itself while it has the focus
+
+    def on_descendant_blur(self) -> None:
+        self._show()
 
     def _set(self, control: TextField | Choice, text: str) -> None:
         field = _FIELDS[control.id or ""]

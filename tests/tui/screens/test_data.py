@@ -438,3 +438,17 @@ def test_escape_leaves_a_field_as_it_was(app, asked, drive, see):
         assert app.screen.query_one("#data-length").value == "256"
 
     drive(app, scenario)
+
+
+def test_a_field_explains_itself_while_it_has_the_focus(app, asked, drive, see):
+    async def scenario(pilot):
+        await show_data(pilot)
+        app.screen.query_one("#data-held").focus()
+        await pilot.pause()
+        assert "data.eval_fraction: share of the rows held out for evaluation" in see(app)
+        assert "takes number from 0 to 0.5" in see(app) and "12,431 read" not in see(app)
+        await pilot.press("escape")
+        await pilot.pause()
+        assert "data.eval_fraction" not in see(app) and "12,431 read" in see(app)
+
+    drive(app, scenario)
