@@ -1,27 +1,31 @@
 """What every screen shares: the nav strip, the body, the line of keys, and the rules of life.
 
-A screen's timers rest while it is hidden (Textual's own go on firing), it hears of a run's news
-through `source_changed`, and a verb that cannot be done now is greyed and says why when pressed.
-Below 80x24 a page says so in place of the body; runs are not touched by the size of a window.
+A screen's timers rest while another of the six is in view (Textual's own go on firing), it hears of a run's news
+through `source_changed`, also under a dialog, and a verb that cannot be done now is greyed and says why when pressed.
+Below 80x24 a page says so in place of the body or the dialog; runs are not touched by the size of a window, nor is
+what had the focus.
 """
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from textual import events, on
+from textual.actions import SkipAction
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.content import Content
 from textual.screen import ModalScreen, Screen
 from textual.timer import Timer
-from textual.widgets import Static
+from textual.widget import Widget
 
 from ..keys import ScreenName, bindings_of, verbs_of
-from ..state.notices import Severity, notice
-from ..widgets.field import TextField
+from ..state.notices import Notices, notice
+from ..widgets.field import Choice, TextField, Tick
 from ..widgets.keybar import KeyBar, KeyItem, shown_key
 from ..widgets.nav import NavStrip
+from ..widgets.notice_line import NoticeLine, Severity
+from ..widgets.pick_list import PickRows
+from ..widgets.too_small import TooSmall, is_too_small
 
 if TYPE_CHECKING:
     from ..state.desk import Desk
@@ -29,12 +33,15 @@ if TYPE_CHECKING:
 
 WIDTH_CLASSES = [(0, "-too-narrow"), (80, "-narrow"), (100, "-wide")]
 HEIGHT_CLASSES = [(0, "-too-short"), (24, "-short"), (30, "-tall")]
+OPENERS = ("find", "data_path", "write")
+"""Verbs that open the field of a screen."""
 
 
 class EvenfallLike(Protocol):
     """What a screen needs of the app that it is in, beside what is on the desk."""
 
     desk: "Desk"
+    notices: Notices
     painted: bool
     """The first paint is done: screens may import the engine."""
 
@@ -44,17 +51,83 @@ class EvenfallLike(Protocol):
         """Why a verb of every screen cannot be done now."""
         ...
 
+    def action_help_quit(self) -> None:
+        """Say what to press instead of ctrl+c."""
+        ...
+
     def ask_recovery(self, source: "RunSource") -> None:
         """Show what helps against the out-of-memory error that a run waits with."""
         ...
 
 
-class EvenfallScreen(Screen[None]):
+class _InAnyWindow(Screen[Any]):
+    """What screens and dialogs share: notices, arrows between choices, and the page for a window too small."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "walk(-1)", "Up", show=False),
+        Binding("down", "walk(1)", "Down", show=False),
+    ]
+    HORIZONTAL_BREAKPOINTS = WIDTH_CLASSES
+    VERTICAL_BREAKPOINTS = HEIGHT_CLASSES
+    _was_small = False
+    _kept_focus: Widget | None = None
+    """What had the focus when the window became too small."""
+
+    @property
+    def evenfall(self) -> EvenfallLike:
+        """The app, with its type."""
+        return cast("EvenfallLike", self.app)
+
+    @property
+    def desk(self) -> "Desk":
+        """What the screens share."""
+        return self.evenfall.desk
+
+    def show_notices(self) -> None:
+        """Show what was said lately."""
+        for line in self.query(NoticeLine):
+            line.set_data(self.evenfall.notices.current())
+
+    def show_too_small(self, *, stressed: bool = False) -> None:
+        """Say that the window is too small; `stressed` where somebody pressed a key that would do something."""
+        for page in self.query(TooSmall):
+            page.set_data(self.app.size, busy=self.desk.busy, stressed=stressed)
+
+    def action_walk(self, step: int) -> None:
+        """Go to the choice, the tick or the list above or below the one that has the focus."""
+        stops = [widget for widget in self.focus_chain if isinstance(widget, Choice | Tick | PickRows)]
+        here = next((place for place, widget in enumerate(stops) if widget is self.focused), None)
+        if here is not None:
+            stop = stops[(here + step) % len(stops)]
+            self.set_focus(stop)
+            if isinstance(stop, PickRows):
+                stop.enter(from_above=step > 0)
+
+    @on(PickRows.Beyond)
+    def _walk_on(self, event: PickRows.Beyond) -> None:
+        event.stop()
+        self.action_walk(event.step)
+
+    def on_resize(self, event: events.Resize) -> None:
+        small = is_too_small(event.size)
+        if small:
+            self._was_small = True
+            self._kept_focus = self._kept_focus or self.focused
+            self.show_too_small()
+        elif self._was_small:
+            self._was_small = False
+            self.call_after_refresh(self._focus_again)
+
+    def _focus_again(self) -> None:
+        kept, self._kept_focus = self._kept_focus, None
+        if self.focused is None and kept is not None and kept.is_attached:
+            self.set_focus(kept, scroll_visible=False, from_app_focus=True)  # as it was, nothing selected
+
+
+class EvenfallScreen(_InAnyWindow):
     """Base of the six screens. A screen sets NAME, composes its body and has `action_<verb>`s."""
 
     NAME: ClassVar[ScreenName]
-    HORIZONTAL_BREAKPOINTS = WIDTH_CLASSES
-    VERTICAL_BREAKPOINTS = HEIGHT_CLASSES
     AUTO_FOCUS = ""
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -69,9 +142,10 @@ class EvenfallScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield NavStrip(self.NAME)
-        yield Static(id="too-small", markup=False)
+        yield TooSmall()
         with Vertical(id="body"):
             yield from self.compose_body()
+        yield NoticeLine()
         yield KeyBar()
 
     def compose_body(self) -> ComposeResult:
@@ -81,19 +155,15 @@ class EvenfallScreen(Screen[None]):
     # What screens use
 
     @property
-    def evenfall(self) -> EvenfallLike:
-        """The app, with its type."""
-        return cast("EvenfallLike", self.app)
-
-    @property
-    def desk(self) -> "Desk":
-        """What the screens share."""
-        return self.evenfall.desk
-
-    @property
     def shown(self) -> bool:
-        """Whether this screen is composed and on top now."""
+        """Whether this screen is composed and in view now, on top or under a dialog."""
         return self._shown
+
+    @property
+    def opener(self) -> str | None:
+        """The key that opens the screen's field for text, as it is shown; None where there is none."""
+        verb = next((verb for verb in verbs_of(self.NAME) if verb.id in OPENERS), None)
+        return shown_key(verb.key) if verb and not self._why(verb.id) else None
 
     def why_not(self, verb: str) -> str | None:
         """Why this screen's verb cannot be done now, in a sentence; None where it can."""
@@ -119,7 +189,7 @@ class EvenfallScreen(Screen[None]):
             self.focused.leave()
 
     def poll_every(self, seconds: float, callback: Callable[[], object]) -> Timer:
-        """A timer that rests while the screen is hidden or lies under a dialog."""
+        """A timer that rests while another screen is in view."""
         timer = self.set_interval(seconds, callback, pause=not self._shown)
         self._own_timers.append(timer)
         return timer
@@ -175,6 +245,7 @@ class EvenfallScreen(Screen[None]):
         self._shown = True
         for timer in self._own_timers:
             timer.resume()
+        self.show_notices()
         if self.evenfall.painted:
             self.catch_up()
 
@@ -186,18 +257,12 @@ class EvenfallScreen(Screen[None]):
         self.refresh_keys()
 
     def on_screen_suspend(self) -> None:
+        if self.app.current_mode == self.NAME:  # a dialog lies over it, and it is still seen
+            return
         self._shown = False
         for timer in self._own_timers:
             timer.pause()
-        if self.app.current_mode != self.NAME:  # else a dialog lies over it
-            self.left()
-
-    def on_resize(self, event: events.Resize) -> None:
-        width, height = event.size
-        self.query_one("#too-small", Static).update(
-            Content(f"Evenfall needs 80x24, this window has {width}x{height}.\n\n")
-            + Content("A run that is going goes on.")
-        )
+        self.left()
 
     @on(NavStrip.Chosen)
     def _go(self, message: NavStrip.Chosen) -> None:
@@ -222,20 +287,37 @@ def _memory_gb(source: "RunSource | None") -> tuple[float, float] | None:
     return last.memory_gb, last.memory_total_gb
 
 
-class EvenfallModal(ModalScreen[Any]):
+class EvenfallModal(_InAnyWindow, ModalScreen[Any]):
     """Base of the dialogs: esc closes with None; a run's news reach it through `source_changed`."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "close", "Close")]
-    HORIZONTAL_BREAKPOINTS = WIDTH_CLASSES
-    VERTICAL_BREAKPOINTS = HEIGHT_CLASSES
 
-    @property
-    def desk(self) -> "Desk":
-        """What the screens share."""
-        return cast("EvenfallLike", self.app).desk
+    def on_mount(self) -> None:
+        self.mount(TooSmall(), NoticeLine())
+
+    def on_screen_resume(self) -> None:
+        self.show_too_small()
+        self.show_notices()
 
     def source_changed(self) -> None:
         """The live run has news. At most twice a second."""
+
+    def _focus_again(self) -> None:
+        super()._focus_again()
+        if self.focused is None:  # it was opened in a window that was too small
+            self.focus_next()
+
+    def close_with(self, word: str) -> None:
+        """Close without an answer where there is nothing left to ask about, and say so."""
+        if self.app.screen is self:
+            self.dismiss(None)
+            notice(self.app, word, "warning")
+
+    def action_copy_text(self) -> None:
+        try:
+            super().action_copy_text()
+        except SkipAction:  # keys of the app itself do not reach it through a dialog
+            cast("EvenfallLike", self.app).action_help_quit()
 
     def action_close(self) -> None:
         self.dismiss(None)

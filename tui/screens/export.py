@@ -73,7 +73,6 @@ class ExportScreen(EvenfallScreen):
 
     def on_mount(self) -> None:
         super().on_mount()
-        self.query_one("#form-adapter", Tick).focus()
         self.poll_every(0.25, self._poll)
         self.poll_every(1.0, self.source_changed)  # a run of another process tells this one nothing
 
@@ -122,6 +121,8 @@ class ExportScreen(EvenfallScreen):
         self._finish(job)
 
     def _take_facts(self, facts: RunFacts) -> None:
+        if self._facts is None and self.focused is None:  # until now there was nothing to choose
+            self.call_later(self.query_one("#form-adapter", Tick).focus)
         self._facts = facts
         names = [(_kept_id(kept), export.kept_name(kept, facts)) for kept in facts.kept]
         values = [value for value, _ in names]

@@ -63,8 +63,8 @@ class ModelScreen(EvenfallScreen):
         yield Static("", id="model-hint", markup=False)
         with Horizontal(id="model-panes"):
             with Vertical(id="model-lists"):
-                yield PickList(COLUMNS, id="models")
-                yield PickList(RECIPE_COLUMNS, id="recipes")
+                yield PickList(COLUMNS, id="models", below=True)
+                yield PickList(RECIPE_COLUMNS, id="recipes", above=True)
             with VerticalScroll(id="model-side", can_focus=False):
                 yield Static("", id="model-detail", markup=False)
         yield Static("", id="model-plan", markup=False)

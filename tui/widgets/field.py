@@ -23,6 +23,7 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from ..safe_text import safe_str, safe_text
+from .too_small import is_too_small
 
 
 class TextField(Input):
@@ -113,8 +114,13 @@ class TextField(Input):
     @on(Input.Blurred)
     def _left(self, event: Input.Blurred) -> None:
         event.stop()
-        if self.value != self._told:
+        if self.value != self._told and self._was_left:
             self._commit(entered=False)
+
+    @property
+    def _was_left(self) -> bool:
+        """Whether the user went elsewhere: not so where the window is too small or another one is in front."""
+        return self.app.app_focus and not is_too_small(self.app.size)
 
     def _commit(self, *, entered: bool) -> None:
         self._told = self._stands = self.value

@@ -67,11 +67,9 @@ class NavStrip(Widget):
         position = 1
         for number, name in enumerate(SCREENS, 1):
             here = name == self._here
-            short = narrow and not here and len(name) > 4
-            title = name.capitalize()[:3] if short else name.capitalize()
             mark = self._marks.get(name, "")
             style = self._style("here" if here else "other")
-            parts = [(f" {number} {title} ", style)]
+            parts = [(f" {number} {name.capitalize()} ", style)]
             if mark:
                 parts.append((f"{MARKS[mark]} ", style if here else style + self._style(mark)))
             length = sum(len(text) for text, _ in parts)

@@ -36,6 +36,36 @@ class PickRow:
     chosen: bool = False
 
 
+class PickRows(OptionList):
+    """The rows of a PickList; where the list is one of several, the arrows go on to the next."""
+
+    @dataclass
+    class Beyond(Message):
+        """An arrow was pressed at an end of the rows behind which there is more."""
+
+        step: int
+
+    above = below = False
+    """Whether there is something to go to above the first row, and below the last."""
+
+    def enter(self, *, from_above: bool) -> None:
+        """Put the cursor on the row that an arrow from outside comes to."""
+        if self.option_count:
+            self.highlighted = 0 if from_above else self.option_count - 1
+
+    def action_cursor_up(self) -> None:
+        if self.above and not self.highlighted:
+            self.post_message(self.Beyond(-1))
+        else:
+            super().action_cursor_up()
+
+    def action_cursor_down(self) -> None:
+        if self.below and (self.highlighted is None or self.highlighted == self.option_count - 1):
+            self.post_message(self.Beyond(1))
+        else:
+            super().action_cursor_down()
+
+
 class PickList(Vertical):
     """Rows under a heading; `Highlighted` while moving, `Picked` on enter."""
 
@@ -69,12 +99,16 @@ class PickList(Vertical):
         def control(self) -> "PickList":
             return self.list
 
-    def __init__(self, columns: Sequence[Column], *, id: str | None = None) -> None:
+    def __init__(
+        self, columns: Sequence[Column], *, id: str | None = None, above: bool = False, below: bool = False
+    ) -> None:
+        """`above`, `below`: where the arrows leave the list for what else is to be chosen on the screen."""
         super().__init__(id=id)
         self._columns = tuple(columns)
         self._rows: tuple[PickRow, ...] = ()
         self._head = Static(self._line([column.title for column in columns], "  "), markup=False)
-        self._options = OptionList(markup=False, compact=True)
+        self._options = PickRows(markup=False, compact=True)
+        self._options.above, self._options.below = above, below
 
     def compose(self) -> ComposeResult:
         yield self._head

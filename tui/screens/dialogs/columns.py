@@ -48,7 +48,7 @@ class ColumnsModal(EvenfallModal):
                 id="columns-row",
                 markup=False,
             )
-            yield PickList(_WAYS, id="columns-ways")
+            yield PickList(_WAYS, id="columns-ways", above=True, below=True)
             with Horizontal(classes="columns-field"):
                 yield Static("or read as", classes="columns-name", markup=False)
                 yield Choice([(name, name) for name in FORM_KEYS], id="columns-format")
@@ -65,7 +65,7 @@ class ColumnsModal(EvenfallModal):
             yield Static("", id="columns-error", markup=False)
             yield Static(
                 Content.assemble(
-                    ("tab", "$accent bold"), " moves   ", ("← →", "$accent bold"), " turn   ",
+                    ("↑ ↓", "$accent bold"), " move   ", ("← →", "$accent bold"), " turn   ",
                     ("enter", "$accent bold"), " takes a way   ",
                     ("^s", "$accent bold"), " takes the columns   ",
                     ("esc", "$accent bold"), " closes",

@@ -7,7 +7,7 @@ answer has a letter, so no dialog needs arrows or a mouse.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import events, on
 from textual.app import ComposeResult
@@ -22,6 +22,14 @@ from ....engine.run.commands import SetLearningRate
 from ...safe_text import safe_str, safe_text
 from ...state.story import rate_text
 from ..base import EvenfallModal
+
+if TYPE_CHECKING:
+    from ...state.sources import RunSource
+
+
+def _is_over(source: "RunSource | None") -> bool:
+    """Whether a run takes no more commands."""
+    return source is None or source.done or source.progress.ending is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +101,10 @@ class QuitModal(ChoiceModal):
             ],
         )
 
+    def source_changed(self) -> None:
+        if not self.desk.busy:
+            self.close_with("the run has ended meanwhile: q quits")
+
 
 class StopModal(ChoiceModal):
     """True: save and stop; False: stop without saving; None: go on."""
@@ -117,6 +129,10 @@ class StopModal(ChoiceModal):
                 Choice(key="c", title="Cancel", note="the run goes on", result=None),
             ],
         )
+
+    def source_changed(self) -> None:
+        if _is_over(self.desk.source):
+            self.close_with("the run has ended meanwhile: there is nothing to stop")
 
 
 class LearningRateModal(EvenfallModal):
@@ -146,6 +162,10 @@ class LearningRateModal(EvenfallModal):
 
     def on_mount(self) -> None:
         self._show()
+
+    def source_changed(self) -> None:
+        if _is_over(self.desk.source):
+            self.close_with("the run has ended meanwhile: its learning rate stays as it was")
 
     def action_other_mode(self) -> None:
         self._hold = not self._hold
