@@ -181,6 +181,7 @@ VERBS: tuple[Verb, ...] = (
         screen="model",
     ),
     Verb(id="advanced", key="a", title="Settings", tooltip="Show or hide the settings of the run", screen="model"),
+    Verb(id="open_live", key="w", title="Watch", tooltip="Show the run that is live", screen="model"),
     Verb(
         id="undo",
         key="u",

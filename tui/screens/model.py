@@ -27,6 +27,7 @@ from ..widgets.pick_list import Column, PickList, PickRow
 from ..words import model as describe
 from ..words.paths import offered
 from .base import EvenfallScreen
+from .panes.live_runs import LOOK_SECONDS, LiveRuns
 
 if TYPE_CHECKING:
     from ...engine.config.run_config import RunConfig
@@ -69,6 +70,7 @@ class ModelScreen(EvenfallScreen):
                 yield Static("", id="model-detail", markup=False)
         yield Static("", id="model-plan", markup=False)
         yield Static("", id="model-machine", markup=False)
+        yield LiveRuns(id="model-live")
 
     def on_mount(self) -> None:
         super().on_mount()
@@ -80,6 +82,8 @@ class ModelScreen(EvenfallScreen):
         output_dir = self.desk.root
         self._machine = Job(lambda job: read_machine(output_dir), "machine")
         self.poll_every(0.25, self._poll_machine)
+        self.poll_every(LOOK_SECONDS, self.query_one(LiveRuns).look)
+        self.call_after_refresh(self.query_one(LiveRuns).look)
 
     # What is shown
 
@@ -348,16 +352,24 @@ class ModelScreen(EvenfallScreen):
 
     # Verbs
 
+    def action_open_live(self) -> None:
+        """Show the run that was started last of those that are live."""
+        run = self.query_one(LiveRuns).runs[0].run
+        self.desk.chosen_run = run
+        self.desk.view_run(run)
+
     def verb_title(self, verb: str) -> str | None:
         return "Close settings" if verb == "advanced" and self.has_class("-advanced") else None
 
     def why_not(self, verb: str) -> str | None:
         if verb == "undo" and not (self._editor and self._editor.can_undo):
             return "no model or recipe was taken that could be taken back"
+        if verb == "open_live" and not self.query_one(LiveRuns).runs:
+            return "no run is live"
         return None
 
     def in_footer(self, verb: str) -> bool:
-        return verb != "undo" or self.why_not(verb) is None
+        return verb not in ("undo", "open_live") or self.why_not(verb) is None
 
     def action_choose(self) -> None:
         """Enter where nothing has the focus: a list that has it takes the key itself."""

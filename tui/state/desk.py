@@ -20,6 +20,7 @@ from .warm_up import WarmUp
 if TYPE_CHECKING:
     from ...engine.config.run_config import RunConfig
     from ...engine.run.directory import RunDirectory
+    from ...engine.run.registry import LiveRun as LiveOwner
     from ...engine.session.session import Session
     from .sources import LiveRun, RunSource
 
@@ -45,6 +46,10 @@ class Host(Protocol):
 
     def run_changed(self) -> None:
         """The run that is viewed, or that trains here, has news."""
+        ...
+
+    def ask_beside(self, other: "LiveOwner", go_on: Callable[[], object]) -> None:
+        """Ask whether a run is to start beside one that has its device; `go_on` starts it."""
         ...
 
     def run_ended(self, source: "RunSource") -> None:
@@ -78,10 +83,15 @@ class Desk:
         """Another number once another draft has taken the place of this one as a whole."""
         self._host = host
         self._draft = config
+        self._kept = config
+        """The draft as it was written down last, or as it was given."""
         self._own_marks: dict[ScreenName, str] = {}
         if config is not None:
             self._own_marks |= {"model": "done", "data": "done"}
         self._opening: Job[Session] | None = None
+        self._asking: Job[list[LiveOwner]] | None = None
+        """Looks whether another run has the device that the next one takes."""
+        self._go_on: Callable[[], bool] = lambda: False
         self._going: set[RunSource] = set()
         """Those that a process trained when they were polled last."""
 
@@ -101,10 +111,33 @@ class Desk:
     def draft(self) -> "RunConfig":
         """What the next run will be."""
         if self._draft is None:
-            from ...engine.config.run_config import RunConfig
-
-            self._draft = RunConfig(output_dir=str(self.root))
+            self._draft = self._begin_draft()
         return self._draft
+
+    def _begin_draft(self) -> "RunConfig":
+        """What was chosen last, else the defaults."""
+        from ...engine.config.run_config import ConfigError, RunConfig
+        from .last_draft import read_last_draft
+
+        last = None
+        try:
+            last = read_last_draft(self.root)
+        except ConfigError as error:
+            self._host.tell(f"What was chosen last cannot be used, so it begins anew. {error}", "warning")
+        if last is not None:
+            self._kept = last
+            self._own_marks.setdefault("model", "done")
+            self._own_marks.setdefault("data", "done")
+        return last or RunConfig(output_dir=str(self.root))
+
+    def _keep_draft(self) -> None:
+        """Write down what is chosen, where that is new."""
+        from .last_draft import keep_draft
+
+        draft = self._draft
+        if draft is not None and draft is not self._kept:
+            self._kept = draft
+            Job(lambda job: keep_draft(draft), "keep-draft")
 
     def update_draft(self, overrides: Sequence[str]) -> None:
         """Change the next run.
@@ -174,11 +207,9 @@ class Desk:
         return self.warm_up.job(work, name)
 
     def start_run(self) -> bool:
-        """Train the draft as a new run and show it; False (and a notice why) where it cannot."""
+        """Train the draft as a new run and show it; False (and a notice why) where it cannot be tried."""
         from ...engine.errors import UserError
-        from ...engine.run.find import create_run
         from ...engine.session.ready import check_ready
-        from ...engine.session.session import Session
 
         if self._told_busy():
             return False
@@ -187,6 +218,17 @@ class Desk:
             return False
         try:
             check_ready(self.draft)
+        except UserError as error:
+            self._host.tell(error.told(), "error")
+            return False
+        return self._unless_beside(self.draft.train.device, None, self._start_draft)
+
+    def _start_draft(self) -> bool:
+        from ...engine.errors import UserError
+        from ...engine.run.find import create_run
+        from ...engine.session.session import Session
+
+        try:
             run = create_run(self.draft)
         except UserError as error:
             self._host.tell(error.told(), "error")
@@ -196,14 +238,44 @@ class Desk:
 
     def resume_run(self, run: "RunDirectory") -> bool:
         """Take a run up from its last checkpoint and show it; False where it cannot be tried."""
-        from ...engine.session.session import Session
+        from ...engine.errors import UserError
 
         if self._told_busy():
             return False
+        try:
+            device = run.config().train.device
+        except UserError as error:
+            self._host.tell(error.told(), "error")
+            return False
+        return self._unless_beside(device, run, lambda: self._take_up(run))
+
+    def _take_up(self, run: "RunDirectory") -> bool:
+        from ...engine.session.session import Session
+
         # A session reads the run's whole history when it is made.
         self._opening = Job(lambda job: Session(run, resume=True, attended=True), "open-run")
         self._host.show("train")
         return True
+
+    def _unless_beside(self, device: str, run: "RunDirectory | None", go_on: Callable[[], bool]) -> bool:
+        """Go on at once where no other run is live; else look whether one has the device, and ask then."""
+        from ...engine.run.registry import live_runs
+        from ...engine.session.beside import runs_beside
+
+        if not live_runs():
+            return go_on()
+        but = str(run.path.absolute()) if run else ""
+        self._go_on = go_on
+        self._asking = Job(lambda job: runs_beside(device, but), "runs-beside")
+        return True
+
+    def _asked_beside(self, asking: "Job[list[LiveOwner]]") -> None:
+        self._asking, go_on = None, self._go_on
+        others = [] if asking.error else asking.result
+        if others:
+            self._host.ask_beside(others[0], lambda: None if self._told_busy() else go_on())
+        elif not self._told_busy():
+            go_on()
 
     def view_run(self, run: "RunDirectory") -> None:
         """Show a run in Train, whichever process trains it."""
@@ -263,6 +335,9 @@ class Desk:
 
     def poll(self) -> None:
         """Take in what the engine has told since the last time."""
+        self._keep_draft()
+        if self._asking and self._asking.done:
+            self._asked_beside(self._asking)
         if self._opening and self._opening.done:
             opening, self._opening = self._opening, None
             if opening.error:
