@@ -156,6 +156,14 @@ VERBS: tuple[Verb, ...] = (
     Verb(id="note_run", key="o", title="Note", tooltip="Keep a line of your own with the run", screen="runs"),
     Verb(id="rename_run", key="n", title="Rename", tooltip="Give the run another name", screen="runs"),
     Verb(
+        id="next_place",
+        key="p",
+        title="Folder",
+        tooltip="Show the runs of the next folder that runs were made in",
+        screen="runs",
+        footer=False,
+    ),
+    Verb(
         id="delete_failed",
         key="F",
         title="Failed starts",

@@ -172,14 +172,14 @@ class RunScanner:
         self._known: dict[Path, tuple[tuple[float, ...], RunSummary]] = {}
 
     def scan(self, at_most: int, report: Callable[[str], None]) -> tuple[list[RunSummary], int]:
-        """Summaries of the newest `at_most` runs, the last active first, and how many runs there
-        are in all."""
-        runs = list_runs(self._root)
-        rows = []
+        """Summaries of the live runs of other folders, and of the newest `at_most` of this one, the last active first;
+        and how many runs there are in all."""
+        elsewhere, runs = live_elsewhere(self._root), list_runs(self._root)
+        rows = [self._summary(run) for run in elsewhere]
         for number, run in enumerate(runs[:at_most], 1):
             report(f"reading run {number} of {min(len(runs), at_most)}")
             rows.append(self._summary(run))
-        return rows, len(runs)
+        return rows, len(elsewhere) + len(runs)
 
     def _summary(self, run: RunDirectory) -> RunSummary:
         stamp = tuple(map(_modified, (run.events_file, run.adapter, run.exports, run.note_file, run.config_file)))

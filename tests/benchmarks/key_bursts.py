@@ -81,7 +81,11 @@ def make_burst(screen: str, chance: random.Random) -> Burst:
         elif kind < 0.7 and screen in OPENERS:
             keys.append(OPENERS[screen].encode())
             word = chance.choice(WORDS).encode()
-            keys += [b"\x1b[200~" + word + b"\x1b[201~"] if chance.random() < 0.4 else [word[n : n + 1] for n in range(len(word))]
+            keys += (
+                [b"\x1b[200~" + word + b"\x1b[201~"]
+                if chance.random() < 0.4
+                else [word[n : n + 1] for n in range(len(word))]
+            )
             if chance.random() < 0.7:
                 keys.append(b"\x1b")
         elif kind < 0.9:

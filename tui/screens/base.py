@@ -251,8 +251,8 @@ class EvenfallScreen(_InAnyWindow):
 
     def catch_up(self) -> None:
         """Show what the draft and the run are now."""
-        self.refresh_nav()
         self.draft_changed()
+        self.refresh_nav()
         self.source_changed()
         self.refresh_keys()
 

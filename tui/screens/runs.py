@@ -6,6 +6,7 @@ the newest first, read on until they know all.
 """
 
 import time
+from pathlib import Path
 
 from rich.text import Text
 from textual import events, on
@@ -16,6 +17,7 @@ from textual.widgets import DataTable, Input, Static
 
 from ...engine.config.run_config import ConfigError
 from ...engine.machine.jobs import Job
+from ...engine.run.registry import known_places
 from ...engine.run.summary import RunScanner, RunSummary
 from ..safe_text import safe_str, safe_text
 from ..value_text import counted
@@ -57,6 +59,8 @@ class RunsScreen(EvenfallScreen):
         self._ask_failed = False
         """The failed starts are asked about once all runs are read."""
         self._changes = RunChanges(self)
+        self._root: Path | None = None
+        """The folder that is shown, where it is not the app's own."""
 
     def compose_body(self) -> ComposeResult:
         yield Line(id="runs-line")
@@ -74,6 +78,11 @@ class RunsScreen(EvenfallScreen):
         self.poll_every(0.25, self.look)
 
     # Reading
+
+    @property
+    def root(self) -> Path:
+        """The folder whose runs are shown."""
+        return self._root or self.desk.root
 
     @property
     def _words(self) -> list[str]:
@@ -103,7 +112,7 @@ class RunsScreen(EvenfallScreen):
             self._changes.delete_failed(self._read)
 
     def scan_again(self) -> None:
-        scanner = self._scanner = self._scanner or RunScanner(self.desk.root)
+        scanner = self._scanner = self._scanner or RunScanner(self.root)
         wanted = max(self._page, len(self._read) + READ_ON * self._wants_all)
         self._job = Job(lambda job: scanner.scan(wanted, job.report), "scan-runs")
 
@@ -120,7 +129,7 @@ class RunsScreen(EvenfallScreen):
         if not rows:
             self.query_one("#no-runs", Static).update(self._nothing(words))
         left = Content.styled("Runs", "bold")
-        left += Content.styled(f"  in {safe_str(self.desk.root, 60)}/", "$text-muted")
+        left += Content.styled(f"  in {safe_str(self.root, 60)}/", "$text-muted")
         self.query_one("#runs-line", Line).set_data(left, Content.styled(self._account(), "$text-muted"))
         self._show_note()
         self.refresh_keys()
@@ -130,7 +139,7 @@ class RunsScreen(EvenfallScreen):
             typed = safe_str(" ".join(words), 60)
             return Content.styled(f"No run matches {typed}", "bold") + Content("\n\n") + key_hint(("esc", "all runs"))
         lines = [
-            Content.styled(f"No runs in {safe_str(self.desk.root, 60)}/ yet", "bold"),
+            Content.styled(f"No runs in {safe_str(self.root, 60)}/ yet", "bold"),
             Content(""),
             key_hint(("1", "pick a model"), ("2", "pick data"), ("3", "train")),
         ]
@@ -187,9 +196,12 @@ class RunsScreen(EvenfallScreen):
         self.call_after_refresh(lambda: self._fill(self.rows, self._cells))
 
     def _show_note(self) -> None:
-        row = self._chosen()
-        note = Content.assemble(("note  ", "$text-muted")) + safe_text(row.note, 300) if row and row.note else ""
-        self.query_one("#run-note", Static).update(note)
+        row, parts = self._chosen(), []
+        if row and row.run.path.absolute().parent != self.root.absolute():
+            parts.append(Content.assemble(("in    ", "$text-muted")) + safe_text(row.run.path.parent, 300))
+        if row and row.note:
+            parts.append(Content.assemble(("note  ", "$text-muted")) + safe_text(row.note, 300))
+        self.query_one("#run-note", Static).update(Content("\n").join(parts))
 
     # Search and order
 
@@ -232,6 +244,8 @@ class RunsScreen(EvenfallScreen):
     def why_not(self, verb: str) -> str | None:
         if verb in ("find_run", "leave_search"):
             return None
+        if verb == "next_place":
+            return None if len(self._places()) > 1 else "runs were made in no other folder"
         row = self._chosen()
         if row is None:
             return "no run matches the search" if self._read else "there is no run here yet"
@@ -248,8 +262,7 @@ class RunsScreen(EvenfallScreen):
         if verb in ("delete_run", "rename_run", "delete_failed", "note_run") and self._changes.doing:
             return f"{self._changes.doing}: wait for it"
         if verb in ("delete_run", "rename_run") and row.live:
-            own = self.desk.busy and self.desk.session and self.desk.session.run.path == row.run.path
-            return "this run is going: " + ("3, then x, stops it" if own else "stop it where it was started")
+            return "this run is going: enter opens it, then x stops it"
         return None
 
     @on(DataTable.RowHighlighted)
@@ -309,6 +322,19 @@ class RunsScreen(EvenfallScreen):
     def action_leave_search(self) -> None:
         self.query_one("#runs-find", TextField).put("")
         self._to_rows()
+        self._show()
+
+    def _places(self) -> list[Path]:
+        """The app's own folder of runs, and others that were used, always in the same order."""
+        own = self.desk.root.absolute()
+        return [own, *sorted(place for place in known_places() if place != own)]
+
+    def action_next_place(self) -> None:
+        places, shown = self._places(), self.root.absolute()
+        at = places.index(shown) if shown in places else -1
+        self._root = places[(at + 1) % len(places)]
+        self._scanner, self._page, self._read, self._in_all = None, PAGE, [], 0
+        self._run_changed()
         self._show()
 
     def action_sort_runs(self) -> None:

@@ -165,7 +165,7 @@ def machine(facts: Machine | None) -> Content:
         return pair_lines([("machine", Content.styled("reading…", MUTED))])
     disk = f"{facts.disk_free_gb:,.0f} GB disk free"
     here = "in tmux or screen" if facts.multiplexer else "no tmux: a run survives a dropped link"
-    follow = "" if facts.multiplexer else " (evenfall watch follows it)"
+    follow = "" if facts.multiplexer else " (evenfall opens it again)"
     cpu = f"{facts.cpus} CPU threads, {facts.memory_gb:.0f} GB memory"
     if facts.gpus:
         first = facts.gpus[0]

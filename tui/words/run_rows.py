@@ -97,7 +97,7 @@ def cells_of(row: RunSummary, now: float) -> tuple[str, ...]:
     glyph, word, _ = STATES[row.state]
     return (
         safe_str(row.run.name, 28),
-        f"{glyph} {word}",
+        safe_str(f"{glyph} {word}" + (f" on {row.elsewhere}" if row.elsewhere else ""), 32),
         safe_str(row.model, 20),
         "-" if row.state == "new" else steps_text(row.step, row.total_steps),
         loss_figure(row.loss),
