@@ -2,7 +2,8 @@
 
 What every name that begins so has in common is filled in, folders end with `/`, `~` becomes the home folder. Where
 several are left they are told (`PathField.Offered`), so that the screen can show them. Tab leaves the field where
-there is nothing to complete, and once it has shown all that there is.
+there is nothing to complete, and once it has shown what lies in a folder; a name that is only begun stays, since who
+leaves a field gives what it holds.
 
 The folder is read on a thread of its own, for a second at most: one of a hundred thousand files, or one on a disk that
 does not answer, holds up this field alone, whose next keys wait their turn.
@@ -39,6 +40,8 @@ class Completion:
     """How many begin so."""
     whole: bool = True
     """The folder was read to its end."""
+    begun: bool = False
+    """The path names nothing that is there yet."""
 
 
 def complete(text: str, *, folders_only: bool = False, seconds: float = SECONDS) -> Completion:
@@ -73,8 +76,12 @@ def complete(text: str, *, folders_only: bool = False, seconds: float = SECONDS)
         return Completion(text=text, whole=whole)
     common = _common_start(min(found), max(found)) if whole else begun
     return Completion(
-        text=folder + common, names=tuple(heapq.nsmallest(SHOWN, found)), count=len(found), whole=whole
-    )  # fmt: skip
+        text=folder + common,
+        names=tuple(heapq.nsmallest(SHOWN, found)),
+        count=len(found),
+        whole=whole,
+        begun=not os.path.lexists(folder + common),
+    )
 
 
 def _common_start(first: str, last: str) -> str:
@@ -103,7 +110,7 @@ class PathField(TextField):
         super().__init__(placeholder=placeholder, id=id)
         self._folders_only = folders_only
         self._offered: str | None = None
-        """The text whose names were told last."""
+        """The text of which all was told: the next tab leaves."""
 
     async def _on_key(self, event: events.Key) -> None:
         right = event.key == "right" and self.cursor_at_end and self.selection.is_empty
@@ -127,7 +134,7 @@ class PathField(TextField):
             self.value = found.text
             self.cursor_position = len(self.value)
         if found.count > 1:
-            self._offered = self.value
+            self._offered = None if found.begun else self.value
             self.post_message(self.Offered(self, found))
         return changed or found.count > 1
 

@@ -120,12 +120,18 @@ def test_tab_completes_then_shows_what_there_is_then_leaves(folder):
         await pilot.press("l", "tab")
         assert field.value == "models/llama-" and field.has_focus
         assert pilot.app.offers[-1].names == ("llama-a/", "llama-b/")
-        await pilot.press("tab")
-        assert not field.has_focus and pilot.app.query_one("#after").has_focus
-        await pilot.press("shift+tab", "end", "b", "tab")
+        await pilot.press("tab", "tab")
+        assert field.has_focus, "a name that is only begun is not given"
+        await pilot.press("b", "tab")
         assert field.value == "models/llama-b/" and field.has_focus
         await pilot.press("tab")  # there is nothing in it
-        assert not field.has_focus
+        assert not field.has_focus and pilot.app.query_one("#after").has_focus
+        field.focus()
+        field.value = "models/"
+        await pilot.press("tab")
+        assert pilot.app.offers[-1].count == 3 and field.has_focus
+        await pilot.press("tab")
+        assert not field.has_focus and field.value == "models/"
 
     in_app(scenario)
 
