@@ -120,8 +120,11 @@ class RunDirectory:
         return is_owned(self.path)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator["Hold"]:
-        """Hold the run for this process, and clear away what a killed one left half-written.
+    def lock(self, *, tidy: bool = True) -> Iterator["Hold"]:
+        """Hold the run for this process.
+
+        Args:
+            tidy: clear away what a killed process left half-written.
 
         Raises:
             RunError: another process trains it.
@@ -141,16 +144,20 @@ class RunDirectory:
                     "if that has ended, try again once they are over"
                 )
             hold = Hold(file.fileno())
-            for folder in (self.path, self.path / "checkpoints"):
-                clear_scratch(folder)
+            if tidy:
+                for folder in (self.path, self.path / "checkpoints"):
+                    clear_scratch(folder)
             try:
                 yield hold
             finally:
                 hold.close()
 
     @contextlib.contextmanager
-    def export_lock(self) -> Iterator[None]:
-        """Hold `exports/` for this export, and clear away what a killed one left half-written.
+    def export_lock(self, *, tidy: bool = True) -> Iterator[None]:
+        """Hold `exports/` for this export.
+
+        Args:
+            tidy: clear away what a killed export left half-written.
 
         Raises:
             RunError: another export of this run is being written.
@@ -162,7 +169,8 @@ class RunDirectory:
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RunError(f"{self.exports}: another export of this run is being written; wait for it") from None
-            clear_scratch(self.exports)
+            if tidy:
+                clear_scratch(self.exports)
             yield
         finally:
             os.close(folder)

@@ -156,9 +156,10 @@ def _held(run: RunDirectory) -> Iterator[None]:
         raise RunError(f"{run.path}: is not there any more")
     with contextlib.ExitStack() as locks:
         try:
-            locks.enter_context(run.lock())
+            # Tidying would reach through links to folders that other runs may write in.
+            locks.enter_context(run.lock(tidy=False))
             if run.exports.is_dir():
-                locks.enter_context(run.export_lock())
+                locks.enter_context(run.export_lock(tidy=False))
         except OSError:
             _refuse_live(run)
         yield

@@ -27,7 +27,7 @@ from ..words.run import key_hint
 from ..words.run_figures import LOSS_MEANING, STATES
 from ..words.run_rows import COLUMNS, Order, cells_of, matches, shown_columns
 from .base import EvenfallScreen
-from .panes.run_changes import RunChanges
+from .dialogs.run_changes import RunChanges
 
 PAGE = 50
 READ_ON = 4 * PAGE
@@ -223,6 +223,7 @@ class RunsScreen(EvenfallScreen):
 
     def left(self) -> None:
         super().left()
+        self._ask_failed = False
         self._to_rows()
 
     def _sort(self, order: Order) -> None:

@@ -159,7 +159,7 @@ class Form(Vertical):
     Form _Rows { height: 1fr; scrollbar-size-vertical: 1; }
     Form .form-section { height: 1; color: $accent; }
     Form TextField { max-width: 44; }
-    Form .form-help { height: 3; color: $text-muted; }
+    Form .form-help { height: auto; min-height: 3; max-height: 7; color: $text-muted; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "move(-1)", "Row before", show=False),
@@ -221,7 +221,7 @@ class Form(Vertical):
         what it holds.
         """
         for key, text in values.items():
-            if key in refused:
+            if key in refused and not self._rows[key].row.elsewhere:
                 self._rows[key].set_error(refused[key])
             else:
                 self._rows[key].put(text)

@@ -92,6 +92,11 @@ def size_text(megabytes: float) -> str:
     return f"{megabytes / 1000:.1f} GB" if megabytes >= 999.5 else f"{megabytes:.0f} MB"
 
 
+def freed_text(megabytes: float) -> str:
+    """What is freed; never nothing."""
+    return size_text(megabytes) if megabytes >= 0.5 else "less than 1 MB"
+
+
 def cells_of(row: RunSummary, now: float) -> tuple[str, ...]:
     """A row's texts, in the order of COLUMNS."""
     glyph, word, _ = STATES[row.state]

@@ -135,6 +135,17 @@ def test_what_links_in_a_run_point_to_stays(root: Path, make: Make) -> None:
     assert names(root) == ["elsewhere"] and (elsewhere / "weights").read_text() == "dear"
 
 
+def test_nothing_is_tidied_where_a_link_leads(root: Path, make: Make) -> None:
+    """Another run that keeps its checkpoints there may be writing one."""
+    run = make("run", whole=False)
+    shared = root / "shared"
+    (shared / ".step-5.0123abcd").mkdir(parents=True)
+    for name in ("checkpoints", "exports"):
+        (run.path / name).symlink_to(shared)
+    delete_run(rename_run(run, "renamed"))
+    assert names(root) == ["shared"] and names(shared) == [".step-5.0123abcd"]
+
+
 def test_what_would_go_is_told(make: Make) -> None:
     contents = read_contents(make("run"))
     assert (contents.checkpoints, contents.adapter, contents.exports) == ((5,), True, ("merged",))

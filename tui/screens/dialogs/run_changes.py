@@ -12,9 +12,9 @@ from ....engine.run.directory import NOTE_LIMIT, RunDirectory, RunError
 from ....engine.run.edit import check_name, delete_run, read_contents, rename_run, set_note
 from ....engine.run.summary import RunSummary, summarise
 from ...value_text import counted
-from ...words.run_rows import size_text
+from ...words.run_rows import freed_text
 from ..base import EvenfallScreen
-from ..dialogs.run_edit import DeleteFailedModal, DeleteRunModal, LineModal
+from .run_edit import DeleteFailedModal, DeleteRunModal, LineModal
 
 
 class RunChanges:
@@ -47,7 +47,7 @@ class RunChanges:
     def delete(self, row: RunSummary, runs: Sequence[RunDirectory]) -> None:
         """Ask, and delete. `runs` are all that are known, the newest first."""
         contents = read_contents(row.run)
-        freed = "" if contents.link_to is not None else f", {size_text(row.megabytes)} freed"
+        freed = "" if contents.link_to is not None else f", {freed_text(row.megabytes)} freed"
 
         def answered(delete: bool | None) -> None:
             if delete:

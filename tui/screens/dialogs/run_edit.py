@@ -14,16 +14,12 @@ from ...safe_text import safe_str, safe_text
 from ...value_text import counted
 from ...widgets.field import TextField
 from ...words.run_figures import state_word
-from ...words.run_rows import size_text
+from ...words.run_rows import freed_text
 from ..base import EvenfallModal
 from .common import Choice, ChoiceModal
 
 _LISTED = 8
 """Names that a question lists before it counts the rest."""
-
-
-def _freed(megabytes: float) -> str:
-    return f"Frees {size_text(megabytes)}" if megabytes >= 1 else "Frees less than 1 MB"
 
 
 def _what_goes(row: RunSummary, contents: RunContents) -> Content:
@@ -45,7 +41,7 @@ def _what_goes(row: RunSummary, contents: RunContents) -> Content:
     if contents.exports:
         parts.append(f"exports: {safe_str(', '.join(contents.exports), 120)}")
     parts.append("its record")
-    lines.append(Content(f"{_freed(row.megabytes)}: {', '.join(parts)}."))
+    lines.append(Content(f"Frees {freed_text(row.megabytes)}: {', '.join(parts)}."))
     if contents.links:
         text = f"Links in it go, what they point to stays: {safe_str(', '.join(contents.links), 120)}"
         lines.append(Content.styled(text, "$warning"))
@@ -74,7 +70,7 @@ class DeleteFailedModal(ChoiceModal):
         if len(rows) > _LISTED:
             names.append(Content.styled(f"and {len(rows) - _LISTED:,} more", "$text-muted"))
         what = "They ended before their first step and saved nothing."
-        text = Content("\n").join([*names, Content(f"{what} {_freed(sum(row.megabytes for row in rows))}.")])
+        text = Content("\n").join([*names, Content(f"{what} Frees {freed_text(sum(row.megabytes for row in rows))}.")])
         title = f"Delete {counted(len(rows), 'failed start')}?"
         super().__init__(Content(title), text, _answers("Delete all"))
 
