@@ -18,11 +18,11 @@ from evenfall.engine.run.progress import RunProgress
 from evenfall.engine.run.summary import summarise
 from evenfall.tui.commands import runs as runs_command
 from evenfall.tui.commands import watch as watch_command
-from evenfall.tui.screens.runs import COLUMNS, RunsScreen
 from evenfall.tui.state.history import History
 from evenfall.tui.state.sources import FollowedRun
 from evenfall.tui.words import export, run, run_plots
 from evenfall.tui.words.run_figures import STATES, loss_words, state_word
+from evenfall.tui.words.run_rows import COLUMNS, cells_of
 
 STARTED = ev.RunStarted(run="r", pid=1, device="CPU", versions={})
 COLORS = run_plots.Palette(
@@ -157,7 +157,7 @@ def test_the_lists_say_the_same_of_a_run(run_directory, script, capsys, name, ol
     with on_disk(run_directory, case):
         assert listed(capsys) == [run_directory.name, word, case.steps, *figures]
         row = summarise(run_directory)
-        cells = dict(zip(COLUMNS, RunsScreen._cells_of(row, 0.0), strict=True))
+        cells = dict(zip(COLUMNS, cells_of(row, 0.0), strict=True))
         assert (cells["state"], row.live) == (f"{glyph} {word}", case.live)
         assert [cells["loss"], cells["eval"], cells["trained"]] == figures
         assert cells["steps"] == ("-" if case.state == "new" else case.steps)
