@@ -299,7 +299,7 @@ VERBS: tuple[Verb, ...] = (
         id="stop_reading",
         key="escape",
         title="Cancel",
-        tooltip="Stop reading; else leave a field",
+        tooltip="Leave a field; else stop reading",
         screen="data",
         footer=False,
     ),

@@ -30,6 +30,8 @@ from textual.message_pump import MessagePump
 PATIENCE_SECONDS = 2.0
 TURNS = 40
 """Turns of the event loop that are looked at one by one; what takes more is looked at each millisecond."""
+MOST_LETTERS = 16
+"""Letters in a row that a field gets without a look between them: none of them moves the focus."""
 ORDERED = (events.InputEvent, events.Paste, events.AppFocus, events.AppBlur)
 
 
@@ -64,7 +66,11 @@ class TypedKeys:
         try:
             await self._rest()
             while self._waiting:
+                together = MOST_LETTERS if self._next_is_a_letter() else 1
                 self._app.call_later(self._obey, self._waiting.popleft())
+                while together > 1 and self._next_is_a_letter():
+                    self._app.call_later(self._obey, self._waiting.popleft())
+                    together -= 1
                 await self._rest()
         finally:
             self._task = None
@@ -83,6 +89,8 @@ class TypedKeys:
         self._last_busy = next((pump for pump in (self._app, *self._app._registry) if _busy(pump)), None)
         if self._last_busy is not None:
             return False
+        if not self._app.screen_stack:  # it is leaving
+            return True
         return self._next_is_a_letter() or not _unpainted(self._app)
 
     def _next_is_a_letter(self) -> bool:
@@ -106,8 +114,6 @@ def _busy(pump: MessagePump) -> bool:
 
 def _unpainted(app: App[Any]) -> bool:
     """Whether something waits for the next paint: callbacks, a layout, a scroll."""
-    if not app.screen_stack:
-        return False
     screen = app.screen
     painting = bool(screen._callbacks or screen._layout_required or screen._scroll_required)
     return painting or not app.animator._complete_event.is_set()

@@ -18,7 +18,9 @@ from pathlib import Path
 from rich.cells import get_character_cell_size
 
 SEQUENCE = re.compile(
-    r"\x1b\[(?P<private>[?<>=]?)(?P<numbers>[\d;:]*)[ -/]*(?P<final>[@-~])|\x1b[\]P][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -Z^-~]"
+    r"\x1b\[(?P<private>[?<>=]?)(?P<numbers>[\d;:]*)[ -/]*(?P<final>[@-~])"
+    r"|\x1b[\]P][^\x07\x1b]*(?:\x07|\x1b\\)"
+    r"|\x1b[ -Z^-~]"
 )
 
 

@@ -402,9 +402,10 @@ class DataScreen(EvenfallScreen):
         self._read()
 
     def action_stop_reading(self) -> None:
-        if self._job is not None:
+        typing = isinstance(self.focused, TextField)  # leaving a field does not depend on how far the reading is
+        if self._job is not None and not typing:
             self._job.cancel()
-        elif self._pane.working:
+        elif self._pane.working and not typing:
             self._pane.cancel()
         else:
             self._pane.close_question()

@@ -10,7 +10,7 @@ from typing import Literal
 
 from textual.content import Content
 from textual.timer import Timer
-from textual.widgets import Static
+from textual.widget import Widget
 
 Severity = Literal["information", "warning", "error"]
 
@@ -29,7 +29,7 @@ MARKS: dict[Severity, tuple[str, str]] = {
 }  # fmt: skip
 
 
-class NoticeLine(Static):
+class NoticeLine(Widget):
     """Shows notices until each is over."""
 
     DEFAULT_CSS = """
@@ -40,9 +40,13 @@ class NoticeLine(Static):
     """
 
     def __init__(self) -> None:
-        super().__init__("", markup=False)
+        super().__init__()
+        self._text = Content("")
         self._notices: list[Notice] = []
         self._timer: Timer | None = None
+
+    def render(self) -> Content:
+        return self._text
 
     def set_data(self, notices: Sequence[Notice]) -> None:
         """Show these, the newest first."""
@@ -50,7 +54,8 @@ class NoticeLine(Static):
             return
         self._notices = list(notices)
         lines = [Content.styled(*MARKS[one.severity]) + Content(one.text) for one in self._notices]
-        self.update(Content("\n").join(lines))
+        self._text = Content("\n").join(lines)
+        self.refresh(layout=True)
         self.set_class(bool(lines), "-said")
         if self._timer is not None:
             self._timer.stop()

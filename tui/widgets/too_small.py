@@ -2,7 +2,7 @@
 
 from textual.content import Content
 from textual.geometry import Size
-from textual.widgets import Static
+from textual.widget import Widget
 
 LEAST = Size(80, 24)
 
@@ -12,7 +12,7 @@ def is_too_small(size: Size) -> bool:
     return size.width < LEAST.width or size.height < LEAST.height
 
 
-class TooSmall(Static):
+class TooSmall(Widget):
     """Says what is needed and which keys work until then."""
 
     DEFAULT_CSS = """
@@ -22,14 +22,21 @@ class TooSmall(Static):
     """
 
     def __init__(self) -> None:
-        super().__init__(id="too-small", markup=False)
+        super().__init__(id="too-small")
+        self._text = Content("")
+
+    def render(self) -> Content:
+        return self._text
 
     def set_data(self, size: Size, *, busy: bool, stressed: bool = False) -> None:
         """The window's size; whether a run is going; whether somebody pressed a key that would do something."""
-        quitting = "q asks what becomes of it once the window is larger" if busy else "q quits"
-        keys = Content.styled(f"{quitting}; other keys do nothing here.", "bold" if stressed else "")
-        going = "The run goes on. " if busy else ""
-        self.update(
-            Content(f"Evenfall needs 80x24, this window has {size.width}x{size.height}.\n\n{going}Enlarge the window: ")
-            + keys
+        way = "Enlarge the window: q then asks what becomes of it."
+        if not busy:
+            way = "Enlarge the window, or press q to quit."
+        self._text = (
+            Content(f"Evenfall needs 80x24, this window has {size.width}x{size.height}.\n\n")
+            + Content("The run goes on.\n" if busy else "")
+            + Content.styled(way + "\n", "bold" if stressed else "")
+            + Content("No other key does anything here.")
         )
+        self.refresh()
