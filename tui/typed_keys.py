@@ -9,7 +9,8 @@ app has come to rest.
 At rest means: no message waits anywhere in the app, no handler is at work, nothing waits for the next paint, and the
 layout stands. A letter for a field does not look at the layout, so it does not wait for that. Work in threads is not
 waited for: it is nothing that a slow typist would have waited for either. A handler that takes longer than
-`PATIENCE_SECONDS` is not waited for any longer, so that keys always get through, `q` among them.
+`PATIENCE_SECONDS` is not waited for any longer, so that keys always get through, `q` among them. The first key waits
+too, for a moment: a dialog may just be opening by itself.
 
 Nothing runs here while no key is on its way. Textual has no word for any of this: `_busy` and `_unpainted` are the two
 places that look into it, and a test holds them against real pumps.
@@ -28,6 +29,7 @@ from textual.message import Message
 from textual.message_pump import MessagePump
 
 PATIENCE_SECONDS = 2.0
+MOMENT_SECONDS = 0.25
 TURNS = 40
 """Turns of the event loop that are looked at one by one; what takes more is looked at each millisecond."""
 MOST_LETTERS = 16
@@ -53,10 +55,14 @@ class TypedKeys:
     async def take(self, event: events.Event) -> None:
         """Obey an event now, or once those before it have had their effect."""
         moved = isinstance(event, events.MouseMove)
-        if self._task is None:
-            if not moved:
-                self._task = asyncio.create_task(self._let_go(), name="typed keys")
+        if self._task is None and moved:
             await self._obey(event)
+        elif self._task is None:
+            if self._others_at_rest():
+                await self._obey(event)
+            else:
+                self._waiting.append(event)
+            self._task = asyncio.create_task(self._let_go(), name="typed keys")
         elif moved and self._waiting and isinstance(self._waiting[-1], events.MouseMove):
             self._waiting[-1] = event
         else:
@@ -64,7 +70,8 @@ class TypedKeys:
 
     async def _let_go(self) -> None:
         try:
-            await self._rest()
+            # What began without a key, such as a dialog that opens by itself, is waited for less long.
+            await self._rest(MOMENT_SECONDS if self._waiting else PATIENCE_SECONDS)
             while self._waiting:
                 together = MOST_LETTERS if self._next_is_a_letter() else 1
                 self._app.call_later(self._obey, self._waiting.popleft())
@@ -75,13 +82,19 @@ class TypedKeys:
         finally:
             self._task = None
 
-    async def _rest(self) -> None:
+    async def _rest(self, seconds: float | None = None) -> None:
         """Wait until the app has come to rest, but not for ever."""
-        end, turns = time.monotonic() + PATIENCE_SECONDS, 0
+        end, turns = time.monotonic() + (PATIENCE_SECONDS if seconds is None else seconds), 0
         with contextlib.suppress(AttributeError):  # another Textual, inside: no key may be lost over that
             while not self._at_rest() and time.monotonic() < end:
                 turns += 1
                 await asyncio.sleep(0 if turns < TURNS else 0.001)
+
+    def _others_at_rest(self) -> bool:
+        """Whether nothing but the app itself, which is handing over an event, is at work."""
+        with contextlib.suppress(AttributeError):
+            return not any(map(_busy, self._app._registry))
+        return True
 
     def _at_rest(self) -> bool:
         if self._last_busy is not None and _busy(self._last_busy):

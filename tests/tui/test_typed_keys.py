@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from types import SimpleNamespace
 
 import pytest
 from textual import events
@@ -13,6 +14,7 @@ from evenfall.engine.run import commands as cmd
 from evenfall.engine.run import events as ev
 from evenfall.tui import typed_keys
 from evenfall.tui.app import EvenfallApp
+from evenfall.tui.screens.dialogs.columns import ColumnsModal
 from evenfall.tui.screens.dialogs.common import LearningRateModal, QuitModal, StopModal
 from evenfall.tui.screens.dialogs.help import HelpModal
 from evenfall.tui.widgets.field import TextField
@@ -39,7 +41,7 @@ def send(app, *things):
 
 async def handled(app):
     """Wait until every key has had its effect."""
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
     while app._keys._task is not None:
         await asyncio.sleep(0.005)
 
@@ -328,10 +330,11 @@ def test_the_screen_under_a_dialog_goes_on(drive, train_app, session, script):
         await pilot.pause()
         assert isinstance(train_app.screen, HelpModal)
         session.tell(*(script.step(n) for n in range(21, 31)))
-        train_app.poll()
-        await pilot.pause()
-        behind = "\n".join(strip.text for strip in other._compositor.render_strips())
-        assert "step 30/3100" in behind
+
+        def behind():
+            return "\n".join(strip.text for strip in other._compositor.render_strips())
+
+        await until(pilot, lambda: "step 30/3100" in behind(), 10)
         running = [timer for timer in other._own_timers if timer._active.is_set()]
         assert running == other._own_timers
         model = train_app._screen_stacks["model"][0]
@@ -409,3 +412,46 @@ def test_arrows_go_between_the_controls_of_export(drive, tmp_path, script):
         assert seen == ["form-merged", "export-kept", "form-merged", "form-adapter", "export-kept"]
 
     drive(app, scenario)
+
+
+def test_arrows_go_through_the_columns_dialog(drive, app):
+    ways = [SimpleNamespace(format=name, reason="x", columns={}, overrides=[]) for name in ("alpaca", "text")]
+    question = SimpleNamespace(
+        columns=["a", "b"], speakers=["bot"], candidates=ways, format="alpaca", row=SimpleNamespace(content=b"{}")
+    )
+
+    async def scenario(pilot):
+        app.push_screen(ColumnsModal(question))
+        await handled(app)
+        await pilot.pause()
+        rows = app.screen.query_one(OptionList)
+        assert rows.has_focus
+        send(app, "down")
+        await handled(app)
+        assert rows.has_focus and rows.highlighted == 1
+        send(app, "down")
+        await handled(app)
+        assert app.focused.id == "columns-format"
+        send(app, "down", "right", "up")
+        await handled(app)
+        assert app.focused.id == "columns-format"
+        send(app, "up")
+        await handled(app)
+        assert rows.has_focus and rows.highlighted == 1
+        send(app, "home", "up")
+        await handled(app)
+        assert app.focused.id == "columns-role-0"
+
+    drive(app, scenario)
+
+
+def test_arrows_and_digits_work_at_once_in_the_way_out_of_memory(drive, train_app, session, script):
+    async def scenario(pilot):
+        await script.begin(pilot, session, *script.training(20))
+        session.tell(script.OOM, ev.StateChanged("out-of-memory"))
+        train_app.poll()
+        send(train_app, "down", "down", "enter")
+        await handled(train_app)
+        assert session.commands == [cmd.ApplyRecovery("shorter")]
+
+    drive(train_app, scenario)
