@@ -1,5 +1,6 @@
 """The real app in a pseudo-terminal, and what that terminal shows."""
 
+import codecs
 import contextlib
 import fcntl
 import os
@@ -22,6 +23,10 @@ SEQUENCE = re.compile(
     r"|\x1b[\]P][^\x07\x1b]*(?:\x07|\x1b\\)"
     r"|\x1b[ -Z^-~]"
 )
+
+
+PROGRAM = ("-m", "evenfall.tui.commands.main")
+"""What Python runs: `evenfall`."""
 
 
 class ShownText:
@@ -81,7 +86,7 @@ class ShownText:
 class PtyApp:
     """`evenfall` with its screens, in a folder of its own."""
 
-    def __init__(self, folder: Path, size: tuple[int, int] = (100, 30), options: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, size: tuple[int, int] = (100, 30), program: Sequence[str] = PROGRAM) -> None:
         self.folder = folder
         self.master, slave = pty.openpty()
         self._size(size)
@@ -89,7 +94,7 @@ class PtyApp:
             "TERM": "xterm-256color", "XDG_STATE_HOME": str(folder / "state"), "TTY": os.ttyname(slave),
             "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TEXTUAL_DISABLE_KITTY_KEY": "1",
         }  # fmt: skip
-        command = [sys.executable, "-m", "evenfall.tui.commands.main", *options]
+        command = [sys.executable, *program]
         self.process = subprocess.Popen(
             ["sh", "-c", 'exec "$@" <"$TTY" >"$TTY" 2>&1', "sh", *command],
             cwd=folder, env=environment, stdin=subprocess.DEVNULL, start_new_session=True,
@@ -111,6 +116,7 @@ class PtyApp:
 
     def _read(self, slave: int) -> None:
         os.set_blocking(self.master, False)
+        decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
         while not self._end.is_set():
             try:
                 data = os.read(self.master, 65536)
@@ -120,7 +126,7 @@ class PtyApp:
             except OSError:
                 break
             with self._lock:
-                self._shown.feed(data.decode(errors="replace"))
+                self._shown.feed(decode(data))
                 self.last_output = time.monotonic()
         os.close(slave)
 

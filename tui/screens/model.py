@@ -138,6 +138,9 @@ class ModelScreen(EvenfallScreen):
             if all(word in f"{entry.name} {entry.name_or_path}".casefold() for word in words)
         ]  # fmt: skip
         self.query_one("#models", PickList).set_rows(rows, highlight=cursor)
+        if not rows:  # no row is under the cursor to be described
+            self._detail = ""
+            self.query_one("#model-detail", Static).update("")
 
     @on(PickList.Highlighted)
     def _other_row(self) -> None:
