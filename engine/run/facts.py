@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..config.run_config import ConfigError
 from .directory import RunDirectory
+from .find import list_runs
 from .progress import ShownState
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -42,6 +43,12 @@ def saved_key(run: RunDirectory) -> int | None:
     with contextlib.suppress(OSError):
         return (run.adapter / "adapter_model.safetensors").stat().st_mtime_ns
     return next(reversed(run.checkpoints()), None)
+
+
+def newest_usable(root: Path) -> RunDirectory | None:
+    """The run that Export and Chat can work on, of several the one that was active last; none saved: just the last."""
+    runs = list_runs(root)
+    return next((run for run in runs if saved_key(run) is not None), next(iter(runs), None))
 
 
 def read_facts(run: RunDirectory) -> RunFacts:

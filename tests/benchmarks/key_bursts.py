@@ -45,10 +45,12 @@ LEFT_OUT = ("quit", "detach")
 """Verbs that end the app; `q` is the last key of some bursts."""
 PROGRAM = (
     "-c",
-    "from evenfall.tui.state.desk import Desk\n"
-    "from evenfall.tui.commands.main import main\n"
-    "Desk.start_run = lambda desk: desk._host.tell('it would train')\n"
-    "raise SystemExit(main())",
+    (
+        "from evenfall.tui.state.desk import Desk\n"
+        "from evenfall.tui.commands.main import main\n"
+        "Desk.start_run = lambda desk: desk._host.tell('it would train')\n"
+        "raise SystemExit(main())"
+    ),
 )
 """The app; only that `r` says that it would train, as two runs are never alike."""
 PATIENCE = 15.0

@@ -18,6 +18,7 @@ BURSTS = 8
 @pytest.fixture(scope="module")
 def bursts():
     spec = importlib.util.spec_from_file_location("key_bursts", SCRIPT)
+    assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

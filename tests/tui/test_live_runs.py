@@ -31,9 +31,14 @@ def elsewhere(tmp_path, script):
 
 
 @pytest.fixture
-def app(tmp_path, monkeypatch, script):
+def made():
+    """Sessions that the app has begun."""
+    return []
+
+
+@pytest.fixture
+def app(tmp_path, monkeypatch, script, made):
     """An app in a folder of its own, whose runs are sessions without an engine."""
-    made = []
 
     def make(run, *, resume=False, attended=False):
         made.append(script.FakeSession(run))
@@ -41,12 +46,10 @@ def app(tmp_path, monkeypatch, script):
 
     monkeypatch.setattr(session_module, "Session", make)
     draft = parse_config({"train": {"device": "cpu"}, "output_dir": str(tmp_path / "runs")})
-    app = EvenfallApp(draft, root=tmp_path / "runs")
-    app.made = made
-    return app
+    return EvenfallApp(draft, root=tmp_path / "runs")
 
 
-def test_the_first_screen_says_what_is_live_and_opens_it(drive, see, same_as_snapshot, app, elsewhere):
+def test_the_first_screen_says_what_is_live_and_opens_it(drive, see, same_as_snapshot, app, made, elsewhere):
     async def scenario(pilot):
         await until(
             pilot, lambda: "live       ● 0412-llama8b  training 30/3100 · 61.2 of 80 GB  w opens it" in see(app)
@@ -62,42 +65,42 @@ def test_the_first_screen_says_what_is_live_and_opens_it(drive, see, same_as_sna
     drive(app, scenario)
 
 
-def test_a_run_on_the_same_device_is_asked_about(drive, see, same_as_snapshot, app, elsewhere):
+def test_a_run_on_the_same_device_is_asked_about(drive, see, same_as_snapshot, app, made, elsewhere):
     async def scenario(pilot):
         await pilot.press("3", "r")
         await until(pilot, lambda: app.poll() or isinstance(app.screen, BesideModal))
         same_as_snapshot(app, "beside", hide="0412-llama8b (process")
         await pilot.press("c")
-        assert not app.made and app.desk.source is None
+        assert not made and app.desk.source is None
         await pilot.press("r")
         await until(pilot, lambda: app.poll() or isinstance(app.screen, BesideModal))
         await pilot.press("b")
-        await until(pilot, lambda: app.made)
+        await until(pilot, lambda: made)
         assert app.desk.busy
 
     drive(app, scenario)
 
 
-def test_the_question_can_open_the_other_run(drive, see, app, elsewhere):
+def test_the_question_can_open_the_other_run(drive, see, app, made, elsewhere):
     async def scenario(pilot):
         await pilot.press("3", "r")
         await until(pilot, lambda: app.poll() or isinstance(app.screen, BesideModal))
         await pilot.press("enter")
         await until(pilot, lambda: app.poll() or "step 30/3100" in see(app))
-        assert not app.made
+        assert not made
 
     drive(app, scenario)
 
 
-def test_the_question_closes_once_the_other_run_has_ended(drive, see, app, elsewhere):
+def test_the_question_closes_once_the_other_run_has_ended(drive, see, app, made, elsewhere):
     async def scenario(pilot):
         await pilot.press("3", "r")
         await until(pilot, lambda: app.poll() or isinstance(app.screen, BesideModal))
         elsewhere.end()
         await until(pilot, lambda: not isinstance(app.screen, BesideModal))
-        assert "the other run has ended meanwhile" in see(app) and not app.made
+        assert "the other run has ended meanwhile" in see(app) and not made
         await pilot.press("r")
-        await until(pilot, lambda: app.made)
+        await until(pilot, lambda: made)
 
     drive(app, scenario)
 
@@ -123,10 +126,11 @@ def test_runs_shows_live_ones_of_other_folders_and_leads_to_those(drive, see, ap
     drive(app, scenario)
 
 
-def test_a_run_on_another_machine_says_so(drive, see, app, elsewhere):
+def test_a_run_on_another_machine_says_so(drive, see, app, made, elsewhere):
     from evenfall.engine.run import owner as owner_module
 
     owner = owner_module.read_owner(elsewhere.run.path)
+    assert owner
     elsewhere.end()
     with open(elsewhere.run.path / "run.lock", "rb+") as lock:
         owner_module.write_owner(lock.fileno(), replace(owner, host="box-2", place="other/pid:[1]", socket="/no.sock"))

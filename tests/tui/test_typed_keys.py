@@ -3,6 +3,7 @@
 import asyncio
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from textual import events
@@ -403,12 +404,12 @@ def test_arrows_go_between_the_controls_of_export(drive, tmp_path, script):
 
     async def scenario(pilot):
         await until(pilot, lambda: app.focused is not None, 20)
-        assert app.focused.id == "form-adapter"
+        assert app.focused and app.focused.id == "form-adapter"
         seen = []
         for name in ("down", "down", "up", "up", "up"):
             send(app, name)
             await handled(app)
-            seen.append(app.focused.id)
+            seen.append(app.focused and app.focused.id)
         assert seen == ["form-merged", "export-kept", "form-merged", "form-adapter", "export-kept"]
 
     drive(app, scenario)
@@ -416,7 +417,7 @@ def test_arrows_go_between_the_controls_of_export(drive, tmp_path, script):
 
 def test_arrows_go_through_the_columns_dialog(drive, app):
     ways = [SimpleNamespace(format=name, reason="x", columns={}, overrides=[]) for name in ("alpaca", "text")]
-    question = SimpleNamespace(
+    question: Any = SimpleNamespace(
         columns=["a", "b"], speakers=["bot"], candidates=ways, format="alpaca", row=SimpleNamespace(content=b"{}")
     )
 

@@ -326,6 +326,13 @@ class Desk:
         self._host.show("train")
         self.poll()
 
+    def leave_useless_run(self, ended: "RunSource") -> None:
+        """Export and Chat go back to a run that works, where the one that ended has saved nothing."""
+        from ...engine.run.facts import newest_usable, saved_key
+
+        if self.chosen_run and self.chosen_run.path == ended.run.path and saved_key(ended.run) is None:
+            self.chosen_run = newest_usable(self.root) or ended.run
+
     def stop_session(self) -> None:
         """Save the run of this process, if there is one, and stop it. May be called from a signal handler."""
         if self.live:
