@@ -199,7 +199,7 @@ def test_detaching_gives_the_shell_back_at_once_with_a_clean_screen(open_termina
     end = bytes(terminal.output)
     for sequence in RESTORED:
         assert end.rfind(sequence) > end.rfind(b"\x1b[?1049h"), sequence
-    wait(terminal, "the word where it goes on", lambda: b"evenfall watch run" in terminal.output)
+    wait(terminal, "the word where it goes on", lambda: b"`evenfall` opens it again" in terminal.output)
     written = len(terminal.output)
     assert terminal.pid() != terminal.process.pid
     terminal.hang_up()  # the shell's end is no end for the run either

@@ -384,13 +384,15 @@ def test_arrows_go_through_the_rows_of_the_settings(drive, app):
 
         send(app, "a")
         await handled(app)
-        assert row() == 0
+        send(app, "down")  # from the field that narrows the rows
+        await handled(app)
+        first = row()
         send(app, *["down"] * 7, "up")
         await handled(app)
-        assert row() == 6
+        assert row() == first + 6
         send(app, "pagedown", "pageup", "pageup")
         await handled(app)
-        assert row() == 0
+        assert row() == first
 
     drive(app, scenario)
 

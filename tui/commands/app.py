@@ -31,6 +31,8 @@ def show_screens(**options: Any) -> int:
     # pydantic plugins in every installed package, takes a tenth of the time to that paint.
     gc.disable()
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
+    for name in ("COLUMNS", "LINES"):  # where they are exported they stand, and a terminal's new size is not asked for
+        os.environ.pop(name, None)
     from ..terminal import run_detachable
 
     def body(release: Callable[[], None]) -> int:

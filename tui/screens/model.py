@@ -82,8 +82,15 @@ class ModelScreen(EvenfallScreen):
         output_dir = self.desk.root
         self._machine = Job(lambda job: read_machine(output_dir), "machine")
         self.poll_every(0.25, self._poll_machine)
-        self.poll_every(LOOK_SECONDS, self.query_one(LiveRuns).look)
-        self.call_after_refresh(self.query_one(LiveRuns).look)
+        self.poll_every(LOOK_SECONDS, self._look_for_live_runs)
+
+    def catch_up(self) -> None:
+        super().catch_up()
+        self._look_for_live_runs()
+
+    def _look_for_live_runs(self) -> None:
+        if self.evenfall.painted:
+            self.query_one(LiveRuns).look()
 
     # What is shown
 

@@ -100,7 +100,7 @@ def test_gpu_is_named_with_its_memory(app, drive, see, monkeypatch):
         await until(pilot, machine_known(pilot))
         assert "NVIDIA H200, 149 of 151 GB free" in see(app)
         assert "no GPU" not in see(app)
-        assert "evenfall watch" in see(app)  # not in tmux: say what happens to the run
+        assert "evenfall opens it again" in see(app)  # not in tmux: say what happens to the run
 
     drive(app, scenario)
 
@@ -255,7 +255,7 @@ def test_a_folder_that_is_typed_after_a_preset_was_taken_is_what_trains(app, dri
 
     async def scenario(pilot):
         await pilot.press("down", "down", "enter")
-        app.clear_notifications()
+        app.notices.clear()
         await pilot.press("slash", *"./mine", "enter")
         await pilot.pause()
         assert see(app).count("model.name_or_path") == 1  # in the notice of what was set
@@ -363,7 +363,7 @@ def test_no_run_starts_while_a_field_holds_what_was_refused(app, drive, see, mon
         assert "learning_rate holds a value that does not fit" in see(app)
         assert "train.learning_rate: got 20, takes number from 0 to 10" in see(app)
         assert app.screen.why_not("run_draft")
-        app.clear_notifications()
+        app.notices.clear()
         await pilot.press("r")
         assert see(app).count("train.learning_rate: got 20") == 2  # and in the notice
         assert not app.desk.start_run()

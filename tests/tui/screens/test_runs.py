@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from runs_table import FINISHED, look, shown
 from textual.widgets import DataTable
+from waiting import until
 
 from evenfall.engine.run import commands as cmd
 from evenfall.engine.run import events as ev
@@ -48,7 +49,7 @@ def test_without_runs_it_says_how_to_get_one(drive, see, tmp_path, script, size)
     drive(app, scenario, size)
 
 
-def test_enter_opens_a_run_read_only(drive, see, tmp_path, four_runs, script):
+def test_enter_opens_a_run_of_another_process(drive, see, tmp_path, four_runs, script):
     app = EvenfallApp(root=tmp_path / "runs", first="runs")
 
     async def scenario(pilot):
@@ -60,7 +61,8 @@ def test_enter_opens_a_run_read_only(drive, see, tmp_path, four_runs, script):
                 break
         assert app.current_mode == "train"
         assert isinstance(app.desk.source, FollowedRun) and app.desk.chosen_run == four_runs["0412-live"]
-        assert "step 1243/3100" in see(app) and "read-only" in see(app)
+        await until(pilot, lambda: app.poll() or "has opened no socket" in see(app))
+        assert "step 1243/3100" in see(app)
 
     drive(app, scenario)
 

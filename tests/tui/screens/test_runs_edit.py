@@ -144,7 +144,7 @@ def test_a_live_run_is_neither_deleted_nor_renamed_and_says_why(app, drive, see,
         await look(pilot, script.settle)
         await pilot.press(key)
         await script.settle(pilot)
-        assert "this run is going: stop it where it was started" in see(app)
+        assert "this run is going: enter opens it, then x stops it" in see(app)
         assert shown(app) and four_runs["0412-live"].config_file.exists()
 
     drive(app, scenario)
@@ -161,7 +161,7 @@ def test_a_run_that_another_process_took_up_meanwhile_stays(app, drive, see, fou
         with holder(run):
             await pilot.press("d")
             await changed(pilot)
-            assert "is being trained by process" in see(app) and "0411-dropped" in names(app)
+            assert "is being trained by" in see(app) and "0411-dropped" in names(app)
         assert run.config().name is None and run.checkpoints() == [600]
 
     drive(app, scenario)

@@ -57,7 +57,7 @@ async def edit(pilot, key, text):
 
 def told(app):
     """The last notice."""
-    return list(app._notifications)[-1].message
+    return app.notices.current()[0].text
 
 
 def help_of(app):
@@ -294,7 +294,7 @@ def test_taking_is_undone_step_by_step_and_says_what_came_back(app, drive, see):
         await pilot.press("enter")
         await pilot.pause()
         assert app.desk.draft not in (first, second) and "u Undo" in see(app)
-        app.clear_notifications()
+        app.notices.clear()
         await pilot.press("u")
         await pilot.pause()
         assert app.desk.draft == second
@@ -314,7 +314,7 @@ def test_what_was_set_by_hand_since_stays_when_a_recipe_is_undone(app, drive, se
         await pilot.press("enter")
         await pilot.pause()
         app.desk.update_draft(["data.eval_fraction=0.3", "train.seed=5"])
-        app.clear_notifications()
+        app.notices.clear()
         await pilot.press("u")
         await pilot.pause()
         draft = app.desk.draft
