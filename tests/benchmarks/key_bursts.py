@@ -43,15 +43,13 @@ VOLATILE = (
 )
 LEFT_OUT = ("quit", "detach")
 """Verbs that end the app; `q` is the last key of some bursts."""
-PROGRAM = (
-    "-c",
-    (
-        "from evenfall.tui.state.desk import Desk\n"
-        "from evenfall.tui.commands.main import main\n"
-        "Desk.start_run = lambda desk: desk._host.tell('it would train')\n"
-        "raise SystemExit(main())"
-    ),
-)
+SCRIPT = """
+from evenfall.tui.commands.main import main
+from evenfall.tui.state.desk import Desk
+Desk.start_run = lambda desk: desk._host.tell("it would train")
+raise SystemExit(main())
+"""
+PROGRAM = ("-c", SCRIPT)
 """The app; only that `r` says that it would train, as two runs are never alike."""
 PATIENCE = 15.0
 
