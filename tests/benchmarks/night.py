@@ -157,44 +157,48 @@ def at_step(run: RunDirectory, step: int) -> bool:
     return run.config_file.is_file() and run.progress().step >= step
 
 
-def one_night(folder: Path, number: int, steps: int, chance: random.Random) -> dict[str, object]:
-    """A night in `folder`; what came of it.
+class Night:
+    """A night in `folder`. Its parts raise NightError where the run was lost, stranded or changed."""
 
-    Raises:
-        NightError: the run was lost, stranded or changed.
-    """
-    how = ENDS[number % len(ENDS)]
-    row: dict[str, object] = {"night": number + 1, "terminal ended by": how}
-    name = f"night-{number + 1}"
-    run = RunDirectory(folder / "runs" / name)
-    watching = [*EVENFALL, "watch", name]
-    kind = Pty if how == "terminal stalled, then gone" else Tmux
-    begun = time.monotonic()
-    terminals: list[Tmux | Pty] = []
+    def __init__(self, folder: Path, number: int, steps: int, chance: random.Random) -> None:
+        self._folder, self._number, self._steps, self._chance = folder, number, steps, chance
+        self._name = f"night-{number + 1}"
+        self._run = RunDirectory(folder / "runs" / self._name)
+        self._terminals: list[Tmux | Pty] = []
+        self._how = ENDS[number % len(ENDS)]
+        self.row: dict[str, object] = {"night": number + 1, "terminal ended by": self._how}
 
-    def open_terminal(kind: type[Tmux] | type[Pty], words: list[str], size: tuple[int, int] = (120, 36)) -> Tmux | Pty:
-        terminals.append(kind(folder, words, size))
-        return terminals[-1]
+    def _open(self, kind: type[Tmux] | type[Pty], *words: str, size: tuple[int, int] = (120, 36)) -> Tmux | Pty:
+        self._terminals.append(kind(self._folder, [*EVENFALL, *words], size))
+        return self._terminals[-1]
 
-    try:
-        first = open_terminal(
-            kind, [*EVENFALL, "train", "run.yaml", f"name={name}"], chance.choice([(120, 36), (80, 24)])
-        )
-        until("the run begins", lambda: run.is_live())
-        if number % 4 == 3:
-            time.sleep(chance.uniform(0, 4))  # while it loads
+    def clear(self) -> None:
+        for terminal in self._terminals:
+            terminal.clear()
+
+    def begin(self) -> None:
+        """A terminal that goes at a random moment; the run stays."""
+        kind = Pty if self._how == "terminal stalled, then gone" else Tmux
+        size = self._chance.choice([(120, 36), (80, 24)])
+        first = self._open(kind, "train", "run.yaml", f"name={self._name}", size=size)
+        until("the run begins", self._run.is_live)
+        if self._number % 4 == 3:
+            time.sleep(self._chance.uniform(0, 4))  # while it loads
         else:
-            step = chance.randrange(1, steps // 3)
-            until("steps", lambda: at_step(run, step))
-            time.sleep(chance.uniform(0, 0.5))
-        row["at step"] = run.progress().step
-        first.end(how, chance)
+            step = self._chance.randrange(1, self._steps // 3)
+            until("steps", lambda: at_step(self._run, step))
+            time.sleep(self._chance.uniform(0, 0.5))
+        self.row["at step"] = self._run.progress().step
+        first.end(self._how, self._chance)
         time.sleep(1.0)
-        if not run.is_live():
+        if not self._run.is_live():
             raise NightError("the run ended with its terminal")
 
-        one = open_terminal(Tmux, watching, (80, 24))
-        two = open_terminal(Pty, watching)
+    def steer(self) -> None:
+        """Two viewers, then a third: pause, change the rate, lose a viewer, go on, stop."""
+        run = self._run
+        one = self._open(Tmux, "watch", self._name, size=(80, 24))
+        two = self._open(Pty, "watch", self._name)
         until("steps", lambda: at_step(run, 1))
         for terminal in (one, two):
             until("a viewer shows it", lambda terminal=terminal: "TRAINING" in terminal.text())
@@ -205,44 +209,42 @@ def one_night(folder: Path, number: int, steps: int, chance: random.Random) -> d
         until("the question of the rate", lambda: "Learning rate" in one.text())
         one.press("C-u", *f"{RATE:g}", "Enter")
         until("the rate is changed", lambda: run.progress().rate_changes)
-        row["rate changed at"] = run.progress().rate_changes[0].step
-        one.end("tmux server killed", chance)
+        self.row["rate changed at"] = run.progress().rate_changes[0].step
+        one.end("tmux server killed", self._chance)
         time.sleep(0.5)
-        third = open_terminal(Tmux, watching)
+        third = self._open(Tmux, "watch", self._name)
         until("the third viewer shows it", lambda: "PAUSED" in third.text())
         third.press("Space")
         until("it goes on", lambda: run.progress().state == "training")
         step = run.progress().step
         until("steps after the pause", lambda: at_step(run, step + 3))
-        if number % 2:
+        if self._number % 2:
             third.press("x")
             until("the question of the stop", lambda: "Stop the run" in third.text())
             third.press("s")
-            evenfall(folder, "wait", name)
+            evenfall(self._folder, "wait", self._name)
         else:
-            evenfall(folder, "stop", name)
-        row["stopped at"] = run.progress().step
-        two.end("", chance)
-
-        again = open_terminal(Tmux, [*EVENFALL, "train", "--resume", name])
-        until("it is taken up", lambda: run.is_live())
-        time.sleep(chance.uniform(0, 5))
-        again.end(chance.choice(["hang-up", "tmux server killed", "SIGHUP alone"]), chance)
-        evenfall(folder, "wait", name)
-        evenfall(folder, "export", name, "adapter", "merged")
+            evenfall(self._folder, "stop", self._name)
+        self.row["stopped at"] = run.progress().step
         third.press("q")
+        two.end("", self._chance)
+
+    def finish(self) -> None:
+        """Taken up again in a terminal that goes as well; the run's end, an export, and nobody left behind."""
+        again = self._open(Tmux, "train", "--resume", self._name)
+        until("it is taken up", self._run.is_live)
+        time.sleep(self._chance.uniform(0, 5))
+        again.end(self._chance.choice(["hang-up", "tmux server killed", "SIGHUP alone"]), self._chance)
+        evenfall(self._folder, "wait", self._name)
+        evenfall(self._folder, "export", self._name, "adapter", "merged")
         try:
-            until("no process is left", lambda: not left_behind(folder), 20)
+            until("no process is left", lambda: not left_behind(self._folder), 20)
         except NightError as error:
-            raise NightError(f"{error}: {list(left_behind(folder).values())}") from None
-        if any(found["live"] for found in json.loads(evenfall(folder, "runs", "--json"))):
+            raise NightError(f"{error}: {list(left_behind(self._folder).values())}") from None
+        if any(found["live"] for found in json.loads(evenfall(self._folder, "runs", "--json"))):
             raise NightError("a run is live still")
-        row["steps"], row["losses"] = run.progress().step, compare(folder, run)
-        row["seconds"] = round(time.monotonic() - begun)
-        return row
-    finally:
-        for terminal in terminals:
-            terminal.clear()
+        self.row["steps"] = self._run.progress().step
+        self.row["losses"] = compare(self._folder, self._run)
 
 
 def left_behind(folder: Path) -> dict[int, str]:
@@ -292,14 +294,16 @@ def main() -> int:
                 "data: {path: demo, max_length: 256}\n"
                 f"train: {{max_steps: {options.steps}, device: cpu, save_steps: 20, learning_rate: 2e-3}}\n"
             )
+            night, begun = Night(folder, number, options.steps, random.Random(options.seed + number)), time.monotonic()
             try:
-                print(
-                    json.dumps(one_night(folder, number, options.steps, random.Random(options.seed + number))),
-                    flush=True,
-                )
+                for part in (night.begin, night.steer, night.finish):
+                    part()
+                print(json.dumps({**night.row, "seconds": round(time.monotonic() - begun)}), flush=True)
             except (NightError, subprocess.SubprocessError) as error:
                 failed += 1
-                print(json.dumps({"night": number + 1, "failed": str(error)}), flush=True)
+                print(json.dumps({**night.row, "failed": str(error)}), flush=True)
+            finally:
+                night.clear()
                 for pid in left_behind(folder):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
