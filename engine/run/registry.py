@@ -1,12 +1,14 @@
 """The registry: which runs are live, wherever they were started, and which folders of runs were used.
 
-    STATE/evenfall/live/TOKEN.json   one a live run: where its folder is
+    STATE/evenfall/live/TOKEN.json   one a live run: where its folder is, and from where that path leads to it
                         TOKEN.sock   its socket, where the path is short enough
                         places.json  folders of runs that were used, the last one first
 
 The files are pointers alone: whether a run is live is asked of its own lock (`owner.py`). So a pointer to a run that is
 over, moved or deleted is dropped by whoever reads it, a damaged file is nothing, and a live run writes its own anew
-every few seconds. A disk that refuses them costs no run anything: it is only not found from elsewhere.
+every few seconds. A home may be shared with other machines and containers, whose folders cannot be looked at from here:
+their pointers are left alone until they are old. A disk that refuses them costs no run anything: it is only not found
+from elsewhere.
 
 Light: the app looks here before its first paint.
 """
@@ -15,16 +17,18 @@ import contextlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..machine.user_folders import private_folder, state_folder
 from .files import write_atomic
-from .owner import LOCK, Owner, is_owned, read_owner
+from .owner import LOCK, Owner, is_owned, read_owner, this_place
 
 _MOST_PLACES = 50
 _MOST_BYTES = 65_536
+_OLD_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,11 @@ class Entry:
     def write(self) -> None:
         """Write it, or write it anew where it was removed or damaged."""
         file = live_folder() / f"{self.token}.json"
-        data = json.dumps({"run": str(self._run)}).encode()
+        data = json.dumps({"run": str(self._run), "place": this_place()}).encode()
         with contextlib.suppress(OSError):
-            if not (file.is_file() and file.read_bytes() == data):
+            if file.is_file() and file.read_bytes() == data:
+                os.utime(file)
+            else:
                 private_folder(file.parent)
                 write_atomic(file, data)
 
@@ -74,10 +80,10 @@ def live_runs(roots: Iterable[Path] = ()) -> list[LiveRun]:
     """
     folders = {}
     for file in live_folder().glob("*.json"):
-        folder = _pointed_at(file)
+        folder, place = _pointed_at(file)
         if folder is not None and is_owned(folder):
             folders[_identity(folder)] = folder
-        else:
+        elif place == this_place() or _is_old(file):
             for left in (file, file.with_suffix(".sock")):
                 with contextlib.suppress(OSError):
                     left.unlink()
@@ -111,13 +117,23 @@ def known_places() -> list[Path]:
     return [place for place in dict.fromkeys(places) if place.is_dir()]
 
 
-def _pointed_at(file: Path) -> Path | None:
+def _pointed_at(file: Path) -> tuple[Path | None, str]:
+    """The run's folder, where it can be seen from here, and the place that the pointer was written at."""
     try:
         tree = json.loads(file.read_bytes()[:_MOST_BYTES])
-        folder = Path(tree["run"])
-        return folder if folder.is_absolute() and (folder / "run.yaml").is_file() else None
+        folder, place = Path(tree["run"]), tree["place"]
+        seen = folder.is_absolute() and (folder / "run.yaml").is_file()
     except (OSError, ValueError, TypeError, KeyError):
-        return None
+        return None, ""
+    return folder if seen else None, place
+
+
+def _is_old(file: Path) -> bool:
+    """Whether no live run can have left it so."""
+    try:
+        return time.time() - file.stat().st_mtime > _OLD_SECONDS
+    except OSError:
+        return False
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -81,6 +81,18 @@ def test_a_damaged_registry_is_rebuilt_by_the_runs_themselves(tmp_path: Path, da
         assert [live.path for live in live_runs()] == [run.path]
 
 
+def test_pointers_of_other_machines_are_left_alone_until_they_are_old(tmp_path: Path) -> None:
+    live = Path(os.environ["XDG_STATE_HOME"]) / "evenfall" / "live"
+    live.mkdir(parents=True)
+    pointer = live / "theirs.json"
+    pointer.write_text(json.dumps({"run": "/scratch/of/theirs", "place": "another-boot/pid:[1]"}))
+    (live / "theirs.sock").write_text("")
+    assert live_runs() == [] and pointer.exists()
+    old = time.time() - 7200
+    os.utime(pointer, (old, old))
+    assert live_runs() == [] and list(live.iterdir()) == []
+
+
 def test_one_run_with_two_paths_is_one(tmp_path: Path) -> None:
     run = make(tmp_path / "runs", "run")
     (tmp_path / "link").symlink_to(tmp_path / "runs")
