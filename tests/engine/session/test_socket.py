@@ -103,7 +103,6 @@ def test_a_viewer_hears_that_the_run_is_over(served: Served) -> None:
 
 def test_viewers_are_told_that_the_log_is_not_on_disk(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket_module, "ALIVE_SECONDS", 0.05)
-    served.log_error = "No space left on device"
     served.end()
     again = Served(served.run)
     again.log_error = "No space left on device"
