@@ -25,8 +25,8 @@ from textual._xterm_parser import BRACKETED_PASTE_END, BRACKETED_PASTE_START, XT
 from textual.drivers.linux_driver import LinuxDriver
 from textual.message import Message
 
-ESCAPE_SECONDS = 0.1
-"""How long the byte after an escape may be on its way."""
+ESCAPE_SECONDS = 0.07
+"""How long the byte after an escape may be on its way. Who presses escape waits so long, and sees the effect later."""
 SEQUENCE_SECONDS = 0.5
 """How long the rest of a sequence may be on its way."""
 PASTE_SECONDS = 5.0
@@ -176,7 +176,8 @@ class TerminalDriver(LinuxDriver):
             selector.register(self.fileno, selectors.EVENT_READ)
             while not self.exit_event.is_set():
                 wait = 0.1 if terminal.due is None else min(0.1, max(0.0, terminal.due - time.monotonic()))
-                if selector.select(wait):
+                # Another look where none came: the rest of a sequence may have, while this thread could not run.
+                if selector.select(wait) or selector.select(0):
                     data = os.read(self.fileno, 4096)
                     if not data:  # the other end is gone
                         self.exit_event.wait(0.1)

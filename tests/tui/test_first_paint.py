@@ -2,6 +2,10 @@
 
 import subprocess
 import sys
+from pathlib import Path
+
+from evenfall.engine.config.run_config import parse_config
+from evenfall.engine.run.find import create_run
 
 HEAVY = ("torch", "transformers", "datasets", "peft", "trl", "bitsandbytes", "plotext", "numpy")
 
@@ -60,3 +64,32 @@ asyncio.run(main())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:3] == ["[]", "True", "True demo"]
+
+
+def test_a_run_that_is_opened_at_once_is_named_before_the_engine_is_imported(tmp_path: Path):
+    run = create_run(parse_config({"output_dir": str(tmp_path), "name": "held"}))
+    code = """
+import asyncio, sys
+from pathlib import Path
+from evenfall.tui.app import EvenfallApp
+
+go_on = EvenfallApp._after_first_paint
+
+def painted(app):
+    print([name for name in ("pydantic", "orjson", "evenfall.engine.run.events") if name in sys.modules])
+    print([str(widget.content) for widget in app.screen.query("#body Static")])
+    go_on(app)
+
+EvenfallApp._after_first_paint = painted
+
+async def main():
+    app = EvenfallApp(watch=Path(sys.argv[1]))
+    async with app.run_test(size=(120, 36)) as pilot:
+        await pilot.press("r")
+        await pilot.pause()
+        print(type(app.screen).__name__, app.desk.source.name)
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(run.path)], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:3] == ["[]", "['opening held …']", "TrainScreen held"]
