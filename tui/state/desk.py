@@ -105,6 +105,11 @@ class Desk:
         """Whether a run is being taken up, and nothing trains yet."""
         return self._opening is not None
 
+    @property
+    def loading(self) -> bool:
+        """Whether the history of the viewed run is still being read."""
+        return self.source is not None and self.source.loading
+
     # The draft
 
     @property

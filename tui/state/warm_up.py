@@ -30,6 +30,10 @@ class WarmUp:
             self._import = Job(_import, "warm-up")
         return self._import
 
+    @property
+    def done(self) -> bool:
+        return self._import is not None and self._import.done
+
     def job(self, work: Callable[[Job[Any]], Any], name: str) -> Job[Any]:
         """A Job that does `work` once the libraries are there."""
         warm = self.start()
