@@ -1,12 +1,15 @@
 """What three viewers cost a run, and what a run of 20,000 steps costs a viewer.
 
     python tests/benchmarks/viewers.py speed [--pairs 10] [--seconds 15] [run.yaml] [key=value ...]
+    python tests/benchmarks/viewers.py flood [--pairs 10] [--seconds 15] [run.yaml] [key=value ...]
     python tests/benchmarks/viewers.py cost [--keys 200]
 
 `speed` trains one run without screens (the demo, or a run.yaml), and lets three viewers in terminals of 120x36 come
 and go: windows with and without them alternate. Speed is tokens over seconds of the steps in a window; a viewer's
-start is not in one. `cost` shows a live run of 20,000 steps that makes four more each second: the viewer's processor
-time and output, the time from a key to the first output that answers it, and the first paint beside a live run.
+start is not in one. `flood` does the same with a stranger in their place: a process that opens a thousand connections
+each second, says nothing, nonsense, half a message or 100 KB on them, and reads nothing. `cost` shows a live run of
+20,000 steps that makes four more each second: the viewer's processor time and output, the time from a key to the first
+output that answers it, and the first paint beside a live run.
 """
 
 import argparse
@@ -23,6 +26,7 @@ import tempfile
 import termios
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -33,6 +37,7 @@ from evenfall.engine.run.control import Control
 from evenfall.engine.run.directory import RunDirectory
 from evenfall.engine.run.find import create_run
 from evenfall.engine.run.log import EventLog
+from evenfall.engine.run.owner import read_owner
 from evenfall.engine.session.socket import RunSocket
 
 EVENFALL = [sys.executable, "-m", "evenfall.tui.commands.main"]
@@ -81,13 +86,54 @@ class Viewer:
         os.close(self.master)
 
 
+FLOOD = """
+import contextlib, socket, sys, time
+
+lines = (b"", b"\\xff\\x00\\n", b'{"protocol": 1, "gree', b"x" * 100_000 + b"\\n", b"[1, 2]\\n" * 200)
+held, count, begun = [], 0, time.monotonic()
+while True:
+    client = socket.socket(socket.AF_UNIX)
+    client.setblocking(False)
+    with contextlib.suppress(OSError):
+        client.connect(sys.argv[1])
+        client.send(lines[count % len(lines)])
+    held.append(client)
+    if len(held) > 200:
+        held.pop(0).close()
+    count += 1
+    time.sleep(max(0.0, begun + count / 1000 - time.monotonic()))
+"""
+
+
+class Stranger:
+    """A process that troubles a run's socket."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        owner = read_owner(run.path)
+        assert owner is not None
+        self._process = subprocess.Popen([sys.executable, "-c", FLOOD, owner.socket])
+
+    def seconds_used(self) -> float:
+        return sum(psutil.Process(self._process.pid).cpu_times()[:2])
+
+    def leave(self) -> None:
+        assert self._process.poll() is None, "the flood ended by itself"
+        self._process.kill()
+        self._process.wait()
+
+
 def steps_between(run: RunDirectory, begin: float, end: float) -> float:
     """Tokens a second of the steps that ended between two times."""
     steps = [step for step in run.progress().steps if begin < step.t <= end]
     return sum(step.tokens for step in steps) / sum(step.seconds for step in steps)
 
 
-def speed(options: argparse.Namespace) -> int:
+def viewers_of(folder: Path, run: RunDirectory) -> list[Viewer]:
+    return [Viewer(folder, "watch", run.name) for _ in range(VIEWERS)]
+
+
+def speed(options: argparse.Namespace, company: Callable[[Path, RunDirectory], Sequence[Viewer | Stranger]]) -> int:
+    """Alternate windows of a run with and without company."""
     folder = Path(tempfile.mkdtemp(prefix="viewers-"))
     words = [options.config, *options.overrides] if options.config else options.overrides
     command = ["train", *words] if options.config and "=" not in options.config else ["demo", *filter(None, words)]
@@ -106,7 +152,7 @@ def speed(options: argparse.Namespace) -> int:
         for number in range(options.pairs):
             rates, told = {}, ""
             for watched in (True, False) if number % 2 else (False, True):
-                viewers = [Viewer(folder, "watch", run.name) for _ in range(VIEWERS if watched else 0)]
+                viewers = company(folder, run) if watched else []
                 time.sleep(options.settle if watched else 1.0)
                 begin = time.time()
                 used = [viewer.seconds_used() for viewer in viewers]
@@ -123,7 +169,7 @@ def speed(options: argparse.Namespace) -> int:
             ratios.append(rates[True] / rates[False])
             print(
                 f"pair {number + 1:>2}: watched {rates[True]:>10,.0f}  alone {rates[False]:>10,.0f} tokens/s  "
-                f"ratio {ratios[-1]:.4f}  (viewers use {told} of a core)",
+                f"ratio {ratios[-1]:.4f}  (beside it: {told} of a core)",
                 flush=True,
             )
         print(f"median ratio {statistics.median(ratios):.4f}, from {min(ratios):.4f} to {max(ratios):.4f}")
@@ -216,7 +262,7 @@ def cost(options: argparse.Namespace) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("speed", "cost"))
+    parser.add_argument("what", choices=("speed", "flood", "cost"))
     parser.add_argument("config", nargs="?")
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--pairs", type=int, default=10)
@@ -224,7 +270,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--settle", type=float, default=6.0, help="seconds that viewers are given to open")
     options = parser.parse_args()
-    return speed(options) if options.what == "speed" else cost(options)
+    if options.what == "cost":
+        return cost(options)
+    return speed(options, viewers_of if options.what == "speed" else lambda folder, run: [Stranger(run)])
 
 
 if __name__ == "__main__":
