@@ -42,7 +42,7 @@ def run_app(
         watch: the folder of a run to show.
 
     Returns:
-        The run's exit code, where `train` was given; else 0.
+        The run's exit code, where `train` was given; else 0, or 1 where the screens failed.
     """
     session = None
     if train:
@@ -57,11 +57,14 @@ def run_app(
         leave_when_done=leave_when_done,
     )
     screens_gone, terminated = threading.Event(), threading.Event()
-    leave_on_signals(app, screens_gone, terminated, lambda: _exit_code(app, terminated))
+    leave_on_signals(app, screens_gone, terminated, lambda: _exit_code(app, terminated), session)
     log = state_folder() / "output.log"
     with native_output_to(log):
         app.run()
     screens_gone.set()
+    if app.return_code and not app.hung_up:
+        with contextlib.suppress(OSError):
+            print(f"evenfall: the screens failed; the traceback is in {log}", file=sys.stderr)
     if app.desk.session and not app.desk.session.done:
         app.desk.session.set_attended(False)
         if not terminated.is_set():  # else whoever ended this waits until the run is saved
@@ -75,7 +78,7 @@ def run_app(
         app.desk.session.wait()
     elif not app.hung_up and (source := app.desk.source) and not source.done:
         print(_goes_on(source.name, source.owner))
-    return _exit_code(app, terminated) if train or terminated.is_set() else 0
+    return _exit_code(app, terminated) if train or terminated.is_set() else app.return_code or 0
 
 
 def _exit_code(app: EvenfallApp, terminated: threading.Event) -> int:

@@ -6,8 +6,9 @@
 | a run without screens | saves and stops; again: ends at once | saves and stops | the run goes on |
 | a benchmark | Python's own | ends, and what it started | ends, and what it started |
 
-Handlers are set with `signal.signal`, which, unlike the event loop's own, also works while the loop is blocked by a
-terminal that stopped reading.
+A line drops at any moment, so both are held back from before a run is taken up until what they do is known: one that
+came meanwhile does it then. Handlers are set with `signal.signal`, which, unlike the event loop's own, also works while
+the loop is blocked by a terminal that stopped reading.
 """
 
 import contextlib
@@ -23,10 +24,25 @@ if TYPE_CHECKING:
     from .app import EvenfallApp
 
 WATCHDOG_SECONDS = 3.0
+HELD_BACK = {signal.SIGHUP, signal.SIGTERM}
+
+
+def hold_back() -> None:
+    """Let SIGHUP and SIGTERM wait until `let_through`; for threads and processes that are started meanwhile, too."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+
+
+def let_through() -> None:
+    """What came since `hold_back` comes now."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
 
 
 def leave_on_signals(
-    app: "EvenfallApp", screens_gone: threading.Event, terminated: threading.Event, exit_code: Callable[[], int]
+    app: "EvenfallApp",
+    screens_gone: threading.Event,
+    terminated: threading.Event,
+    exit_code: Callable[[], int],
+    train: "Session | None" = None,
 ) -> None:
     """The app: SIGTERM and SIGHUP end the screens, and SIGTERM the run.
 
@@ -35,17 +51,22 @@ def leave_on_signals(
     Args:
         screens_gone: set by the caller when they are.
         terminated: set here when SIGTERM comes.
+        train: what the app is to train at once; it has not begun while the desk has no session.
     """
+    from ..engine.run.commands import Stop
 
     def watchdog() -> None:
         if not screens_gone.wait(WATCHDOG_SECONDS):
-            if app.desk.session:
-                app.desk.session.wait()
+            if session := app.desk.session or train:
+                session.start()
+                session.wait()
             os._exit(exit_code())
 
     def leave(number: int, _: Any) -> None:
         if number == signal.SIGTERM:
             terminated.set()
+            if train and not app.desk.session:
+                train.submit(Stop(save=True))
             app.desk.stop_session()
         if screens_gone.is_set():
             return
@@ -53,8 +74,9 @@ def leave_on_signals(
         app.detach()
         threading.Thread(target=watchdog, daemon=True, name="evenfall-watchdog").start()
 
-    for number in (signal.SIGHUP, signal.SIGTERM):
+    for number in HELD_BACK:
         signal.signal(number, leave)
+    let_through()
 
 
 def stop_on_signals(session: "Session", say: Callable[[str], None]) -> list[int]:
@@ -78,6 +100,7 @@ def stop_on_signals(session: "Session", say: Callable[[str], None]) -> list[int]
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGHUP, lambda *_: session.set_attended(False))
+    let_through()
     return came
 
 

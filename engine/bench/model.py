@@ -67,6 +67,7 @@ def write_model(shape: ModelShape, folder: Path, device: "torch.device", tell: C
     """Write the model, its configuration and a tokenizer; the folder appears whole or not at all."""
     from safetensors.torch import save_file
 
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as scratch:
         places: dict[str, str] = {}
         shard: dict[str, torch.Tensor] = {}

@@ -143,7 +143,7 @@ class RunDirectory:
                     f"{self.path}: is being trained by {owner.told}, which was heard of within {STALE_SECONDS:.0f} s; "
                     "if that has ended, try again once they are over"
                 )
-            hold = Hold(file.fileno())
+            hold = Hold(file.fileno(), self.path.absolute())
             if tidy:
                 for folder in (self.path, self.path / "checkpoints"):
                     clear_scratch(folder)
@@ -183,8 +183,11 @@ class Hold:
         OSError: the disk does not take it.
     """
 
-    def __init__(self, lock: int) -> None:
-        self._lock, self._closed = lock, False
+    def __init__(self, lock: int, run: Path) -> None:
+        """`lock` is the open and locked file of the run in the folder `run`."""
+        self._lock, self._run, self._closed = lock, run, False
+        self._made_anew: int | None = None
+        self._folder = os.stat(run).st_ino
         self._guard = threading.Lock()
         self._owner = Owner(
             pid=os.getpid(), host=socket.gethostname(), place=this_place(), socket="", device="", started=time.time()
@@ -197,17 +200,67 @@ class Hold:
             self._owner = replace(self._owner, **changes)
             self._write(self._owner)
 
-    def touch(self) -> None:
-        """Show those on other machines that this process lives."""
-        with self._guard, contextlib.suppress(OSError):
-            if not self._closed:
+    def touch(self) -> str:
+        """Show those on other machines that this process lives, and see that its lock is where others look for it.
+
+        Returns:
+            What happened to the run's folder, and what to do; empty where all is well.
+        """
+        with self._guard:
+            if self._closed:
+                return ""
+            with contextlib.suppress(OSError):
                 touch(self._lock)
+            if self._inode(self._run) != self._folder:
+                return (
+                    f"the run's folder {self._run} was moved or deleted while process {os.getpid()} trains: nothing "
+                    f"can be saved until it is back (kill {os.getpid()} ends it)"
+                )
+            if self._inode(self._run / LOCK) != os.fstat(self._lock).st_ino:
+                return self._lock_anew()
+            return ""
+
+    def folder(self) -> Path:
+        """Where the run is now, its folder having been moved perhaps; where it was, if that cannot be told."""
+        with self._guard, contextlib.suppress(OSError):
+            now = Path(os.readlink(f"/proc/self/fd/{self._lock}")).parent
+            if self._inode(now) == self._folder:
+                return now
+        return self._run
 
     def close(self) -> None:
         """Say that nobody holds it any more."""
         with self._guard:
             self._write(None)
             self._closed = True
+            if self._made_anew is not None:
+                os.close(self._made_anew)
+
+    def _lock_anew(self) -> str:
+        """Take the lock again, whose file was deleted or replaced."""
+        made = None
+        try:
+            made = os.open(self._run / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            fcntl.flock(made, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if made is None:
+                return ""  # a full disk: another time
+            os.close(made)
+            owner = read_owner(self._run)
+            told = owner.told if owner else "another process"
+            return f"{told} trains this run as well, since its {LOCK} was deleted: stop one of the two"
+        if self._made_anew is not None:
+            os.close(self._made_anew)
+        self._lock = self._made_anew = made
+        self._write(self._owner)
+        return ""
+
+    @staticmethod
+    def _inode(path: Path) -> int | None:
+        try:
+            return os.stat(path).st_ino
+        except OSError:
+            return None
 
     def _write(self, owner: Owner | None) -> None:
         with contextlib.suppress(OSError):  # a full disk: the lock itself holds

@@ -37,9 +37,9 @@ def write_atomic(path: Path, data: bytes) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A scratch folder that becomes `path`, whole and synced, when the block ends well.
 
-    An existing folder at `path` is replaced; when the block raises, it stays and the scratch goes.
+    An existing folder at `path` is replaced; when the block raises, it stays and the scratch goes. The folder that it
+    is in must be there: were it made, a run whose folder was moved would go on into another one.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     scratch.mkdir()
     try:

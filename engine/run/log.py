@@ -23,12 +23,15 @@ class EventTail:
         self._offset = 0
 
     def read_new(self) -> list[Event]:
-        """Events since the last call. A line that is no event (a torn write) is passed over."""
+        """Events since the last call. A line that is no event (a torn write) is passed over.
+
+        A file that is not there, or that may not be read, has none.
+        """
         try:
             with open(self._path, "rb") as file:
                 file.seek(self._offset)
                 data = file.read()
-        except FileNotFoundError:
+        except OSError:
             return []
         end = data.rfind(b"\n") + 1
         self._offset += end

@@ -52,14 +52,13 @@ def live_folder() -> Path:
 class Entry:
     """A live run's own pointer in the registry. A disk that refuses it is passed over."""
 
-    def __init__(self, run: Path) -> None:
-        self._run = run.absolute()
+    def __init__(self) -> None:
         self.token = secrets.token_hex(6)
 
-    def write(self) -> None:
-        """Write it, or write it anew where it was removed or damaged."""
+    def write(self, run: Path) -> None:
+        """Write it, or write it anew where it was removed or damaged, or leads to where the run is no more."""
         file = live_folder() / f"{self.token}.json"
-        data = json.dumps({"run": str(self._run), "place": this_place()}).encode()
+        data = json.dumps({"run": str(run.absolute()), "place": this_place()}).encode()
         with contextlib.suppress(OSError):
             if file.is_file() and file.read_bytes() == data:
                 os.utime(file)

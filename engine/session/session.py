@@ -40,6 +40,7 @@ class Session:
         self._control = Control(self._log, attended=attended)
         self._socket = RunSocket(run.path, control=self._control, hold=hold, log_error=lambda: self._log.write_error)
         self._thread = threading.Thread(target=self._work, name="evenfall-worker")
+        self._starting = threading.Lock()
 
     @property
     def state(self) -> ev.State:
@@ -56,8 +57,11 @@ class Session:
         return self._log.write_error
 
     def start(self) -> None:
-        self._socket.start()
-        self._thread.start()
+        """Begin; nothing where it has begun. May be called from any thread."""
+        with self._starting:
+            if self._thread.ident is None:
+                self._socket.start()
+                self._thread.start()
 
     def submit(self, command: cmd.Command) -> None:
         """Queue a command; an event says when it was applied or why it was refused."""

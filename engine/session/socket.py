@@ -59,7 +59,7 @@ class RunSocket:
     def __init__(self, run: Path, *, control: Control, hold: Hold, log_error: Callable[[], str | None]) -> None:
         """`log_error` says why the run's last events are not on disk."""
         self._run, self._control, self._hold, self._log_error = run.absolute(), control, hold, log_error
-        self._entry = Entry(self._run)
+        self._entry = Entry()
         self._listening: socket.socket | None = None
         self._path, self._file = "", 0
         self._accepting: asyncio.Task[None] | None = None
@@ -136,12 +136,12 @@ class RunSocket:
                 continue
             listening.setblocking(False)
             self._listening, self._path, self._file = listening, path, os.stat(path).st_ino
-            self._entry.write()
+            self._entry.write(self._hold.folder())
             self._hold.tell(socket=path)
             return
         self._listening = None
         self._hold.tell(socket="")
-        self._entry.write()
+        self._entry.write(self._hold.folder())
         why = "; ".join(errors)
         self._control.emit(ev.Alert(f"other terminals can watch this run and not steer it: no socket ({why})"))
 
@@ -159,10 +159,14 @@ class RunSocket:
                 os.unlink(self._path)
 
     async def _show_life(self) -> None:
+        before = ""
         while True:
             await asyncio.sleep(min(TOUCH_SECONDS, ALIVE_SECONDS))
-            self._hold.touch()
-            self._entry.write()
+            trouble = self._hold.touch()
+            if trouble and trouble != before:
+                self._control.emit(ev.Alert(trouble))
+            before = trouble
+            self._entry.write(self._hold.folder())
             if self._listening and not self._is_there():
                 if self._accepting:
                     self._accepting.cancel()

@@ -51,6 +51,7 @@ def save_checkpoint(
         OSError: the disk took it not; what was there before is as it was.
     """
     target = run.checkpoint(state.step)
+    target.parent.mkdir(exist_ok=True)
     with atomic_folder(target) as scratch:
         save_adapter(model, scratch)
         moments = {name: value.cpu().contiguous() for name, value in optimizer.moments().items()}

@@ -127,10 +127,10 @@ Open = Callable[..., Terminal]
 
 @pytest.fixture
 def open_terminal(tmp_path: Path, tiny_model: Path, tiny_data: Path) -> Iterator[Open]:
-    """`open_terminal()`: `evenfall train` with screens, its run on the tiny model at step 3."""
+    """`open_terminal()`: `evenfall train` with screens, its run on the tiny model at step 3, or held and no more."""
     opened: list[Terminal] = []
 
-    def start(*options: str) -> Terminal:
+    def start(*options: str, held: bool = False) -> Terminal:
         config = parse_config(
             {
                 "name": "run",
@@ -147,7 +147,7 @@ def open_terminal(tmp_path: Path, tiny_model: Path, tiny_data: Path) -> Iterator
         (tmp_path / "run.yaml").write_text(config.to_yaml())
         terminal = Terminal(tmp_path, *options)
         opened.append(terminal)
-        wait(terminal, "the third step", lambda: terminal.last_step() >= 3)
+        wait(terminal, "the third step", lambda: terminal.run.is_live() if held else terminal.last_step() >= 3)
         terminal.let_go()
         return terminal
 
@@ -220,6 +220,26 @@ def test_sigterm_saves_the_run_and_ends_it(open_terminal: Open) -> None:
     wait(terminal, "the restored screen", lambda: RESTORED[0] in terminal.output)
 
 
+@pytest.mark.parametrize("after", [0.0, 0.08, 0.16])
+def test_a_line_that_drops_while_a_run_is_taken_up_ends_no_run(open_terminal: Open, after: float) -> None:
+    terminal = open_terminal("train.max_steps=5", held=True)
+    time.sleep(after)  # before the screens are made, and meanwhile
+    os.killpg(terminal.process.pid, signal.SIGHUP)
+    terminal.hang_up()
+    wait(terminal, "the run's start", lambda: any(isinstance(event, ev.RunStarted) for event in terminal.events()))
+    assert finishes(terminal).step == 5
+    assert "Traceback" not in terminal.report()
+
+
+def test_sigterm_while_a_run_is_taken_up_stops_it(open_terminal: Open) -> None:
+    terminal = open_terminal(f"train.max_steps={ENDLESS}", held=True)
+    os.killpg(terminal.process.pid, signal.SIGTERM)
+    wait(terminal, "the run's end", lambda: any(isinstance(event, ev.Finished) for event in terminal.events()))
+    (finished,) = [event for event in terminal.events() if isinstance(event, ev.Finished)]
+    assert finished.reason == "stopped" and finished.step < 5
+    wait(terminal, "the process's end", lambda: not terminal.run.is_live())
+
+
 def test_a_terminal_that_stalls_and_then_drops_does_not_hold_the_run_up(
     open_terminal: Open,
 ) -> None:
@@ -252,3 +272,34 @@ def test_what_follows_the_screens_happens_once(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout == "after 7 True\n"
+
+
+def test_a_thread_that_never_ends_does_not_keep_the_process(tmp_path: Path) -> None:
+    script = (
+        "import threading\n"
+        "from evenfall.tui import terminal\n"
+        "terminal.PATIENCE_SECONDS = 0.2\n"
+        "def body(release):\n"
+        "    threading.Thread(target=threading.Event().wait).start()\n"
+        "    return 7\n"
+        "print(terminal.run_detachable(body))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True, timeout=60
+    )
+    assert done.stdout == "7\n"
+
+
+def test_a_state_folder_that_takes_no_file_is_no_reason_to_show_no_screens(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file")
+    script = (
+        "import os, pathlib, sys\n"
+        "from evenfall.tui.terminal import native_output_to\n"
+        "with native_output_to(pathlib.Path(sys.argv[1]) / 'evenfall' / 'output.log'):\n"
+        "    os.write(1, b'from native code')\n"
+        "    print('drawn', file=sys.__stdout__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "state")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "drawn\n"

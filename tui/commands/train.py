@@ -90,9 +90,10 @@ def train_run(
         return show_screens(root=run.path.parent, train=run, resume=resume, leave_when_done=leave_when_done)
     from ...engine.session.headless import run_headless
     from ...engine.session.session import Session
-    from ..signals import stop_on_signals
+    from ..signals import hold_back, stop_on_signals
     from .plain import PlainLines
 
+    hold_back()
     session = Session(run, resume=resume, attended=sys.stdin.isatty())
     lines = PlainLines()
     stopped_by = stop_on_signals(session, lines.say)

@@ -89,6 +89,9 @@ def test_a_reader_never_sees_part_of_a_file(tmp_path: Path) -> None:
 
 def test_a_folder_appears_when_its_block_ends(tmp_path: Path) -> None:
     place = tmp_path / "checkpoints" / "step-5"
+    with pytest.raises(FileNotFoundError), atomic_folder(place):
+        pass  # what holds it is not made: a run may have been moved away
+    place.parent.mkdir()
     with atomic_folder(place) as scratch:
         (scratch / "state.json").write_text("{}")
         assert not place.exists() and scratch.parent == place.parent
@@ -117,6 +120,7 @@ def test_a_failure_inside_keeps_the_old_folder_and_no_scratch(tmp_path: Path, er
 def test_what_a_killed_process_left_half_written_goes_with_the_next_lock(make: Make) -> None:
     run = make("run")
     checkpoints = run.path / "checkpoints"
+    checkpoints.mkdir()
     with atomic_folder(run.checkpoint(5)) as scratch:
         (scratch / "state.json").write_text("{}")
     (checkpoints / ".step-10.0123abcd").mkdir()
@@ -140,6 +144,11 @@ def test_a_replacement_killed_between_its_two_renames_is_undone(make: Make) -> N
 
 
 # The event log
+
+
+def test_a_log_that_cannot_be_read_has_no_events(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").mkdir()  # as root, a file without rights can be read
+    assert EventTail(tmp_path / "events.jsonl").read_new() == []
 
 
 def test_a_tail_gives_each_event_once_as_the_file_grows(tmp_path: Path) -> None:
@@ -399,6 +408,7 @@ def test_runs_are_listed_with_the_last_active_first(make: Make, tmp_path: Path) 
 def test_only_whole_checkpoints_are_counted(make: Make) -> None:
     run = make("run")
     assert run.checkpoints() == []
+    (run.path / "checkpoints").mkdir()
     for step in (5, 100, 20):
         with atomic_folder(run.checkpoint(step)) as scratch:
             (scratch / "state.json").write_text("{}")

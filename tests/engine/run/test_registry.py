@@ -36,9 +36,9 @@ def elsewhere(run: RunDirectory, **changes: object) -> Owner:
 def test_a_live_run_is_found_wherever_it_was_started(tmp_path: Path) -> None:
     one, two = make(tmp_path / "a", "one"), make(tmp_path / "b", "two")
     with one.lock(), two.lock():
-        entries = [Entry(run.path) for run in (one, two)]
-        for entry in entries:
-            entry.write()
+        entries = [Entry(), Entry()]
+        for entry, run in zip(entries, (one, two), strict=True):
+            entry.write(run.path)
         assert {run.name for run in live_runs()} == {"one", "two"}
         owner = live_runs()[0].owner
         assert owner and owner.pid == os.getpid() and owner.is_here
@@ -54,7 +54,7 @@ def test_a_killed_run_leaves_no_live_one(tmp_path: Path) -> None:
         "from evenfall.engine.run.registry import Entry\n"
         f"path = pathlib.Path({str(run.path)!r})\n"
         "with RunDirectory(path).lock():\n"
-        "    Entry(path).write()\n"
+        "    Entry().write(path)\n"
         "    print('held', flush=True)\n"
         "    time.sleep(60)\n"
     )
@@ -72,12 +72,12 @@ def test_a_killed_run_leaves_no_live_one(tmp_path: Path) -> None:
 def test_a_damaged_registry_is_rebuilt_by_the_runs_themselves(tmp_path: Path, damage: bytes) -> None:
     run = make(tmp_path, "run")
     with run.lock():
-        entry = Entry(run.path)
-        entry.write()
+        entry = Entry()
+        entry.write(run.path)
         (pointer,) = Path(os.environ["XDG_STATE_HOME"]).rglob("*.json")
         pointer.write_bytes(damage)
         assert live_runs() == [] and [live.path for live in live_runs([tmp_path])] == [run.path]
-        entry.write()
+        entry.write(run.path)
         assert [live.path for live in live_runs()] == [run.path]
 
 
@@ -97,8 +97,8 @@ def test_one_run_with_two_paths_is_one(tmp_path: Path) -> None:
     run = make(tmp_path / "runs", "run")
     (tmp_path / "link").symlink_to(tmp_path / "runs")
     with run.lock():
-        Entry(run.path).write()
-        Entry(tmp_path / "link" / "run").write()
+        Entry().write(run.path)
+        Entry().write(tmp_path / "link" / "run")
         assert len(live_runs([tmp_path / "link", tmp_path / "runs"])) == 1
 
 
@@ -153,7 +153,7 @@ def test_a_state_folder_that_cannot_be_written_costs_nothing(tmp_path: Path, mon
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     run = make(tmp_path, "run")
     with run.lock():
-        Entry(run.path).write()
+        Entry().write(run.path)
         remember_place(tmp_path)
         assert live_runs() == [] and known_places() == []
         assert [live.path for live in live_runs([tmp_path])] == [run.path]
@@ -167,7 +167,7 @@ def test_runs_of_other_folders_are_found_by_name(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no such run"):
         find_run("morn", tmp_path / "here")  # the start of a name is enough for live ones alone
     with there.lock():
-        Entry(there.path).write()
+        Entry().write(there.path)
         assert find_run("morn", tmp_path / "here") == there
     make(tmp_path / "third", "morning")
     remember_place(tmp_path / "third")

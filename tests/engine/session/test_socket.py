@@ -18,6 +18,7 @@ from evenfall.engine.config.run_config import parse_config
 from evenfall.engine.run import commands as cmd
 from evenfall.engine.run import events as ev
 from evenfall.engine.run.control import Control
+from evenfall.engine.run.directory import RunError
 from evenfall.engine.run.find import create_run
 from evenfall.engine.run.log import EventLog
 from evenfall.engine.run.owner import read_owner
@@ -233,6 +234,34 @@ def test_a_socket_whose_file_is_gone_is_opened_anew(served: Served, monkeypatch:
     assert viewer.submit(cmd.Resume()) == ""  # who was connected stays so
     until(lambda: cmd.Resume() in again.heard)
     again.end()
+
+
+def test_a_lock_that_was_deleted_is_taken_again(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket_module, "ALIVE_SECONDS", 0.05)
+    served.end()
+    again = Served(served.run)
+    (again.run.path / "run.lock").unlink()
+    until(again.run.is_live)
+    with pytest.raises(RunError, match="is being trained by"), again.run.lock():
+        pass
+    assert isinstance(ask(owner_of(again.run.path), cmd.Pause()), ev.CommandApplied)
+    again.end()
+    assert not again.run.is_live()
+
+
+def test_a_folder_that_was_moved_is_missed_and_found(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket_module, "ALIVE_SECONDS", 0.05)
+    served.end()
+    again = Served(served.run)
+    here, there = again.run.path, again.run.path.with_name("elsewhere")
+    here.rename(there)
+    until(lambda: any("was moved or deleted" in getattr(event, "message", "") for event in again.log.since(0)))
+    until(lambda: [run.path for run in live_runs()] == [there])
+    assert isinstance(ask(owner_of(there), cmd.Pause()), ev.CommandApplied)
+    there.rename(here)
+    until(lambda: [run.path for run in live_runs()] == [here])
+    again.end()
+    assert not here.with_name("elsewhere").exists()
 
 
 def test_a_path_that_is_too_long_for_a_socket_is_gone_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,6 +196,20 @@ def test_a_rate_five_times_higher_is_asked_about_once(drive, see, train_app, ses
     drive(train_app, scenario)
 
 
+def test_the_rate_as_it_stands_asks_for_nothing(drive, see, train_app, session, script):
+    async def scenario(pilot):
+        await script.begin(pilot, session, *script.training(20))
+        await pilot.press("l")
+        await script.settle(pilot)
+        assert "another rate" in see(train_app)
+        await pilot.press("enter")
+        await script.settle(pilot)
+        assert session.commands == []
+        assert "stays as it is" in see(train_app)
+
+    drive(train_app, scenario)
+
+
 @pytest.mark.parametrize("text", ["", "-1", "11", "e", "1e999"])
 def test_a_rate_that_is_none_is_not_sent(drive, see, train_app, session, script, text):
     async def scenario(pilot):

@@ -194,9 +194,15 @@ class LearningRateModal(EvenfallModal):
             ask = "enter again to apply it" if self._asked_for == value else "far off"
             change = f"{rate_text(self._current)} → {rate_text(value)}{times}"
             note = Content.styled(f"{change}: {ask}", "$warning")
+        elif self._is_unchanged(value):
+            note = Content.styled("another rate, or ↑↓ to hold this one to the end", "$text-muted")
         else:
             note = Content(f"{rate_text(self._current)} → {rate_text(value)} from the next step on")
         self.query_one("#rate-note", Static).update(note)
+
+    def _is_unchanged(self, value: float) -> bool:
+        """Whether nothing was asked for: a schedule on its way is not to be scaled to a step that lies behind it."""
+        return not self._hold and rate_text(value) == rate_text(self._current)
 
     def _is_far(self, value: float) -> bool:
         return not self._current / self.FAR <= value <= self._current * self.FAR
@@ -216,6 +222,9 @@ class LearningRateModal(EvenfallModal):
         if self._is_far(value) and self._asked_for != value:
             self._asked_for = value
             self._show()
+            return
+        if self._is_unchanged(value):
+            self.close_with("the learning rate stays as it is")
             return
         self.dismiss(SetLearningRate(value, "hold" if self._hold else "scale"))
 
