@@ -30,6 +30,9 @@ _MOST_PLACES = 50
 _MOST_BYTES = 65_536
 _OLD_SECONDS = 3600.0
 
+Identity = tuple[int, int] | Path
+"""Equal for two paths where they lead to the same folder."""
+
 
 @dataclass(frozen=True)
 class LiveRun:
@@ -81,7 +84,7 @@ def live_runs(roots: Iterable[Path] = ()) -> list[LiveRun]:
     for file in live_folder().glob("*.json"):
         folder, place = _pointed_at(file)
         if folder is not None and is_owned(folder):
-            folders[_identity(folder)] = folder
+            folders[identity(folder)] = folder
         elif place == this_place() or _is_old(file):
             for left in (file, file.with_suffix(".sock")):
                 with contextlib.suppress(OSError):
@@ -90,14 +93,14 @@ def live_runs(roots: Iterable[Path] = ()) -> list[LiveRun]:
         for lock in root.glob(f"*/{LOCK}"):
             with contextlib.suppress(OSError):
                 if lock.stat().st_size and is_owned(lock.parent):
-                    folders.setdefault(_identity(lock.parent), lock.parent.absolute())
+                    folders.setdefault(identity(lock.parent), lock.parent.absolute())
     found = [LiveRun(folder, read_owner(folder)) for folder in folders.values()]
     return sorted(found, key=lambda run: run.owner.started if run.owner else 0.0, reverse=True)
 
 
 def remember_place(root: Path) -> None:
     """Keep that a folder of runs was used."""
-    places = [root.absolute(), *(place for place in known_places() if place != root.absolute())]
+    places = [root.absolute(), *other_places(root)]
     with contextlib.suppress(OSError):
         write_atomic(
             private_folder(state_folder()) / "places.json",
@@ -106,14 +109,24 @@ def remember_place(root: Path) -> None:
 
 
 def known_places() -> list[Path]:
-    """Folders of runs that were used and are still there, the last one first."""
+    """Folders of runs that were used and are still there, each once, the last one first."""
     try:
         found = json.loads((state_folder() / "places.json").read_bytes()[:_MOST_BYTES])
     except (OSError, ValueError):
         return []
     texts = found if isinstance(found, list) else []
     places = [Path(text) for text in texts if isinstance(text, str) and os.path.isabs(text) and "\0" not in text]
-    return [place for place in dict.fromkeys(places) if place.is_dir()]
+    known: dict[Identity, Path] = {}
+    for place in places:
+        if os.path.isdir(place):
+            known.setdefault(identity(place), place)
+    return list(known.values())
+
+
+def other_places(root: Path) -> list[Path]:
+    """Those of `known_places` that are not this folder, however it is spelt."""
+    own = identity(root)
+    return [place for place in known_places() if identity(place) != own]
 
 
 def _pointed_at(file: Path) -> tuple[Path | None, str]:
@@ -135,7 +148,10 @@ def _is_old(file: Path) -> bool:
         return False
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    """Of the folder itself, whatever path leads to it."""
-    found = folder.stat()
+def identity(folder: Path) -> Identity:
+    """Of the folder itself, whatever path leads to it; of one that cannot be looked at, its path."""
+    try:
+        found = folder.stat()
+    except (OSError, ValueError):
+        return folder.absolute()
     return found.st_dev, found.st_ino

@@ -8,7 +8,7 @@ read again.
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from .directory import RunDirectory
 from .find import list_runs
 from .owner import Owner, read_owner
 from .progress import RunProgress, ShownState
-from .registry import live_runs
+from .registry import identity, live_runs
 
 RESUMABLE: frozenset[ShownState] = frozenset({"stopped", "failed", "out-of-memory", "interrupted"})
 """States that a run with a checkpoint can be taken up again from."""
@@ -141,9 +141,11 @@ def summarise(run: RunDirectory) -> RunSummary:
     )
 
 
-def live_elsewhere(root: Path) -> list[RunDirectory]:
-    """Live runs whose folders are not under `root`, the one that was started last first."""
-    return [RunDirectory(run.path) for run in live_runs() if run.path.parent != root.absolute()]
+def live_elsewhere(root: Path, here: Iterable[RunDirectory]) -> list[RunDirectory]:
+    """Live runs that are neither under `root` nor among those listed there, the one that was started last first."""
+    own = {identity(root), *(identity(run.path) for run in here)}
+    found = [run.path for run in live_runs()]
+    return [RunDirectory(path) for path in found if own.isdisjoint((identity(path), identity(path.parent)))]
 
 
 def _modified(path: Path) -> float:
@@ -174,7 +176,8 @@ class RunScanner:
     def scan(self, at_most: int, report: Callable[[str], None]) -> tuple[list[RunSummary], int]:
         """Summaries of the live runs of other folders, and of the newest `at_most` of this one, the last active first;
         and how many runs there are in all."""
-        elsewhere, runs = live_elsewhere(self._root), list_runs(self._root)
+        runs = list_runs(self._root)
+        elsewhere = live_elsewhere(self._root, runs)
         rows = [self._summary(run) for run in elsewhere]
         for number, run in enumerate(runs[:at_most], 1):
             report(f"reading run {number} of {min(len(runs), at_most)}")

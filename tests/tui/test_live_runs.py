@@ -108,6 +108,9 @@ def test_the_question_closes_once_the_other_run_has_ended(drive, see, app, made,
 def test_runs_shows_live_ones_of_other_folders_and_leads_to_those(drive, see, app, elsewhere, script, tmp_path):
     script.make_run(tmp_path / "third" / "runs").path.rename(tmp_path / "third" / "runs" / "old")
     remember_place(tmp_path / "third" / "runs")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+    remember_place(tmp_path / "link")  # the app's own folder once more
 
     async def scenario(pilot):
         await pilot.press("6")

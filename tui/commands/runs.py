@@ -19,13 +19,14 @@ def add(commands: Commands) -> None:
 
 def _runs(args: argparse.Namespace) -> int:
     from ...engine.run.find import list_runs
-    from ...engine.run.registry import known_places
+    from ...engine.run.registry import other_places
     from ...engine.run.summary import live_elsewhere, summarise
     from ..safe_text import safe_str
 
     root = Path(args.runs)
-    rows = [summarise(run) for run in list_runs(root)]
-    elsewhere = [summarise(run) for run in live_elsewhere(root)]
+    here = list_runs(root)
+    rows = [summarise(run) for run in here]
+    elsewhere = [summarise(run) for run in live_elsewhere(root, here)]
     if args.json:
         print(json.dumps([_tree(row) for row in rows + elsewhere], ensure_ascii=True, allow_nan=False, indent=1))
         return 0
@@ -37,7 +38,7 @@ def _runs(args: argparse.Namespace) -> int:
         print("\nlive in other folders:")
         _print_table(elsewhere)
         print("\n".join(f"  {safe_str(row.run.path, 1000)}" for row in elsewhere))
-    if places := [place for place in known_places() if place != root.absolute()]:
+    if places := other_places(root):
         print(f"\nother folders of runs: {', '.join(safe_str(place, 1000) for place in places[:8])}")
     return 0
 

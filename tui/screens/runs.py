@@ -17,7 +17,7 @@ from textual.widgets import DataTable, Input, Static
 
 from ...engine.config.run_config import ConfigError
 from ...engine.machine.jobs import Job
-from ...engine.run.registry import known_places
+from ...engine.run.registry import identity, other_places
 from ...engine.run.summary import RunScanner, RunSummary
 from ..safe_text import safe_str, safe_text
 from ..value_text import counted
@@ -327,12 +327,11 @@ class RunsScreen(EvenfallScreen):
 
     def _places(self) -> list[Path]:
         """The app's own folder of runs, and others that were used, always in the same order."""
-        own = self.desk.root.absolute()
-        return [own, *sorted(place for place in known_places() if place != own)]
+        return [self.desk.root.absolute(), *sorted(other_places(self.desk.root))]
 
     def action_next_place(self) -> None:
-        places, shown = self._places(), self.root.absolute()
-        at = places.index(shown) if shown in places else -1
+        places, shown = self._places(), identity(self.root)
+        at = next((at for at, place in enumerate(places) if identity(place) == shown), -1)
         self._root = places[(at + 1) % len(places)]
         self._scanner, self._page, self._read, self._in_all = None, PAGE, [], 0
         self._run_changed()

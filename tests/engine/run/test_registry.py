@@ -12,9 +12,10 @@ import pytest
 
 from evenfall.engine.config.run_config import parse_config
 from evenfall.engine.run.directory import RunDirectory, RunError
-from evenfall.engine.run.find import create_run, find_live_run, find_run
+from evenfall.engine.run.find import create_run, find_live_run, find_run, list_runs
 from evenfall.engine.run.owner import STALE_SECONDS, Owner, is_owned, read_owner, this_place, write_owner
-from evenfall.engine.run.registry import Entry, known_places, live_runs, remember_place
+from evenfall.engine.run.registry import Entry, known_places, live_runs, other_places, remember_place
+from evenfall.engine.run.summary import live_elsewhere
 
 
 def make(root: Path, name: str) -> RunDirectory:
@@ -146,6 +147,24 @@ def test_places_are_remembered_the_last_one_first(tmp_path: Path) -> None:
     assert known_places() == []
     remember_place(tmp_path / "b")
     assert known_places() == [tmp_path / "b"]
+
+
+def test_a_place_with_two_paths_is_one(tmp_path: Path) -> None:
+    run = make(tmp_path / "runs", "run")
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "alias").symlink_to(run.path)
+    spellings = [tmp_path / "link", tmp_path / "other" / ".." / "runs", tmp_path / "runs"]
+    for place in spellings:
+        remember_place(place)
+    assert known_places() == [tmp_path / "runs"]
+    assert [other_places(place) for place in spellings] == [[], [], []]
+    assert other_places(tmp_path / "nowhere") == [tmp_path / "runs"]
+    with run.lock():
+        Entry(run.path).write()
+        for place in (*spellings, tmp_path / "other"):
+            assert live_elsewhere(place, list_runs(place)) == []
+        assert live_elsewhere(tmp_path / "nowhere", []) == [run]
 
 
 def test_a_state_folder_that_cannot_be_written_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

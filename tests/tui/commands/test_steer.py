@@ -120,6 +120,16 @@ def test_runs_as_json_hold_what_a_script_needs(served: Served, capsys, tmp_path:
     assert "live in other folders:" in out and str(served.run.path) in out
 
 
+def test_a_live_run_is_listed_once_however_the_folder_is_spelt(served: Served, capsys, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    for root in ("../there", "../here/../there", str(tmp_path / "link")):
+        assert main(["runs", "--runs", root, "--json"]) == 0
+        assert [row["name"] for row in json.loads(capsys.readouterr().out)] == ["night"]
+        assert main(["runs", "--runs", root]) == 0
+        out = capsys.readouterr().out
+        assert out.count("night") == 1 and "other folders" not in out
+
+
 def test_a_second_run_on_the_same_device_is_refused_with_the_flag_that_goes_ahead(
     served: Served, capsys, tmp_path: Path, tiny_model: Path, tiny_data: Path
 ) -> None:
