@@ -2,12 +2,13 @@
 
 import contextlib
 import re
+import shlex
 import time
 from pathlib import Path
 
 from ..config.run_config import RunConfig
 from .directory import RunDirectory, RunError
-from .registry import known_places, live_runs
+from .registry import identity, known_places, live_runs
 
 
 def create_run(config: RunConfig) -> RunDirectory:
@@ -72,6 +73,14 @@ def find_run(name: str | Path, root: str | Path = "runs") -> RunDirectory:
     raise RunError(f"{name}: no such run in {root}/ (there: {there})")
 
 
+def way_to(run: Path, root: str | Path = "runs") -> str:
+    """What `find_run` takes for just this run: its name, or its path where the name would find another, or none."""
+    with contextlib.suppress(RunError):
+        if identity(find_run(run.name, root).path) == identity(run):
+            return run.name
+    return str(run.absolute())
+
+
 def _told(run: RunDirectory, here: list[RunDirectory]) -> str:
     return run.name if run in here else str(run.path)
 
@@ -85,14 +94,20 @@ def find_live_run(name: str | None, root: str | Path = "runs") -> RunDirectory:
     if name is not None:
         run = find_run(name, root)
         if not run.is_live():
-            raise RunError(f"{run.name}: no process trains it now", f"take it up: evenfall train --resume {run.name}")
+            way = shlex.quote(way_to(run.path, root))
+            raise RunError(f"{run.name}: no process trains it now", f"take it up: evenfall train --resume {way}")
         return run
     live = live_runs([Path(root)])
     if len(live) == 1:
         return RunDirectory(live[0].path)
     if not live:
         raise RunError("no run is live", "`evenfall runs` lists what there is")
-    raise RunError(f"several runs are live: {', '.join(run.name for run in live)}", "name the one that is meant")
+    names, own = [run.name for run in live], identity(Path(root))
+    told = [
+        way_to(run.path, root) if names.count(run.name) == 1 and identity(run.path.parent) == own else str(run.path)
+        for run in live
+    ]
+    raise RunError(f"several runs are live: {', '.join(told)}", "name the one that is meant")
 
 
 def list_runs(root: str | Path = "runs") -> list[RunDirectory]:

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -12,6 +13,8 @@ from .app import has_screen, show_screens
 from .parser import Commands, add_overrides, add_plain
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ...engine.config.run_config import RunConfig
     from ...engine.run.directory import RunDirectory
     from ...engine.session.session import Session
@@ -35,6 +38,7 @@ def _train(args: argparse.Namespace) -> int:
     if args.resume is not None:
         overrides = [text for text in (args.config, *args.overrides) if text is not None]
         run = find_run(args.resume, args.runs)
+        require_over(args, run)
         config = run.config().with_overrides(overrides)  # before anything starts: it may not do
         check_ready(config)
         if overrides:
@@ -74,8 +78,32 @@ def require_alone(args: argparse.Namespace, config: "RunConfig", run: "RunDirect
         owner = first.owner.told if first.owner else "another process"
         raise RunError(
             f"{first.path}: trains on the same device already ({owner}); two at once are slower, and may not fit",
-            f"evenfall watch {first.name} opens it; --beside starts this one beside it",
+            f"{_watch_line(args, first.path)} opens it; --beside starts this one beside it",
         )
+
+
+def require_over(args: argparse.Namespace, run: "RunDirectory") -> None:
+    """See that no process trains the run that is to be taken up.
+
+    Raises:
+        RunError: one does.
+    """
+    from ...engine.run.directory import RunError
+    from ...engine.run.owner import STALE_SECONDS, read_owner
+
+    if not run.is_live():
+        return
+    owner = read_owner(run.path)
+    hint = f"{_watch_line(args, run.path)} opens it"
+    if owner and not owner.is_on_this_machine:
+        hint += f"; if that has ended, try again in {STALE_SECONDS:.0f} s"
+    raise RunError(f"{run.path}: is being trained by {owner.told if owner else 'another process'}", hint)
+
+
+def _watch_line(args: argparse.Namespace, run: "Path") -> str:
+    from ...engine.run.find import way_to
+
+    return f"evenfall watch {shlex.quote(way_to(run, args.runs))}"
 
 
 def train_run(

@@ -12,7 +12,7 @@ import pytest
 
 from evenfall.engine.config.run_config import parse_config
 from evenfall.engine.run.directory import RunDirectory, RunError
-from evenfall.engine.run.find import create_run, find_live_run, find_run, list_runs
+from evenfall.engine.run.find import create_run, find_live_run, find_run, list_runs, way_to
 from evenfall.engine.run.owner import STALE_SECONDS, Owner, is_owned, read_owner, this_place, write_owner
 from evenfall.engine.run.registry import Entry, known_places, live_runs, other_places, remember_place
 from evenfall.engine.run.summary import live_elsewhere
@@ -205,3 +205,30 @@ def test_without_a_name_the_only_live_run_is_meant(tmp_path: Path) -> None:
         assert "evenfall train --resume two" in error.value.hint
         with two.lock(), pytest.raises(RunError, match="several runs are live: "):
             find_live_run(None, tmp_path)
+
+
+def test_live_runs_of_one_name_are_told_apart_by_their_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    here, there, far = make(Path("runs"), "s1"), make(tmp_path / "b", "s1"), make(tmp_path / "b", "far")
+    own = make(Path("runs"), "own")
+    with here.lock(), there.lock(), far.lock(), own.lock():
+        for run in (here, there, far, own):
+            Entry(run.path).write()
+        with pytest.raises(RunError, match="several runs are live: ") as error:
+            find_live_run(None)
+        told = set(str(error.value).removeprefix("several runs are live: ").split(", "))
+        assert told == {"own", str(tmp_path / "runs" / "s1"), str(there.path), str(far.path)}
+        assert all(find_live_run(way).is_live() for way in told)
+
+
+def test_the_way_to_a_run_is_its_name_only_where_that_finds_it(tmp_path: Path) -> None:
+    here, there = make(tmp_path / "here", "s1"), make(tmp_path / "there", "s1")
+    other = make(tmp_path / "there", "s2")
+    root = tmp_path / "here"
+    assert way_to(here.path, root) == "s1" and way_to(there.path, root) == str(there.path)
+    assert way_to(other.path, root) == str(other.path)
+    remember_place(tmp_path / "there")
+    assert way_to(other.path, root) == "s2"
+    with pytest.raises(RunError, match="no process trains it now") as error:
+        find_live_run(str(there.path), root)
+    assert error.value.hint.endswith(f"--resume {there.path}")

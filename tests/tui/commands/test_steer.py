@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from served_run import Served
+from served_run import Served, until
 
 from evenfall.engine.config.run_config import parse_config
 from evenfall.engine.run import commands as cmd
 from evenfall.engine.run import events as ev
 from evenfall.engine.run.directory import RunDirectory
 from evenfall.engine.run.find import create_run
+from evenfall.engine.run.owner import read_owner
 from evenfall.tui.commands.main import main
 
 COMMAND = [sys.executable, "-m", "evenfall.tui.commands.main"]
@@ -152,6 +153,33 @@ def test_a_second_run_on_the_same_device_is_refused_with_the_flag_that_goes_ahea
     served.end()
     capsys.readouterr()
     assert main(["train", "--resume", "second", "--plain", "train.max_steps=2"]) == 0
+
+
+def test_to_take_up_a_run_that_is_live_says_so_first(served: Served, capsys) -> None:
+    served.socket.find_device("cpu")
+    path = served.run.path
+    before = served.run.config_file.read_bytes()
+    for words in (["night"], [str(path), "--beside"], ["night", "train.max_steps=9"]):
+        assert main(["train", "--plain", "--resume", *words]) == 2
+        err = capsys.readouterr().err
+        assert f"{path}: is being trained by process {os.getpid()}" in err and "evenfall watch night opens it" in err
+        assert "--beside" not in err and served.run.config_file.read_bytes() == before
+
+
+def test_a_live_run_beside_is_told_by_the_way_that_opens_it(
+    served: Served, capsys, tiny_model: Path, tiny_data: Path
+) -> None:
+    served.socket.find_device("cpu")
+    until(lambda: (owner := read_owner(served.run.path)) and owner.device == "cpu")
+    create_run(
+        parse_config(
+            {"model": {"name_or_path": str(tiny_model), "quantization": "none"}, "data": {"path": str(tiny_data)},
+             "train": {"max_steps": 1, "device": "cpu"}, "name": "night", "output_dir": "runs"}
+        )
+    )  # fmt: skip
+    assert main(["train", "--plain", "--resume", "night"]) == 2
+    err = capsys.readouterr().err
+    assert "trains on the same device already" in err and f"evenfall watch {served.run.path} opens it" in err
 
 
 @pytest.fixture
