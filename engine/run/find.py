@@ -1,6 +1,7 @@
 """Runs by name: made, found, listed."""
 
 import contextlib
+import os
 import re
 import shlex
 import time
@@ -43,6 +44,8 @@ def create_run(config: RunConfig) -> RunDirectory:
 
 
 _NAME_A_RUN = "give a name, the start of one, or a folder; `evenfall runs` lists what there is"
+_LONGEST_TOLD = 100
+"""Characters of a name that is not found."""
 
 
 def find_run(name: str | Path, root: str | Path = "runs") -> RunDirectory:
@@ -55,7 +58,7 @@ def find_run(name: str | Path, root: str | Path = "runs") -> RunDirectory:
     if name == "":  # every name starts so, and the path of it is this very folder
         raise RunError("the run's name is empty", _NAME_A_RUN)
     for path in (Path(name), Path(root) / name):
-        if (path / "run.yaml").is_file():
+        if _is_run(path):
             return RunDirectory(path)
     here = list_runs(root)
     for runs in (here, [RunDirectory(run.path) for run in live_runs()]):
@@ -64,13 +67,19 @@ def find_run(name: str | Path, root: str | Path = "runs") -> RunDirectory:
             return matches[0]
         if matches:
             raise RunError(f"{name}: several runs start so: {', '.join(_told(run, here) for run in matches)}")
-    elsewhere = [place / name for place in known_places() if (place / name / "run.yaml").is_file()]
+    elsewhere = [place / name for place in known_places() if _is_run(place / name)]
     if len(elsewhere) == 1:
         return RunDirectory(elsewhere[0])
     if elsewhere:
         raise RunError(f"{name}: several folders have such a run: {', '.join(map(str, elsewhere))}")
     there = ", ".join(run.name for run in here[:8]) or "none yet"
-    raise RunError(f"{name}: no such run in {root}/ (there: {there})")
+    text = str(name)
+    cut = text if len(text) <= _LONGEST_TOLD else f"{text[:_LONGEST_TOLD]}…"
+    raise RunError(f"{cut}: no such run in {root}/ (there: {there})")
+
+
+def _is_run(path: Path) -> bool:
+    return os.path.isfile(path / "run.yaml")  # unlike Path's: a name that is too long for a file is just not there
 
 
 def way_to(run: Path, root: str | Path = "runs") -> str:

@@ -21,6 +21,7 @@ from evenfall.engine.run.files import atomic_folder, write_atomic
 from evenfall.engine.run.find import create_run, find_run, list_runs
 from evenfall.engine.run.log import EventLog, EventTail
 from evenfall.engine.run.owner import read_owner
+from evenfall.engine.run.registry import remember_place
 
 Make = Callable[..., RunDirectory]
 
@@ -389,6 +390,16 @@ def test_a_run_is_found_by_name_by_its_start_and_by_path(make: Make, tmp_path: P
         find_run("gamma", root)
     with pytest.raises(RunError, match="none yet"):
         find_run("x", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "é" * 200, "a" * 5000, "b/" * 3000 + "a", "a\0b", "\udcff" * 300])
+def test_a_name_that_no_file_can_have_is_no_run(make: Make, tmp_path: Path, name: str) -> None:
+    make("alpha")
+    remember_place(tmp_path)
+    with pytest.raises(RunError, match=r"no such run in .*there: alpha") as error:
+        find_run(name, tmp_path / "runs")
+    told = str(error.value).split(": no such run")[0]
+    assert told == name or (told == name[:100] + "…")
 
 
 def test_runs_are_listed_with_the_last_active_first(make: Make, tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ def test_a_refusal_is_exit_code_1_with_the_reason(served: Served, capsys) -> Non
         (["set", "night"], "takes one key=value"),
         (["set", "train.learning_rate=1", "train.learning_rate=2"], "takes one key=value"),
         (["pause", "day"], "no such run"),
+        (["pause", "a" * 300], "a…: no such run"),
+        (["wait", "a" * 5000], "a…: no such run"),
         (["resume", ""], "the run's name is empty"),
     ],
 )
