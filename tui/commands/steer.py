@@ -74,6 +74,8 @@ def _set(args: argparse.Namespace) -> int:
         value = float(text)
     except ValueError:
         raise ConfigError(f"set: {RATE}: takes a number, got {text!r}", f"such as {RATE}=5e-5") from None
+    if not 0 <= value <= 10:  # asked here: NaN and infinity cannot be sent
+        raise ConfigError(f"set: {RATE}: takes a number from 0 to 10, got {text!r}", f"such as {RATE}=5e-5")
     return _give(_live(name, args), SetLearningRate(value, "hold" if args.hold else "scale"), f"{key}={value:g}")
 
 

@@ -67,6 +67,9 @@ def test_a_refusal_is_exit_code_1_with_the_reason(served: Served, capsys) -> Non
     [
         (["set", "data.max_length=3"], "only train.learning_rate can be changed while a run goes on"),
         (["set", "train.learning_rate=fast"], "takes a number, got 'fast'"),
+        (["set", "train.learning_rate=nan"], "takes a number from 0 to 10, got 'nan'"),
+        (["set", "night", "train.learning_rate=inf"], "takes a number from 0 to 10, got 'inf'"),
+        (["set", "train.learning_rate=-1"], "takes a number from 0 to 10, got '-1'"),
         (["set", "night"], "takes one key=value"),
         (["set", "train.learning_rate=1", "train.learning_rate=2"], "takes one key=value"),
         (["pause", "day"], "no such run"),
