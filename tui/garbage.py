@@ -1,17 +1,14 @@
 """Garbage is not looked for among what stays.
 
 Python looks through all that lives each few seconds while screens change: beside a history of 20,000 steps that takes
-a tenth of a second, in which no key acts, and no step of a run in this process goes on. So what stays for good is
-looked through once, after it has come and while nobody types, and then set aside (`gc.freeze`): the modules, the
-history of a run, each of the six screens once it was made. Among the rest it is looked for less often.
+a tenth of a second, in which no key acts, and no step of a run in this process goes on. So what stays for good is set
+aside once it has come (`gc.freeze`, which takes no time): the modules, the history of a run, each of the six screens
+once it was made. What is garbage just then stays with it, a megabyte or so. Among the rest garbage is looked for less
+often.
 """
 
 import gc
-import time
 from collections.abc import Hashable
-
-QUIET_SECONDS = 1.0
-"""How long nobody has typed when the look is taken, which takes some hundredths of a second."""
 
 THRESHOLDS = (10_000, 10, 10)
 """Python's own begin with 700, for programs that make less at a time than one painted screen."""
@@ -23,7 +20,6 @@ class Garbage:
     def __init__(self) -> None:
         self._in_charge = False
         self._kept: Hashable = None
-        self._typed_at = float("-inf")
 
     def first_paint(self) -> None:
         self._in_charge = not gc.isenabled()
@@ -32,14 +28,8 @@ class Garbage:
             gc.set_threshold(*THRESHOLDS)
             gc.enable()
 
-    def typed(self) -> None:
-        """Somebody is at the keys."""
-        self._typed_at = time.monotonic()
-
     def keep(self, what: Hashable) -> None:
         """Set aside what lives now, if `what` names other things than the last time."""
-        if not self._in_charge or what == self._kept or time.monotonic() - self._typed_at < QUIET_SECONDS:
-            return
-        self._kept = what
-        gc.collect()
-        gc.freeze()
+        if self._in_charge and what != self._kept:
+            self._kept = what
+            gc.freeze()

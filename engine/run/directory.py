@@ -58,6 +58,10 @@ class RunDirectory:
     def name(self) -> str:
         return self.path.name
 
+    def is_same(self, other: "RunDirectory") -> bool:
+        """Whether both are one run, told from here or from the root."""
+        return self.path.absolute() == other.path.absolute()
+
     @property
     def config_file(self) -> Path:
         return self.path / "run.yaml"

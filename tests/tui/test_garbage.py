@@ -1,10 +1,9 @@
-"""What stays is set aside once, while nobody types."""
+"""What stays is set aside once."""
 
 import gc
 
 import pytest
 
-from evenfall.tui import garbage
 from evenfall.tui.garbage import Garbage
 
 
@@ -32,20 +31,6 @@ def test_what_came_is_set_aside_once():
     frozen = gc.get_freeze_count()
     taken.keep("model")
     assert gc.get_freeze_count() <= frozen
-    taken.keep("train")
-    assert gc.get_freeze_count() >= frozen + len(kept)
-
-
-def test_not_while_somebody_types(monkeypatch: pytest.MonkeyPatch):
-    now = [100.0]
-    monkeypatch.setattr(garbage.time, "monotonic", lambda: now[0])
-    taken = begun()
-    kept = [[] for _ in range(1000)]
-    frozen = gc.get_freeze_count()
-    taken.typed()
-    taken.keep("train")
-    assert gc.get_freeze_count() <= frozen
-    now[0] += garbage.QUIET_SECONDS
     taken.keep("train")
     assert gc.get_freeze_count() >= frozen + len(kept)
 

@@ -285,6 +285,19 @@ def test_a_notice_covers_no_key_and_no_answer_of_a_dialog(drive, see, train_app,
     drive(train_app, scenario, (80, 24))
 
 
+def test_a_notice_is_told_once_where_a_dialog_opens_over_it(drive, see, app):
+    async def scenario(pilot):
+        app.tell("something happened")
+        await pilot.press("?")
+        await pilot.pause()
+        assert see(app).count("something happened") == 1
+        await pilot.press("escape")
+        await pilot.pause()
+        assert see(app).count("something happened") == 1
+
+    drive(app, scenario)
+
+
 def test_a_notice_has_lines_of_its_own_and_goes_with_its_screen(drive, see, app):
     async def scenario(pilot):
         keys = see(app).splitlines()[-1]

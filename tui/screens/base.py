@@ -257,7 +257,9 @@ class EvenfallScreen(_InAnyWindow):
         self.refresh_keys()
 
     def on_screen_suspend(self) -> None:
-        if self.app.current_mode == self.NAME:  # a dialog lies over it, and it is still seen
+        if self.app.current_mode == self.NAME:  # a dialog lies over it, which shows the notices, and it is still seen
+            for line in self.query(NoticeLine):
+                line.set_data([])
             return
         self._shown = False
         for timer in self._own_timers:

@@ -59,6 +59,8 @@ class ChatScreen(EvenfallScreen):
         self._stop = threading.Event()
         self._talk = Talk()
         self._mode = "tuned"
+        self._enters = True
+        """The prompt is to have the focus as soon as one can be sent: who comes here comes to write."""
         self._error = ""
         self._refused: dict[str, str] = {}
         """Id of an option's field -> why what it holds was refused."""
@@ -93,8 +95,9 @@ class ChatScreen(EvenfallScreen):
         self.poll_every(0.25, self._poll)
         # This one goes on while the screen is hidden: a run that starts needs the memory now.
         self.set_interval(1.0, self._make_way)
-        if self._why_silent() is None:  # else the keys of the screens would be typed into it
-            self.query_one("#chat-prompt", TextField).focus()
+
+    def on_screen_resume(self) -> None:
+        self._enters = self._enters or not self.shown  # and not from under a dialog
 
     def on_unmount(self) -> None:
         self._stop.set()
@@ -107,6 +110,9 @@ class ChatScreen(EvenfallScreen):
             saved = saved_key(run)
             if saved is not None and (run.path, saved) != self._key:
                 self._load(run, (run.path, saved))
+        elif run is None and self._key is not None:  # it was deleted
+            self._unload()
+            self._key = None
         self._show()
 
     def _load(self, run: RunDirectory, key: tuple[object, ...]) -> None:
@@ -238,6 +244,12 @@ class ChatScreen(EvenfallScreen):
         error.display = bool(self._error)
         error.update(data.failure(self._error) if self._error else "")
         self.refresh_keys()
+        if reason:
+            self._enters = True
+        elif self._enters and self.shown and self.app.screen is self:
+            self._enters = False
+            if self.focused is None:
+                self.query_one("#chat-prompt", TextField).focus()
 
     def _why_silent(self) -> str | None:
         """Why no prompt can be sent now."""

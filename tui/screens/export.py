@@ -92,9 +92,9 @@ class ExportScreen(EvenfallScreen):
     def source_changed(self) -> None:
         run = self.desk.chosen_run
         key = None if run is None else (run.path, saved_key(run), run.is_live(), self.desk.busy)
+        if run is None or self._key is None or run.path != self._key[0]:
+            self._facts, self._outcome, self._picked = None, None, None
         if run is not None and key != self._key:
-            if self._facts and self._facts.run.path != run.path:
-                self._facts, self._outcome, self._picked = None, None, None
             self._read(run)
         self._key = key
         self._show()

@@ -178,7 +178,7 @@ class RunsScreen(EvenfallScreen):
                 table.add_row(*[shown[title] for title in titles], key=str(row.run.path))
             else:
                 for title in titles:
-                    table.update_cell(str(row.run.path), title, shown[title])
+                    table.update_cell(str(row.run.path), title, shown[title], update_width=True)
         self.rows, self._cells = rows, cells
         if not same_runs and chosen:
             stays = next((place for place, row in enumerate(rows) if row.run == chosen.run), at)

@@ -85,7 +85,8 @@ class TrainScreen(EvenfallScreen):
             self._take_up(source)
         self._show_texts(source)
         self._show_story(source)
-        if time.monotonic() - self._drawn_at >= CHART_SECONDS or source.done:
+        first = bool(source.progress.steps) and not self._history.steps
+        if first or source.done or time.monotonic() - self._drawn_at >= CHART_SECONDS:
             self.draw_charts()
 
     def _take_up(self, source: RunSource) -> None:

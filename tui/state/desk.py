@@ -7,7 +7,7 @@ through a `Host` and knows no screen.
 Light until the first paint: the engine's own modules (pydantic, the events) are imported where they are first used.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -293,28 +293,32 @@ class Desk:
 
         if isinstance(self.source, FollowedRun):
             self.source.close()
-        own = self.live is not None and self.live.run.path == run.path
+        own = self.live is not None and self.live.run.is_same(run)
         self.source = self.live if own else FollowedRun(run)
 
     def run_moved(self, old: "RunDirectory", new: "RunDirectory") -> None:
         """A run that no process trains has another name now: whatever refers to it follows."""
-        if self.chosen_run and self.chosen_run.path == old.path:
+        if self.chosen_run and self.chosen_run.is_same(old):
             self.chosen_run = new
-        if self.live and self.live.run.path == old.path:
+        if self.live and self.live.run.is_same(old):
             self.live.run = self.live.session.run = new
-        elif self.source and self.source.run.path == old.path:
+        elif self.source and self.source.run.is_same(old):
             self.look_at(new)
 
-    def runs_gone(self, gone: Collection[Path], instead: "RunDirectory | None") -> None:
+    def runs_gone(self, gone: "Sequence[RunDirectory]", instead: "RunDirectory | None") -> None:
         """Runs that no process trained were deleted: nothing refers to them any more. `instead` is then the one that
         Export and Chat work on."""
-        if self.chosen_run and self.chosen_run.path in gone:
+
+        def is_gone(run: "RunDirectory") -> bool:
+            return any(run.is_same(one) for one in gone)
+
+        if self.chosen_run and is_gone(self.chosen_run):
             self.chosen_run = instead
-        if self.source and self.source.run.path in gone:
+        if self.source and is_gone(self.source.run):
             self.source = None
-        if self.live and self.live.run.path in gone:
+        if self.live and is_gone(self.live.run):
             self.live = self.session = None
-            self._host.marks_changed()
+        self._host.marks_changed()
 
     def begin(self, session: "Session") -> None:
         """Start a session, show it, and work on its run from now on."""
@@ -335,7 +339,7 @@ class Desk:
         """Export and Chat go back to a run that works, where the one that ended has saved nothing."""
         from ...engine.run.facts import newest_usable, saved_key
 
-        if self.chosen_run and self.chosen_run.path == ended.run.path and saved_key(ended.run) is None:
+        if self.chosen_run and self.chosen_run.is_same(ended.run) and saved_key(ended.run) is None:
             self.chosen_run = newest_usable(self.root) or ended.run
 
     def stop_session(self) -> None:

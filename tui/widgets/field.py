@@ -60,13 +60,14 @@ class TextField(Input):
             return self.field
 
     def __init__(self, value: str = "", *, placeholder: str = "", id: str | None = None, draft: bool = False) -> None:
-        """`draft`: text that is being written stays when escape leaves the field; else what stood comes back."""
+        """`draft`: text that is being written stays when escape leaves the field, and is not selected when the focus is
+        back, so that typing goes on with it; else what stood comes back."""
         self._told = safe_str(value)
         """What the screen knows of."""
         self._stands = self._told
         """What escape brings back."""
         self._draft = draft
-        super().__init__(value, placeholder=placeholder, id=id, compact=True)
+        super().__init__(value, placeholder=placeholder, id=id, compact=True, select_on_focus=not draft)
 
     def validate_value(self, value: str) -> str:
         return safe_str(value)

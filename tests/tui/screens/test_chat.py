@@ -93,6 +93,35 @@ def test_without_a_run_the_keys_still_lead_on(app, drive, see, same_as_snapshot,
     drive(app, scenario, size)
 
 
+def test_who_comes_back_to_a_chat_writes_at_once(app, drive, chat):
+    async def scenario(pilot):
+        await show_chat(pilot)
+        await pilot.press(*"hi", "escape", "3")
+        await until(pilot, lambda: app.screen.NAME == "train")
+        await pilot.press("5")
+        await until(pilot, lambda: app.screen.NAME == "chat")
+        await pilot.press("space", "3", "c")
+        assert app.screen.query_one("#chat-prompt", TextField).value == "hi 3c" and app.screen.NAME == "chat"
+
+    drive(app, scenario)
+
+
+def test_the_prompt_waits_for_who_waited_for_the_run_to_end(app, drive, chat, monkeypatch):
+    busy = True
+    monkeypatch.setattr(type(app.desk), "busy", property(lambda desk: busy))
+
+    async def scenario(pilot):
+        nonlocal busy
+        await show_chat(pilot)
+        assert app.focused is None
+        busy = False
+        app.run_changed()
+        await pilot.press(*"hi")
+        assert app.screen.query_one("#chat-prompt", TextField).value == "hi"
+
+    drive(app, scenario)
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_loading_shows_how_far_it_is(app, drive, see, same_as_snapshot, monkeypatch, size):
     saved_run()

@@ -12,6 +12,7 @@ from textual.widgets import DataTable, Static
 from waiting import until
 
 from evenfall.engine.run import summary as run_list
+from evenfall.engine.run.directory import RunDirectory
 from evenfall.engine.run.edit import set_note
 from evenfall.engine.run.events import Failed, StateChanged
 from evenfall.tui.app import EvenfallApp
@@ -109,7 +110,7 @@ def test_a_run_is_deleted_and_nothing_refers_to_it_any_more(app, drive, see, tmp
         app.show("runs")
         await pilot.press("down", "down", key)
         await pilot.pause()
-        await pilot.press("d")
+        await pilot.press("D")
         await changed(pilot)
         assert names(app) == ["0412-live", "0411-dropped", "0409-good"] and cursor_on(app) == "0409-good"
         assert "0410-lr3e4 is deleted, 1.2 GB freed" in see(app)
@@ -129,7 +130,7 @@ def test_the_own_run_that_has_ended_can_be_deleted(app, drive, tmp_path, script)
         await look(pilot, script.settle)
         await pilot.press("X")
         await pilot.pause()
-        await pilot.press("d")
+        await pilot.press("D")
         await changed(pilot)
         assert app.desk.live is None and app.desk.source is None and not app.desk.busy
         await pilot.press("3")
@@ -159,7 +160,7 @@ def test_a_run_that_another_process_took_up_meanwhile_stays(app, drive, see, fou
         await pilot.press("down", "X")
         await pilot.pause()
         with holder(run):
-            await pilot.press("d")
+            await pilot.press("D")
             await changed(pilot)
             assert "is being trained by" in see(app) and "0411-dropped" in names(app)
         assert run.config().name is None and run.checkpoints() == [600]
@@ -177,7 +178,7 @@ def test_a_run_that_is_a_link_loses_the_link(app, drive, see, tmp_path, script):
         await pilot.press("X")
         await pilot.pause()
         assert "It is a link to" in see(app) and "Frees" not in see(app)
-        await pilot.press("d")
+        await pilot.press("D")
         await changed(pilot)
         assert names(app) == [] and "freed" not in see(app) and target.config_file.exists()
 
@@ -200,7 +201,7 @@ def test_failed_starts_are_listed_and_deleted_together(
         if size == SIZES[0]:
             same_as_snapshot(app, "runs-failed", hide=str(tmp_path))
         (tmp_path / "runs" / "fail-3" / "adapter").mkdir()  # while the question stands
-        await pilot.press("d")
+        await pilot.press("D")
         await changed(pilot)
         assert sorted(names(app)) == sorted([*four_runs, "fail-3"])
         assert "10 failed starts deleted" in see(app) and "fail-3: has begun meanwhile" in see(app)
@@ -219,7 +220,7 @@ def test_a_deletion_that_takes_long_is_told_and_holds_up_no_other_key(app, drive
         await look(pilot, script.settle)
         await pilot.press("ctrl+end", "X")
         await pilot.pause()
-        await pilot.press("d")
+        await pilot.press("D")
         shown(app)._show()
         await pilot.pause()
         assert "0409-good is being deleted…" in see(app)
@@ -449,3 +450,19 @@ def test_an_order_keeps_its_ties_and_what_has_no_figure_at_the_end():
     while columns[-1].next() != Order():
         columns.append(columns[-1].next())
     assert [order.column for order in columns] == ["when", "name", "state", "loss", "eval", "trained", "size"]
+
+
+def test_a_run_that_was_opened_by_another_path_is_gone_from_every_screen(app, drive, four_runs, script, monkeypatch):
+    run = four_runs["0411-dropped"]
+    monkeypatch.chdir(run.path.parents[1])
+    from_here = RunDirectory(run.path.relative_to(run.path.parents[1]))
+
+    async def scenario(pilot):
+        await look(pilot, script.settle)
+        app.desk.look_at(from_here)
+        app.desk.chosen_run = from_here
+        await pilot.press("down", "X", "D")
+        await changed(pilot)
+        assert app.desk.source is None and app.desk.chosen_run and not app.desk.chosen_run.is_same(run)
+
+    drive(app, scenario)

@@ -80,9 +80,8 @@ class RunChanges:
         self._screen.app.push_screen(DeleteFailedModal(failed), answered)
 
     def _deleted(self, gone: Sequence[RunDirectory], runs: Sequence[RunDirectory], told: str) -> None:
-        paths = {run.path for run in gone}
-        left = (run for run in runs if run.path not in paths)
-        self._screen.desk.runs_gone(paths, next(left, None))
+        left = (run for run in runs if not any(run.is_same(one) for one in gone))
+        self._screen.desk.runs_gone(gone, next(left, None))
         self._screen.tell(told)
 
     def rename(self, row: RunSummary) -> None:

@@ -51,7 +51,8 @@ def _what_goes(row: RunSummary, contents: RunContents) -> Content:
 def _answers(delete: str) -> list[Choice]:
     return [
         Choice(key="k", title="Keep", note="", result=None),
-        Choice(key="d", title=delete, note="cannot be undone", result=True),
+        # A capital: words that somebody means for a field delete nothing.
+        Choice(key="D", title=delete, note="cannot be undone", result=True),
     ]
 
 
