@@ -161,7 +161,7 @@ def test_a_place_with_two_paths_is_one(tmp_path: Path) -> None:
     assert [other_places(place) for place in spellings] == [[], [], []]
     assert other_places(tmp_path / "nowhere") == [tmp_path / "runs"]
     with run.lock():
-        Entry(run.path).write()
+        Entry().write(run.path)
         for place in (*spellings, tmp_path / "other"):
             assert live_elsewhere(place, list_runs(place)) == []
         assert live_elsewhere(tmp_path / "nowhere", []) == [run]
@@ -213,7 +213,7 @@ def test_live_runs_of_one_name_are_told_apart_by_their_paths(tmp_path: Path, mon
     own = make(Path("runs"), "own")
     with here.lock(), there.lock(), far.lock(), own.lock():
         for run in (here, there, far, own):
-            Entry(run.path).write()
+            Entry().write(run.path)
         with pytest.raises(RunError, match="several runs are live: ") as error:
             find_live_run(None)
         told = set(str(error.value).removeprefix("several runs are live: ").split(", "))
