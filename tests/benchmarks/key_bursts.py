@@ -189,14 +189,15 @@ class Pair:
 def measure(bursts: int, seed: int, size: tuple[int, int], pace: float = 0.15) -> tuple[int, int, list[str]]:
     """Keys and bursts that were played, and a report of each that came to another screen."""
     chance = random.Random(seed)
-    pair, wrong, keys = Pair(size), [], 0
+    pair, wrong, keys, before = Pair(size), [], 0, ()
     try:
         for _ in range(bursts):
             burst = make_burst(chance.choice(SCREENS) if chance.random() < 0.2 else screen_of(pair.slow), chance)
             keys += len(burst.keys)
             differs = pair.play(burst, pace)
             if differs:
-                wrong.append(f"{burst.pieces}\n{differs}")
+                wrong.append(f"after {before}\n{burst.pieces}\n{differs}")
+            before = burst.pieces
             if differs or pair.slow.over or pair.fast.over:
                 pair.close()
                 pair = Pair(size)
