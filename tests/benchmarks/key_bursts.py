@@ -189,7 +189,8 @@ class Pair:
 def measure(bursts: int, seed: int, size: tuple[int, int], pace: float = 0.15) -> tuple[int, int, list[str]]:
     """Keys and bursts that were played, and a report of each that came to another screen."""
     chance = random.Random(seed)
-    pair, wrong, keys, before = Pair(size), [], 0, ()
+    pair, wrong, keys = Pair(size), [], 0
+    before: tuple[tuple[bytes, float], ...] = ()
     try:
         for _ in range(bursts):
             burst = make_burst(chance.choice(SCREENS) if chance.random() < 0.2 else screen_of(pair.slow), chance)
