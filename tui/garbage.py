@@ -3,8 +3,7 @@
 Python looks through all that lives each few seconds while screens change: beside a history of 20,000 steps that takes
 a tenth of a second, in which no key acts, and no step of a run in this process goes on. So what stays for good is set
 aside once it has come (`gc.freeze`, which takes no time): the modules, the history of a run, each of the six screens
-once it was made. What is garbage just then stays with it, a megabyte or so. Among the rest garbage is looked for less
-often.
+once it was made. What is garbage just then stays with it. Among the rest garbage is looked for less often.
 """
 
 import gc

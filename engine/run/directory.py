@@ -227,9 +227,10 @@ class Hold:
     def folder(self) -> Path:
         """Where the run is now, its folder having been moved perhaps; where it was, if that cannot be told."""
         with self._guard, contextlib.suppress(OSError):
-            now = Path(os.readlink(f"/proc/self/fd/{self._lock}")).parent
-            if self._inode(now) == self._folder:
-                return now
+            if self._inode(self._run) != self._folder:  # else its own path stands: a link to it may bear its name
+                now = Path(os.readlink(f"/proc/self/fd/{self._lock}")).parent
+                if self._inode(now) == self._folder:
+                    return now
         return self._run
 
     def close(self) -> None:
@@ -242,13 +243,13 @@ class Hold:
 
     def _lock_anew(self) -> str:
         """Take the lock again, whose file was deleted or replaced."""
-        made = None
         try:
             made = os.open(self._run / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-            fcntl.flock(made, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            if made is None:
-                return ""  # a full disk: another time
+            return ""  # a full disk: another time
+        try:
+            _lock_within(made, 0.2)
+        except BlockingIOError:
             os.close(made)
             owner = read_owner(self._run)
             told = owner.told if owner else "another process"
@@ -272,7 +273,7 @@ class Hold:
                 write_owner(self._lock, owner)
 
 
-def _lock_within(file: IO[bytes], seconds: float) -> None:
+def _lock_within(file: IO[bytes] | int, seconds: float) -> None:
     """Take the lock. `is_live` of another process may have its hand on it for a moment."""
     end = time.monotonic() + seconds
     while True:

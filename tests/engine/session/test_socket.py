@@ -18,7 +18,7 @@ from evenfall.engine.config.run_config import parse_config
 from evenfall.engine.run import commands as cmd
 from evenfall.engine.run import events as ev
 from evenfall.engine.run.control import Control
-from evenfall.engine.run.directory import RunError
+from evenfall.engine.run.directory import RunDirectory, RunError
 from evenfall.engine.run.find import create_run
 from evenfall.engine.run.log import EventLog
 from evenfall.engine.run.owner import read_owner
@@ -247,6 +247,19 @@ def test_a_lock_that_was_deleted_is_taken_again(served: Served, monkeypatch: pyt
     assert isinstance(ask(owner_of(again.run.path), cmd.Pause()), ev.CommandApplied)
     again.end()
     assert not again.run.is_live()
+
+
+def test_a_run_reached_by_a_link_keeps_its_name(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket_module, "ALIVE_SECONDS", 0.05)
+    served.end()
+    link = served.run.path.with_name("link")
+    link.symlink_to(served.run.path)
+    again = Served(RunDirectory(link))
+    for pointer in Path(owner_of(link).socket).parent.glob("*.json"):
+        pointer.unlink()
+    until(live_runs)
+    assert [run.name for run in live_runs()] == ["link"]
+    again.end()
 
 
 def test_a_folder_that_was_moved_is_missed_and_found(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
